@@ -1,0 +1,45 @@
+"""SCALE for single-cell ATAC-seq: cluster and impute cells with a Gaussian-mixture variational autoencoder.
+
+Each stage is a function on an AnnData, with its options as keywords::
+
+    import scale_toolkit as scale
+
+    cells = scale.prepare(anndata.read_h5ad("counts.h5ad"))
+    cells = scale.train(cells, n_components=6)
+    cells = scale.cluster(cells, n_clusters=6)
+
+Importing the package loads neither torch nor scanpy; the first stage called does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_STAGES = {
+    "prepare": "prepare",
+    "select_peaks": "select_peaks",
+    "train": "train",
+    "encode": "train",
+    "impute": "impute",
+    "embed": "embed",
+    "cluster": "cluster",
+    "simulate": "simulate",
+    "receipts": "_stage",
+}
+
+__all__ = ["__version__", "plot", "utils", *_STAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _STAGES:
+        return getattr(import_module(f"{__name__}.stages.{_STAGES[name]}"), name)
+    if name in ("plot", "utils"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,224 @@
+"""One frozen dataclass a stage: defaults, ranges and help texts, validated on construction.
+
+The command line, the Python keywords and the docs are all made from these fields, so an option is written once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from scale_toolkit.errors import OptionError
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002  (the word Typer uses)
+    *,
+    flags: tuple[str, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+) -> Any:
+    """Declare a field: its default, help text, extra flags (``-k``), inclusive range or choices."""
+    metadata = {
+        "help": help,
+        "flags": flags,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "metavar": metavar,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the stages' options: checks every field against its declared type, range and choices."""
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            self._check(spec, getattr(self, spec.name))
+
+    def _check(self, spec: dataclasses.Field, value: Any) -> None:
+        if isinstance(spec.default, tuple) or "tuple" in str(spec.type):
+            if isinstance(value, str) or not hasattr(value, "__iter__"):
+                if value is None and spec.default is None:
+                    return
+                value = (value,)
+            value = tuple(value)
+            object.__setattr__(self, spec.name, value)
+        for item in value if isinstance(value, tuple) else (value,):
+            self._check_item(spec, item)
+
+    @staticmethod
+    def _check_item(spec: dataclasses.Field, value: Any) -> None:
+        rule, kind = spec.metadata, str(spec.type)
+        if value is None:
+            if spec.default is None:
+                return
+            raise OptionError(f"{spec.name} is None", "a value", "leave it out for the default")
+        if "bool" in kind:
+            if not isinstance(value, bool):
+                raise OptionError(f"{spec.name} is {value!r}", "True or False")
+        elif "int" in kind or "float" in kind:
+            wanted = "a whole number" if "float" not in kind else "a number"
+            if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+                raise OptionError(f"{spec.name} is {value!r}", wanted)
+            if not math.isfinite(value) or ("float" not in kind and int(value) != value):
+                raise OptionError(f"{spec.name} is {value}", wanted)
+            low, high = rule["minimum"], rule["maximum"]
+            if low is not None and value < low:
+                raise OptionError(f"{spec.name} is {value:g}", f"{low:g} or more")
+            if high is not None and value > high:
+                raise OptionError(f"{spec.name} is {value:g}", f"{high:g} or less")
+        elif not isinstance(value, str):
+            raise OptionError(f"{spec.name} is {value!r}", "a text")
+        if rule["choices"] and value not in rule["choices"]:
+            raise OptionError(f"{spec.name} is {value!r}", "one of " + ", ".join(rule["choices"]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as plain values, for receipts and model files (tuples become lists)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+SEED = "Seed of every random choice: same seed, machine and thread count give identical results."
+THREADS = "Threads for every library underneath; 0 uses all cores available to the job."
+
+
+@dataclass(frozen=True)
+class PrepareConfig(Config):
+    """Options of ``prepare``: which cells and peaks are kept."""
+
+    min_peaks: float = option(
+        100, "Keep cells with at least this many open peaks; below 1, a fraction of all peaks.", minimum=0
+    )
+    min_cells: float = option(
+        10, "Keep peaks open in at least this many cells; below 1, a fraction of all cells.", minimum=0
+    )
+    layer: str | None = option(None, "Take the counts from this layer of the h5ad instead of X.")
+    join: str = option(
+        "inner", "Peaks of several inputs: those in all (inner) or in any (outer).", choices=("inner", "outer")
+    )
+    drop_chromosomes: tuple[str, ...] = option(
+        (), "Drop peaks on these chromosomes, for example chrM,chrX,chrY.", metavar="CHR,CHR"
+    )
+
+
+@dataclass(frozen=True)
+class FragmentsConfig(Config):
+    """How a fragments file is counted over peaks."""
+
+    count: str = option(
+        "insertions",
+        "Count Tn5 insertions (both ends of a fragment, as ArchR does) or fragments that overlap a peak.",
+        choices=("insertions", "fragments"),
+    )
+    cap: int = option(0, "Largest count of a peak in a cell (ArchR uses 4); 0: no cap.", minimum=0)
+
+
+@dataclass(frozen=True)
+class SelectPeaksConfig(Config):
+    """Options of ``select-peaks``: which peaks the model sees."""
+
+    method: str = option(
+        "variability",
+        "Score of a peak: variability (episcanpy's score, computed here), episcanpy (the library itself), hvg (scanpy's "
+        "highly variable features) or tfidf-variance.",
+        choices=("variability", "episcanpy", "hvg", "tfidf-variance"),
+    )
+    n_peaks: int = option(100_000, "Keep at most this many peaks, the best-scored first.", minimum=1)
+    min_score: float | None = option(None, "Keep only peaks that score at least this.")
+    mark_only: bool = option(False, "Keep every peak and only mark the selected ones in var['selected'].")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "paper": {},
+    "release": {},
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Options of ``train``. A None means the preset's value (`TrainConfig.resolved`)."""
+
+    preset: str = option(
+        "fast",
+        "fast: spectral start, depth offset, sparse steps; paper: SCALE as published; release: SCALE as 1.1.2 runs it.",
+        choices=tuple(PRESETS),
+    )
+    n_components: int = option(30, "Components of the Gaussian mixture prior.", flags=("-k",), minimum=1)
+    latent: int = option(10, "Dimensions of the latent space.", flags=("-l",), minimum=1)
+    encode_dim: tuple[int, ...] | None = option(None, "Widths of the encoder's hidden layers.", minimum=1)
+    decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
+    lr: float | None = option(None, "Learning rate (0.002; release: 0.0002).", minimum=1e-12, maximum=10)
+    batch_size: int | None = option(None, "Cells a step.", flags=("-b",), minimum=1)
+    max_iter: int = option(30_000, "Upper bound on the number of steps.", flags=("-i",), minimum=1)
+    weight_decay: float | None = option(None, "Weight decay of the optimiser.", minimum=0)
+    log_transform: bool = option(False, "Let the encoder see log2(count + 1); the targets stay binary.")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+    n_threads: int = option(0, THREADS, minimum=0)
+
+
+@dataclass(frozen=True)
+class ImputeConfig(Config):
+    """Options of ``impute``: what is written. With neither numeric nor binary, numeric is."""
+
+    numeric: bool = option(False, "Write the probability that each peak is open (float32).")
+    binary: bool = option(False, "Write 1 where the probability exceeds both the cell's and the peak's open rate (CSR).")
+    to: str = option("obsm", "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.", choices=("obsm", "layers"))
+
+
+@dataclass(frozen=True)
+class EmbedConfig(Config):
+    """Options of ``embed``: a picture of the latent space in two dimensions."""
+
+    method: str = option("umap", "umap or tsne.", choices=("umap", "tsne"))
+    n_neighbors: int = option(30, "Neighbours of a cell in the latent space (umap).", minimum=2)
+    min_dist: float = option(0.1, "How close UMAP may put two cells.", minimum=0, maximum=1)
+    perplexity: float = option(30.0, "Effective number of neighbours (tsne).", minimum=1)
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+    n_threads: int = option(0, THREADS, minimum=0)
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Config):
+    """Options of ``cluster``."""
+
+    method: str = option(
+        "leiden",
+        "leiden (on the neighbour graph of the latent space), kmeans, or gmm (the model's own mixture).",
+        choices=("leiden", "kmeans", "gmm"),
+    )
+    n_clusters: int | None = option(
+        None, "Exactly this many clusters; left out, Leiden takes --resolution and gmm the model's components.", flags=("-k",), minimum=1
+    )
+    resolution: float = option(1.0, "Resolution of Leiden where no number of clusters is asked.", minimum=0)
+    n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)
+    n_restarts: int = option(10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1)
+    reference: str | None = option(None, "Column of obs with known labels: report ARI, NMI, F1 and a matched confusion table.")
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+    n_threads: int = option(0, THREADS, minimum=0)
+
+
+LIKE = ("leukemia", "forebrain", "splenocyte", "mouse-atlas", "insilico", "gm12878-hek", "gm12878-hl", "breast-tumor")
+
+
+@dataclass(frozen=True)
+class SimulateConfig(Config):
+    """Options of ``simulate``: cells with planted clusters. A None means the value of `like`, or the default in the help."""
+
+    like: str | None = option(None, "Size, depth and number of classes of one of SCALE's data sets.", choices=LIKE)
+    n_cells: int | None = option(None, "Cells (1,000).", minimum=1)
+    n_peaks: int | None = option(None, "Peaks (20,000).", minimum=1)
+    n_clusters: int | None = option(None, "Planted clusters (8).", flags=("-k",), minimum=1)
+    open_peaks: float | None = option(None, "Median number of open peaks a cell (2,000).", minimum=1)
+    n_batches: int = option(1, "Batches, each with its own shift of peak frequencies and depth.", minimum=1)
+    doublets: float = option(0.0, "Share of cells that are the union of two cells of different clusters.", minimum=0, maximum=1)
+    continuum: float = option(0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1)
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)

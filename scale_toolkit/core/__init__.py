@@ -1,0 +1,1 @@
+"""The science: arrays and tensors in, arrays and tensors out. No AnnData, no config, no files."""

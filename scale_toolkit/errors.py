@@ -1,0 +1,60 @@
+"""The errors a user can meet: one line that says what was found, what was expected and what to do next."""
+
+from __future__ import annotations
+
+
+class ScaleError(Exception):
+    """The data or the work failed (exit code 1).
+
+    Parameters
+    ----------
+    found
+        What was found, with the figures.
+    expected
+        What was expected instead; may be empty where `found` says it.
+    do
+        What to do next: a command, an option, or what to look at.
+    """
+
+    exit_code = 1
+
+    def __init__(self, found: str, expected: str = "", do: str = "") -> None:
+        self.found, self.expected, self.do = found, expected, do
+        parts = [found, f"expected {expected}" if expected else "", do]
+        super().__init__("; ".join(part for part in parts if part))
+
+
+class UsageError(ScaleError):
+    """The words of the call are off (exit code 2)."""
+
+    exit_code = 2
+
+
+class OptionError(UsageError, ValueError):
+    """An option's value is out of range or unknown."""
+
+
+class InputError(ScaleError):
+    """An input file or matrix is not what it should be."""
+
+
+class MissingSlotError(ScaleError, KeyError):
+    """An AnnData lacks a slot that an earlier stage writes."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
+class NothingLeftError(ScaleError):
+    """A filter removed every cell or every peak."""
+
+
+class DeviceError(ScaleError):
+    """The device asked for is not there."""
+
+
+class TrainingError(ScaleError):
+    """Training met a value that is not a number."""
+
+
+class ScaleWarning(UserWarning):
+    """Something the user should know that does not stop the work; always one line."""

@@ -1,0 +1,105 @@
+"""Every AnnData slot the stages read or write: name, shape, dtype, and the stage that makes it. The protocol of the pipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from scale_toolkit.errors import MissingSlotError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in an AnnData: ``adata.<where>[name]``."""
+
+    where: str
+    name: str
+    stage: str
+    shape: str
+    dtype: str
+    what: str
+
+    @property
+    def path(self) -> str:
+        """The element's path in an h5ad file, for example ``obsm/X_scale``."""
+        return f"{self.where}/{self.name}"
+
+    def __str__(self) -> str:
+        return f"{self.where}[{self.name!r}]"
+
+    def found_in(self, adata: Any) -> bool:
+        """Whether `adata` has the slot."""
+        return self.name in getattr(adata, self.where)
+
+    def get(self, adata: Any) -> Any:
+        """Return the slot's value, or raise `MissingSlotError` naming the stage that writes it."""
+        if not self.found_in(adata):
+            raise MissingSlotError(
+                f"{self} is missing",
+                f"the output of `scale {self.stage}`",
+                f"run `scale {self.stage}` on this file first",
+            )
+        return getattr(adata, self.where)[self.name]
+
+    def set(self, adata: Any, value: Any) -> None:
+        """Write the slot."""
+        getattr(adata, self.where)[self.name] = value
+
+    def drop(self, adata: Any) -> None:
+        """Remove the slot where it is present."""
+        if self.found_in(adata):
+            del getattr(adata, self.where)[self.name]
+
+
+# prepare
+N_PEAKS = Slot("obs", "n_peaks", "prepare", "cells", "int64", "open peaks of a cell, after filtering")
+N_COUNTS = Slot("obs", "n_counts", "prepare", "cells", "float64", "reads or fragments of a cell, after filtering")
+N_CELLS = Slot("var", "n_cells", "prepare", "peaks", "int64", "cells a peak is open in, after filtering")
+BATCH = Slot("obs", "batch", "prepare", "cells", "category", "the input a cell came from, where there were several")
+
+# select-peaks
+PEAK_SCORE = Slot("var", "peak_score", "select-peaks", "peaks", "float64", "the score peaks were ranked by")
+SELECTED = Slot("var", "selected", "select-peaks", "peaks", "bool", "whether the model sees the peak")
+
+# train
+LATENT = Slot("obsm", "X_scale", "train", "cells × latent", "float32", "posterior mean of z, not a sample")
+LATENT_SCALE = Slot("obsm", "latent", "train", "cells × latent", "float32", "the same array under the name SCALE used")
+HIDDEN = Slot(
+    "obsm", "scale_hidden", "train", "cells × hidden", "float32", "the decoder's last hidden layer, where it has one"
+)
+DECODER = Slot("varm", "scale_decoder", "train", "peaks × latent", "float32", "loadings w_j; 0 where not modelled")
+BIAS = Slot("var", "scale_bias", "train", "peaks", "float32", "intercept b_j of a peak's logit; NaN where not modelled")
+OFFSET = Slot("obs", "scale_offset", "train", "cells", "float32", "depth offset s_i of a cell's logits")
+CELL_OPEN_RATE = Slot("obs", "scale_open_rate", "train", "cells", "float64", "share of modelled peaks open in a cell")
+PEAK_OPEN_RATE = Slot("var", "scale_open_rate", "train", "peaks", "float64", "share of cells a peak is open in")
+POSTERIOR = Slot("obsm", "scale_posterior", "train", "cells × components", "float32", "mixture responsibilities")
+COMPONENT = Slot("obs", "scale_component", "train", "cells", "category", "the most responsible component")
+MIXTURE = Slot("uns", "scale_mixture", "train", "", "dict", "weights (k), means and variances (k × latent) of the prior")
+HISTORY = Slot("uns", "scale_history", "train", "", "dict", "learning curves, one array a quantity, one value an epoch")
+
+# impute
+IMPUTED = Slot("obsm", "imputed", "impute", "cells × peaks", "float32", "probability that a peak is open")
+BINARY = Slot("obsm", "binary", "impute", "cells × peaks", "uint8 CSR", "imputed, thresholded by the cell's and the peak's rate")
+IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns of both")
+
+# embed
+UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
+TSNE = Slot("obsm", "X_tsne", "embed", "cells × 2", "float32", "tSNE of the latent space")
+
+# cluster
+CLUSTER = Slot("obs", "scale_cluster", "cluster", "cells", "category", "the cluster of a cell, by the method chosen last")
+LEIDEN = Slot("obs", "leiden", "cluster", "cells", "category", "clusters by Leiden")
+KMEANS = Slot("obs", "kmeans", "cluster", "cells", "category", "clusters by k-means")
+GMM = Slot("obs", "gmm", "cluster", "cells", "category", "clusters by the Gaussian mixture")
+
+# every stage
+RECEIPTS = Slot("uns", "scale", "any stage", "", "str", "JSON list: stage, version, options, seed, threads, input digest")
+RUNTIME = Slot("uns", "scale_runtime", "any stage", "", "str", "JSON list: seconds, peak memory, host; differs between equal runs")
+
+#: Elements larger than a stage after `train` needs: copied from file to file, never loaded on the way through.
+LARGE = ("X", "layers", "raw", IMPUTED.path, BINARY.path)
+
+
+def all_slots() -> list[Slot]:
+    """Every slot of the contract, in the order the stages write them."""
+    return [value for value in globals().values() if isinstance(value, Slot)]

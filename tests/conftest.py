@@ -1,0 +1,63 @@
+"""Fixtures for every room: the real data where it is present, and small planted data made here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+DATA = Path(os.environ.get("SCALE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data_path():
+    """Return ``data_path(name)``: the path of a real data file, or skip where the shared data is absent."""
+
+    def path(name: str) -> Path:
+        file = DATA / name
+        if not file.exists():
+            pytest.skip(f"real data not here: {file} (set SCALE_TEST_DATA to its folder)")
+        return file
+
+    return path
+
+
+@pytest.fixture
+def real(data_path):
+    """Return ``real(name)``: one real data set as AnnData, or skip."""
+
+    def read(name: str) -> anndata.AnnData:
+        return anndata.read_h5ad(data_path(f"{name}.h5ad"))
+
+    return read
+
+
+def planted_cells(n_cells=120, n_peaks=300, n_clusters=3, seed=0, open_share=0.08) -> anndata.AnnData:
+    """Small counts with planted clusters: each cluster has its own tenth of the peaks open five times as often."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n_cells) % n_clusters
+    rate = np.clip(rng.gamma(2, open_share / 2, n_peaks), 0.01, 0.5)[None, :].repeat(n_clusters, 0)
+    for cluster in range(n_clusters):
+        rate[cluster, cluster :: 10] *= 5
+    depth = rng.lognormal(0, 0.3, n_cells)[:, None]
+    is_open = rng.random((n_cells, n_peaks)) < np.clip(rate[labels] * depth, 0, 0.95)
+    counts = is_open * rng.integers(1, 4, is_open.shape)
+    names = [f"chr{1 + j % 3}:{1000 * j}-{1000 * j + 500}" for j in range(n_peaks)]
+    return anndata.AnnData(
+        sparse.csr_matrix(counts.astype(np.float32)),
+        obs=pd.DataFrame(
+            {"cell_type": pd.Categorical([f"type{c}" for c in labels])}, index=[f"cell{i}" for i in range(n_cells)]
+        ),
+        var=pd.DataFrame(index=names),
+    )
+
+
+@pytest.fixture
+def planted() -> anndata.AnnData:
+    """120 cells × 300 peaks of counts in 3 planted clusters (``obs['cell_type']``)."""
+    return planted_cells()
