@@ -1,0 +1,74 @@
+"""The ``scale`` command: its subcommands, ``--version``, and what happens to errors in the words of the call."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from scale_toolkit import __version__
+from scale_toolkit.cli.arguments import normalised
+from scale_toolkit.cli.cluster import cluster
+from scale_toolkit.cli.embed import embed
+from scale_toolkit.cli.impute import impute
+from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.select_peaks import select_peaks
+from scale_toolkit.cli.simulate import simulate
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.cli.train import train
+
+
+def spelling(word: str) -> str:
+    """Read ``--encode_dim`` as ``--encode-dim`` and ``select_peaks`` as ``select-peaks``."""
+    return word.replace("_", "-")
+
+
+app = typer.Typer(
+    name="scale",
+    help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder.",
+    epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train | scale cluster -o out.h5ad",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelling},
+)
+
+_PANELS = {
+    "Whole analyses": (),
+    "Stages": (select_peaks, train, impute, embed, cluster),
+    "Data": (simulate,),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"scale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def scale(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``scale`` with `arguments` (the process's own by default), and exit with its code.
+
+    Exit codes: 0 good, 1 the data or the work failed, 2 the words of the call are off, 130 interrupted.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
+    talk = Talk(json_logs="--json-logs" in map(spelling, words), debug="--debug" in words)
+    try:
+        with outcome(talk):
+            code = app(normalised(words), prog_name="scale", standalone_mode=False)
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,73 @@
+"""What the stages' commands share: one h5ad in, one h5ad out, and every path checked before the work starts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scale_toolkit.io.h5ad import H5adFile
+    from scale_toolkit.lazy import RowBlocks
+
+
+class Cells:
+    """The cells a stage works on, and the way to hand its result on."""
+
+    def __init__(self, file: H5adFile, adata: AnnData, output: str, talk: Talk) -> None:
+        self.adata = adata
+        self._file, self._output, self._talk = file, output, talk
+
+    def write(self, adata: AnnData, streamed: dict[str, RowBlocks] | None = None) -> None:
+        """Write the stage's result, with what `through` left on disk copied from the input."""
+        from scale_toolkit.io.h5ad import write_h5ad
+
+        write_h5ad(adata, self._output, carry=self._file, streamed=streamed, stdout=self._talk.binary_stdout())
+
+
+@contextlib.contextmanager
+def through(source: str, output: str, talk: Talk, *, without: Collection[str] = ()) -> Iterator[Cells]:
+    """Open `source`, and yield its `Cells` for the stage; `output` is checked before anything is read.
+
+    Parameters
+    ----------
+    source, output
+        Paths, or ``-``.
+    talk
+        The command's voice; it keeps the real stdout.
+    without
+        Elements the stage does not need: they stay on disk and are copied to the output.
+    """
+    from scale_toolkit.io.files import check_destination
+    from scale_toolkit.io.h5ad import open_h5ad
+
+    check_destination(output, [source], stdout=talk.binary_stdout())
+    with open_h5ad(source) as file:
+        yield Cells(file, file.read(without), output, talk)
+
+
+def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> None:
+    """Refuse a second output (``--model FILE``) that cannot be written or is one of the `others`."""
+    from scale_toolkit.io.files import check_destination
+
+    if path is None:
+        return
+    if str(path) == "-":
+        raise UsageError(f"{flag} is -", "a path", "standard output carries the h5ad")
+    check_destination(path, others)
+    for other in others:
+        if other != "-" and Path(other).resolve() == path.resolve():
+            raise UsageError(f"{flag} {path} is also the input or output h5ad", "a path of its own")
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder of results, or say why it cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--outdir {folder} is a file", "a folder", "choose another --outdir")
+    folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,194 @@
+"""Commands made from configs: an option is written once, in `scale_toolkit.config`, and read here.
+
+A command is a function whose parameters say what it needs::
+
+    @command
+    def cluster(source: Input = "-", output: Output = "-", *, config: ClusterConfig, talk: Talk) -> None:
+
+`command` turns every parameter annotated with a `Config` into one command-line option per field, and `Talk` into
+``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated config and the voice to speak with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import Config
+from scale_toolkit.errors import OptionError, UsageError
+
+Input = Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file, or - for standard input.", show_default=True)]
+Output = Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="h5ad file, or - for standard output.")]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu", "-g", metavar="[N]", show_default=False,
+        help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error where there is none.",
+    ),
+]  # fmt: skip
+BARE_GPU = ""  #: what `arguments.normalised` makes of ``--gpu`` without a number
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a command shows a config: ``config: Annotated[TrainConfig, Options(panel="Model")]``.
+
+    Parameters
+    ----------
+    panel
+        Title of the options' group in the help.
+    without
+        Fields that this command sets itself.
+    names
+        Fields that go by another name on this command, with any further flags: ``{"method": ("--embed",)}``.
+    helps
+        Help texts of this command's own.
+    """
+
+    panel: str | None = None
+    without: tuple[str, ...] = ()
+    names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    helps: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def command(body: Callable[..., None]) -> Callable[..., None]:
+    """Make a Typer command of `body`: its configs become options, its errors one line on stderr and an exit code."""
+    hints = typing.get_type_hints(body, include_extras=True)
+    configs: dict[str, tuple[type[Config], Options]] = {}
+    plain: list[inspect.Parameter] = []
+    options: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(body).parameters.items():
+        kind, how = _parts(hints[name])
+        if isinstance(kind, type) and issubclass(kind, Config):
+            configs[name] = (kind, how)
+            options += [_parameter(name, spec, kind, how) for spec in _shown(kind, how)]
+        elif kind is not Talk:
+            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def run(**words: Any) -> None:
+        talk = Talk(quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug"))
+        with outcome(talk, _spellings(configs)), talk.listening():
+            built = {name: _build(name, kind, how, words) for name, (kind, how) in configs.items()}
+            body(**words, **built, talk=talk)
+
+    run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
+    run.__signature__ = inspect.Signature([*plain, *options, *_TALK])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return run
+
+
+def on_gpu(config: Any, gpu: str | None) -> Any:
+    """Return a train config with the device that ``--gpu`` asks for."""
+    if gpu is None:
+        return config
+    device = "cuda" if gpu == BARE_GPU else f"cuda:{gpu}"
+    if gpu != BARE_GPU and not gpu.isdecimal():
+        raise UsageError(f"--gpu is {gpu!r}", "nothing or the number of a GPU", "use --device for another device")
+    if config.device not in ("auto", device):
+        raise UsageError(f"both --gpu and --device {config.device}", "one of the two", "drop --gpu")
+    return dataclasses.replace(config, device=device)
+
+
+def flags(spec: dataclasses.Field, how: Options) -> tuple[str, ...]:
+    """Return the command-line spellings of a field; the first is the one errors use."""
+    return how.names.get(spec.name) or ("--" + spec.name.replace("_", "-"), *spec.metadata["flags"])
+
+
+def _parts(hint: Any) -> tuple[Any, Options]:
+    if typing.get_origin(hint) is Annotated:
+        kind, *rest = typing.get_args(hint)
+        return kind, next((part for part in rest if isinstance(part, Options)), Options())
+    return hint, Options()
+
+
+def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
+    return [spec for spec in dataclasses.fields(kind) if spec.name not in how.without]
+
+
+def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Options) -> inspect.Parameter:
+    """One field as a Typer option: its Python name carries the config's, so that two configs may share a field."""
+    rule, value, many = spec.metadata, _kind(kind, spec), _is_tuple(kind, spec)
+    settings: dict[str, Any] = {"help": how.helps.get(spec.name, rule["help"]), "rich_help_panel": how.panel}
+    if value is not bool:
+        settings["metavar"] = rule["metavar"] or _metavar(value, many, rule)
+    if many:
+        settings["show_default"] = ",".join(map(str, spec.default or ())) or False
+    annotation = list[str] if many else value
+    optional = many or spec.default is None
+    return inspect.Parameter(
+        f"{name}__{spec.name}",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if many else spec.default,
+        annotation=Annotated[annotation | None if optional else annotation, typer.Option(*flags(spec, how), **settings)],
+    )
+
+
+def _metavar(value: type, many: bool, rule: Any) -> str:
+    """Say what an option takes: ``[umap|tsne]``, ``INT,INT``, ``FLOAT 0..1``. The config checks it, in its own words."""
+    if rule["choices"]:
+        return f"[{'|'.join(rule['choices'])}]"
+    word = {int: "INT", float: "FLOAT", str: "TEXT"}[value]
+    low, high = (None if end is None else f"{end:g}" for end in (rule["minimum"], rule["maximum"]))
+    limits = f" {low}..{high}" if low and high and rule["maximum"] < 2**31 else f" >={low}" if low else ""
+    return (f"{word},{word}" if many else word) + limits
+
+
+def _is_tuple(kind: type[Config], spec: dataclasses.Field) -> bool:
+    hint = typing.get_type_hints(kind)[spec.name]
+    return any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
+
+
+def _kind(kind: type[Config], spec: dataclasses.Field) -> type:
+    """Return the type of a field's value, or of a tuple's items: bool, int, float or str."""
+    hint = typing.get_type_hints(kind)[spec.name]
+    while typing.get_args(hint):
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        hint = next(part for part in typing.get_args(hint) if not is_union or part is not type(None))
+    return hint
+
+
+def _build(name: str, kind: type[Config], how: Options, words: dict[str, Any]) -> Config:
+    values = {}
+    for spec in _shown(kind, how):
+        value = words.pop(f"{name}__{spec.name}")
+        if _is_tuple(kind, spec):
+            if not value:  # not given: the config's own default
+                continue
+            value = tuple(_items(",".join(value), _kind(kind, spec), flags(spec, how)[0]))
+        elif spec.metadata["choices"] and value is not None:
+            value = value.lower()  # SCALE's users write UMAP and tSNE
+        values[spec.name] = value
+    return kind(**values)
+
+
+def _items(text: str, kind: type, flag: str) -> list[Any]:
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        return [kind(item) for item in items]
+    except ValueError:
+        raise OptionError(f"{flag} is {text!r}", "whole numbers separated by commas") from None
+
+
+def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, str]:
+    """Map a field's name to its spelling on this command, for errors raised by a config or a stage."""
+    return {spec.name: flags(spec, how)[0] for kind, how in configs.values() for spec in _shown(kind, how)}
+
+
+def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:
+    option = typer.Option(spelling, help=help_text, rich_help_panel="Messages")
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+
+
+_TALK = [
+    _flag("quiet", "--quiet", "Say nothing but warnings and errors."),
+    _flag("json_logs", "--json-logs", "Messages as JSON, one object a line."),
+    _flag("debug", "--debug", "Show tracebacks and other libraries' warnings."),
+]

@@ -1,0 +1,72 @@
+"""From an exception to one line on stderr and an exit code: 0 good, 1 the data or the work failed, 2 the call is off."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import typer
+
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.errors import ScaleError, UsageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+#: What Typer raises for words it cannot parse (`ClickException` of the click it uses, bundled or not).
+CallError = typer.BadParameter.__mro__[2]
+
+
+@contextlib.contextmanager
+def outcome(talk: Talk, spellings: dict[str, str] | None = None) -> Iterator[None]:
+    """Translate whatever the body raises into a message and `typer.Exit`.
+
+    Parameters
+    ----------
+    talk
+        Says the message.
+    spellings
+        Field name to command-line spelling, for errors that name a field.
+    """
+    try:
+        yield
+    except (typer.Exit, SystemExit):
+        raise
+    except BrokenPipeError:
+        _close_stdout()
+        raise typer.Exit(BROKEN_PIPE) from None
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = translated(error, spellings or {})
+        talk.error(error, message, code)
+        raise typer.Exit(code) from error
+
+
+def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, str]:
+    """Return the exit code and the one-line message of an error."""
+    if isinstance(error, ScaleError):
+        return error.exit_code, _spelled(error, spellings)
+    if isinstance(error, CallError):
+        return UsageError.exit_code, error.format_message()  # type: ignore[attr-defined]
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted"
+    if isinstance(error, MemoryError):
+        detail = f" ({error})" if str(error) else ""
+        return 1, f"out of memory{detail}; use fewer peaks (scale select-peaks --n-peaks) or a machine with more memory"
+    if isinstance(error, OSError) and error.strerror:
+        return 1, error.strerror + (f": {error.filename}" if error.filename else "")
+    return 1, f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback"
+
+
+def _spelled(error: ScaleError, spellings: dict[str, str]) -> str:
+    """Say an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``."""
+    name, _, rest = error.found.partition(" ")
+    found = f"{spellings[name]} {rest}" if isinstance(error, UsageError) and name in spellings else error.found
+    return str(type(error)(found, error.expected, error.do))
+
+
+def _close_stdout() -> None:
+    """Point stdout nowhere: its reader has gone, and Python would complain again when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

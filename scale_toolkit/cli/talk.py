@@ -1,0 +1,145 @@
+"""What a command says: progress, information, warnings and errors, all of it on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from scale_toolkit.errors import ScaleWarning
+
+Progress = Callable[[str, int, int], None]
+
+_SECONDS_BETWEEN_LINES = 1.0
+
+
+class Talk:
+    """The voice of one command.
+
+    Parameters
+    ----------
+    quiet
+        Say nothing but warnings and errors.
+    json_logs
+        One JSON object a line, with ``level`` and ``message``.
+    debug
+        Let other libraries' warnings and prints through, and show the traceback of an error.
+    """
+
+    def __init__(self, *, quiet: bool = False, json_logs: bool = False, debug: bool = False) -> None:
+        self.quiet, self.json_logs, self.debug = quiet, json_logs, debug
+        self.stdout = sys.stdout
+        self.verbose = False
+
+    def binary_stdout(self) -> BinaryIO | None:
+        """The process's stdout for h5ad bytes, whatever `listening` has put in its place for prints."""
+        return getattr(self.stdout, "buffer", None)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Talk]:
+        """Carry warnings and log records to stderr, and keep stdout free of anything but the result."""
+        handler = _Handler(self)
+        package = logging.getLogger("scale_toolkit")
+        level, propagate = package.level, package.propagate
+        silent = sys.stderr if self.debug else io.StringIO()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            stack.enter_context(contextlib.redirect_stdout(silent))
+            warnings.simplefilter("default" if self.debug else "ignore")
+            warnings.simplefilter("always", ScaleWarning)
+            warnings.showwarning = self._show_warning
+            package.addHandler(handler)
+            package.setLevel(logging.DEBUG if self.debug else logging.WARNING if self.quiet else logging.INFO)
+            package.propagate = False
+            try:
+                yield self
+            finally:
+                package.removeHandler(handler)
+                package.setLevel(level)
+                package.propagate = propagate
+
+    def say(self, level: str, message: str, **facts: Any) -> None:
+        """Write one line: ``warning: ...``, ``error: ...``, or the bare message where the level is ``info``."""
+        line = " ".join(message.split())
+        if self.json_logs:
+            line = json.dumps({"level": level, "message": line, **facts}, ensure_ascii=False)
+        elif level != "info":
+            line = f"{level}: {line}"
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=sys.stderr, flush=True)
+
+    def info(self, message: str, **facts: Any) -> None:
+        """Say something the user may like to know."""
+        if not self.quiet:
+            self.say("info", message, **facts)
+
+    def error(self, error: BaseException, message: str, exit_code: int) -> None:
+        """Say why the command ends, with the traceback where ``--debug`` asks for it."""
+        if self.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        self.say("error", message, exit_code=exit_code)
+
+    def show(self, table: Any, **facts: Any) -> None:
+        """Print a rich renderable, or its facts as a line of JSON."""
+        if self.json_logs:
+            self.info("", **facts)
+        elif not self.quiet:
+            from rich.console import Console
+
+            Console(stderr=True, highlight=False).print(table)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Yield ``progress(message, done, total)`` for one stage: a bar on a terminal, lines for ``--json-logs``."""
+        if self.json_logs or self.verbose:
+            yield self._lines()
+        elif self.quiet or not sys.stderr.isatty():
+            yield lambda message, done, total: None
+        else:
+            with _bar() as progress:
+                yield progress
+
+    def _lines(self) -> Progress:
+        last = [-_SECONDS_BETWEEN_LINES]
+
+        def progress(message: str, done: int, total: int) -> None:
+            now = time.monotonic()
+            if not self.quiet and (self.verbose or done >= total or now - last[0] >= _SECONDS_BETWEEN_LINES):
+                last[0] = now
+                self.say("progress" if self.json_logs else "info", message, done=done, total=total)
+
+        return progress
+
+    def _show_warning(self, message: Any, category: type, filename: str, lineno: int, *_: Any) -> None:
+        where = "" if issubclass(category, ScaleWarning) else f" ({category.__name__}, {filename}:{lineno})"
+        self.say("warning", f"{message}{where}")
+
+
+class _Handler(logging.Handler):
+    """Say the package's log records."""
+
+    def __init__(self, talk: Talk) -> None:
+        super().__init__()
+        self._talk = talk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._talk.say(record.levelname.lower(), record.getMessage())
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda message, done, total: bar.update(task, description=message, completed=done, total=total)
