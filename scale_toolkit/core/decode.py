@@ -1,0 +1,200 @@
+"""Imputed values from the decoder's three arrays, block by block; needs neither torch nor the model file.
+
+    p_ij = sigmoid(w_j · h_i + b_j + s_i)
+
+h_i is a cell's latent vector (or the decoder's last hidden layer), w_j and b_j a peak's loadings and intercept, s_i the
+cell's depth offset. A binary value is 1 where p_ij exceeds both the open rate of its cell and that of its peak, each
+measured on the binarised matrix that was modelled (Xiong et al. 2019, Nat Commun 10:4576).
+
+The arithmetic is fixed, so that one value is the same number whatever block, subset or thread count it was made with. A
+BLAS product alone is not: it may add in another order when the shape of a block changes. So each vector is first split
+into two parts, whole numbers of few enough bits times its own power of two, whose products float64 adds up without any
+rounding, in any order (the error-free transformation of Ozaki, Ogita, Oishi & Rump 2012, Numer Algorithms 59:95). What is
+rounded is element-wise: the sum of the parts, b_j + s_i, the sigmoid, all in float64, and the result, once, to float32. The
+binary value compares that float32 with the rates in float64, so it can be recomputed from the numeric one bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Bytes of one dense float32 block of rows.
+BLOCK_BYTES = 64 * 2**20
+
+# Values worked on at a time: two float64 tiles stay in the second-level cache.
+_TILE_ROWS, _TILE_COLUMNS = 64, 512
+
+
+class Decoder:
+    """The linear decoder of a set of cells and peaks.
+
+    Parameters
+    ----------
+    hidden
+        h, cells × latent.
+    weights
+        w, peaks × latent.
+    bias
+        b, peaks.
+    offset
+        s, cells.
+    """
+
+    def __init__(self, hidden: np.ndarray, weights: np.ndarray, bias: np.ndarray, offset: np.ndarray) -> None:
+        self.hidden, self.offset, self.bias = np.asarray(hidden), np.asarray(offset, np.float64), np.asarray(bias, np.float64)
+        weights = np.asarray(weights, np.float64)
+        self.shape = (self.hidden.shape[0], weights.shape[0])
+        if (self.hidden.shape[1], *self.shape) != (weights.shape[1], *self.offset.shape, *self.bias.shape):
+            raise ValueError(
+                f"the shapes do not agree: hidden {self.hidden.shape}, weights {weights.shape}, bias {self.bias.shape}, "
+                f"offset {self.offset.shape}"
+            )
+        self._bits = _exact_bits(2 * weights.shape[1])
+        self._weights = _split(weights, self._bits)
+
+    def probabilities(self, rows: slice | np.ndarray = slice(None), columns: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Probability that each peak is open in each cell: rows × columns, float32, in [0, 1]."""
+        rows_high, rows_low = _split(self.hidden[rows].astype(np.float64), self._bits)
+        columns_high, columns_low = (part[columns].T for part in self._weights)
+        # h·w = high·high + (high·low + low·high), each of the two sums free of rounding; low·low is below float64's precision
+        rows_cross, columns_cross = np.hstack([rows_high, rows_low]), np.vstack([columns_low, columns_high])
+        bias, offset = self.bias[columns], self.offset[rows]
+        result = np.empty((len(offset), len(bias)), np.float32)
+        logit_space, cross_space = np.empty((2, _TILE_ROWS * _TILE_COLUMNS))
+        for left in range(0, len(bias), _TILE_COLUMNS):
+            right = min(left + _TILE_COLUMNS, len(bias))
+            for top in range(0, len(offset), _TILE_ROWS):
+                bottom = min(top + _TILE_ROWS, len(offset))
+                shape = (bottom - top, right - left)
+                logit = logit_space[: shape[0] * shape[1]].reshape(shape)
+                cross = cross_space[: shape[0] * shape[1]].reshape(shape)
+                np.matmul(rows_high[top:bottom], columns_high[:, left:right], out=logit)
+                logit += np.matmul(rows_cross[top:bottom], columns_cross[:, left:right], out=cross)
+                logit += np.add(offset[top:bottom, None], bias[None, left:right], out=cross)
+                result[top:bottom, left:right] = _sigmoid(logit)
+        return result
+
+
+def probabilities(
+    hidden: np.ndarray,
+    weights: np.ndarray,
+    bias: np.ndarray,
+    offset: np.ndarray,
+    rows: slice | np.ndarray = slice(None),
+    columns: slice | np.ndarray = slice(None),
+) -> np.ndarray:
+    """Probability that each of `columns` (peaks) is open in each of `rows` (cells): float32, in [0, 1].
+
+    Parameters
+    ----------
+    hidden, weights, bias, offset
+        cells × latent, peaks × latent, peaks, cells.
+    rows, columns
+        Slices or index arrays; only these values are computed.
+    """
+    return Decoder(hidden, weights, bias, offset).probabilities(rows, columns)
+
+
+class NumericRows:
+    """The probabilities as dense float32 blocks of rows (a `lazy.RowBlocks`).
+
+    Parameters
+    ----------
+    decoder
+        The arrays.
+    block_bytes
+        Size of one block; at least one row is made at a time.
+    """
+
+    dtype = np.dtype(np.float32)
+    format = "dense"
+
+    def __init__(self, decoder: Decoder, *, block_bytes: int = BLOCK_BYTES) -> None:
+        self.decoder = decoder
+        self.shape = decoder.shape
+        self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield consecutive blocks of rows."""
+        for rows in _row_slices(self.shape[0], self.height):
+            yield self.decoder.probabilities(rows)
+
+
+class BinaryRows:
+    """The probabilities thresholded by their cell's and their peak's open rate, as CSR blocks of uint8 (a `lazy.RowBlocks`).
+
+    Parameters
+    ----------
+    decoder
+        The arrays.
+    cell_rate, peak_rate
+        Share of modelled peaks open in each cell, share of modelled cells each peak is open in, in [0, 1].
+    block_bytes
+        Size of the dense block behind one sparse block; at least one row is made at a time.
+    """
+
+    dtype = np.dtype(np.uint8)
+    format = "csr"
+
+    def __init__(
+        self, decoder: Decoder, cell_rate: np.ndarray, peak_rate: np.ndarray, *, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        self.decoder = decoder
+        self.shape = decoder.shape
+        self.cell_rate = _round_down(cell_rate)
+        self.peak_rate = _round_down(peak_rate)
+        if (len(self.cell_rate), len(self.peak_rate)) != self.shape:
+            raise ValueError(f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of {self.shape}")
+        self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
+
+    def blocks(self) -> Iterator[sparse.csr_matrix]:
+        """Yield consecutive blocks of rows."""
+        for rows in _row_slices(self.shape[0], self.height):
+            yield _as_csr(self.decoder.probabilities(rows) > np.maximum(self.cell_rate[rows, None], self.peak_rate))
+
+
+def _row_slices(n_rows: int, height: int) -> Iterator[slice]:
+    for start in range(0, n_rows, height):
+        yield slice(start, min(start + height, n_rows))
+
+
+def _as_csr(is_open: np.ndarray) -> sparse.csr_matrix:
+    columns = [np.flatnonzero(row).astype(np.int32) for row in is_open]
+    starts = np.cumsum([0, *map(len, columns)])
+    return sparse.csr_matrix((np.ones(starts[-1], np.uint8), np.concatenate(columns), starts), shape=is_open.shape)
+
+
+def _round_down(rate: np.ndarray) -> np.ndarray:
+    """The largest float32 not above each rate: a float32 exceeds the one where it exceeds the other, at half the cost."""
+    rate = np.asarray(rate, np.float64)
+    nearest = rate.astype(np.float32)
+    return np.where(nearest > rate, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+
+
+def _exact_bits(terms: int) -> int:
+    """Bits of two whole numbers whose products can be added `terms` times in float64 (53 bits) without rounding."""
+    return (53 - (terms - 1).bit_length()) // 2
+
+
+def _split(vectors: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write each row as high + low, both whole numbers of at most `bits` bits times a power of two of that row."""
+    exponent = np.frexp(np.abs(vectors).max(axis=1, initial=0, keepdims=True))[1]  # every |value| < 2^exponent
+    high = np.ldexp(np.rint(np.ldexp(vectors, bits - exponent)), exponent - bits)
+    rest = exponent - bits - 1  # every |value - high| <= 2^rest
+    low = np.ldexp(np.rint(np.ldexp(vectors - high, bits - rest)), rest - bits)
+    return high, low
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit)), in place; a logit below -709 is clipped there, where the value is 0 in float32 anyway."""
+    np.maximum(logit, -709.0, out=logit)
+    np.negative(logit, out=logit)
+    np.exp(logit, out=logit)
+    logit += 1
+    return np.reciprocal(logit, out=logit)

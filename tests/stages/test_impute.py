@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import warnings
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.special import expit
+
+from scale_toolkit import keys
+from scale_toolkit.config import ImputeConfig
+from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
+from scale_toolkit.stages._stage import receipts
+from scale_toolkit.stages.impute import impute, streamed
+
+
+def trained_like(n_cells=30, n_peaks=80, latent=4, seed=0, unmodelled=()) -> anndata.AnnData:
+    """An AnnData with what `train` leaves for `impute`, and no X."""
+    rng = np.random.default_rng(seed)
+    adata = anndata.AnnData(
+        obs=pd.DataFrame(index=[f"cell{i}" for i in range(n_cells)]),
+        var=pd.DataFrame(index=[f"chr1:{1000 * j}-{1000 * j + 500}" for j in range(n_peaks)]),
+    )
+    bias = rng.normal(-2, 1, n_peaks).astype(np.float32)
+    weights = rng.normal(size=(n_peaks, latent)).astype(np.float32)
+    bias[list(unmodelled)], weights[list(unmodelled)] = np.nan, 0
+    keys.DECODER.set(adata, weights)
+    keys.BIAS.set(adata, bias)
+    keys.OFFSET.set(adata, rng.normal(0, 0.5, n_cells).astype(np.float32))
+    keys.LATENT.set(adata, rng.normal(size=(n_cells, latent)).astype(np.float32))
+    keys.CELL_OPEN_RATE.set(adata, rng.uniform(0.05, 0.3, n_cells))
+    keys.PEAK_OPEN_RATE.set(adata, rng.uniform(0.05, 0.3, n_peaks))
+    return adata
+
+
+def dense(adata, hidden=keys.LATENT):
+    """The definition, in float64, over all peaks of `adata`."""
+    logit = np.asarray(hidden.get(adata), float) @ np.asarray(keys.DECODER.get(adata), float).T
+    return expit(logit + keys.BIAS.get(adata).to_numpy(float)[None, :] + keys.OFFSET.get(adata).to_numpy(float)[:, None])
+
+
+def dense_binary(adata):
+    p = dense(adata).astype(np.float32)
+    above_cell = p > keys.CELL_OPEN_RATE.get(adata).to_numpy()[:, None]
+    return above_cell & (p > keys.PEAK_OPEN_RATE.get(adata).to_numpy()[None, :])
+
+
+def test_numeric_is_made_where_nothing_is_asked():
+    adata = trained_like()
+    made = impute(adata)
+    np.testing.assert_allclose(made.obsm["imputed"], dense(adata), atol=1e-6)
+    assert made.obsm["imputed"].dtype == np.float32
+    assert "binary" not in made.obsm
+    assert list(made.uns["scale_imputed_peaks"]) == list(adata.var_names)
+
+
+def test_binary_is_bit_for_bit_the_definition_and_alone():
+    made = impute(trained_like(), binary=True)
+    assert "imputed" not in made.obsm
+    assert isinstance(made.obsm["binary"], sparse.csr_matrix) and made.obsm["binary"].dtype == np.uint8
+    np.testing.assert_array_equal(made.obsm["binary"].toarray().astype(bool), dense_binary(trained_like()))
+
+
+def test_numeric_with_binary_gives_both():
+    made = impute(trained_like(), numeric=True, binary=True)
+    assert {"imputed", "binary"} <= set(made.obsm)
+
+
+def test_to_layers_writes_layers_of_the_same_values():
+    in_obsm, in_layers = (impute(trained_like(), numeric=True, binary=True, to=to) for to in ("obsm", "layers"))
+    np.testing.assert_array_equal(in_layers.layers["imputed"], in_obsm.obsm["imputed"])
+    assert (in_layers.layers["binary"] != in_obsm.obsm["binary"]).nnz == 0
+    assert "imputed" not in in_layers.obsm and "imputed" not in in_obsm.layers
+    assert "scale_imputed_peaks" not in in_layers.uns  # anndata subsets a layer's peaks itself
+
+
+def test_peaks_the_model_has_not_seen_are_left_out():
+    adata = trained_like(unmodelled=(0, 7, 79))
+    seen = np.setdiff1d(np.arange(80), [0, 7, 79])
+    expected, expected_binary = dense(adata)[:, seen], dense_binary(adata)[:, seen]
+    made = impute(adata, numeric=True, binary=True)
+    np.testing.assert_allclose(made.obsm["imputed"], expected, atol=1e-6)
+    np.testing.assert_array_equal(made.obsm["binary"].toarray().astype(bool), expected_binary)
+    assert list(made.uns["scale_imputed_peaks"]) == list(adata.var_names[seen])
+
+
+def test_layers_need_every_peak_modelled():
+    with pytest.raises(InputError, match=r"79 of 80 peaks were modelled; expected all of them.*--to obsm.*--mark-only"):
+        impute(trained_like(unmodelled=(3,)), to="layers")
+
+
+def test_cells_and_peaks_chosen_after_training_are_imputed_as_such():
+    adata = trained_like()
+    expected = dense(adata)
+    rows, columns = [4, 1, 20], [70, 3, 11, 5]
+    chosen = adata[rows][:, columns]  # a view
+    made = impute(chosen)
+    assert not made.is_view
+    np.testing.assert_allclose(made.obsm["imputed"], expected[np.ix_(rows, columns)], atol=1e-6)
+    assert list(made.uns["scale_imputed_peaks"]) == list(adata.var_names[columns])
+    assert "imputed" not in adata.obsm
+
+
+def test_a_decoder_with_hidden_layers_is_linear_in_its_last():
+    adata = trained_like()
+    rng = np.random.default_rng(5)
+    keys.HIDDEN.set(adata, rng.random((30, 6)).astype(np.float32))
+    keys.DECODER.set(adata, rng.normal(size=(80, 6)).astype(np.float32))
+    np.testing.assert_allclose(impute(adata).obsm["imputed"], dense(adata, keys.HIDDEN), atol=1e-6)
+
+
+def test_x_is_not_read():
+    with_x = trained_like()
+    with_x.X = sparse.csr_matrix(np.full((30, 80), np.nan, np.float32))
+    with_x, without = impute(with_x, binary=True), impute(trained_like(), binary=True)
+    assert (with_x.obsm["binary"] != without.obsm["binary"]).nnz == 0
+    assert receipts(with_x) == receipts(without)
+
+
+@pytest.mark.parametrize("options", [{}, {"binary": True}, {"numeric": True, "binary": True, "to": "layers"}])
+def test_streamed_gives_the_same_values_and_the_same_receipt(options):
+    whole = impute(trained_like(), **options)
+    for adata, rows in [streamed(trained_like(), ImputeConfig(**options)), streamed(trained_like(), **options)]:
+        assert receipts(adata) == receipts(whole) and len(receipts(adata)) == 1
+        assert adata.uns.keys() == whole.uns.keys()
+        assert not {"imputed", "binary"} & {*adata.obsm, *adata.layers}
+        expected = {
+            f"{w}/{n}": v for w in ("obsm", "layers") for n, v in getattr(whole, w).items() if n in ("imputed", "binary")
+        }
+        assert set(rows) == set(expected)
+        for path, source in rows.items():
+            blocks = list(source.blocks())
+            made = sparse.vstack(blocks).toarray() if source.format == "csr" else np.concatenate(blocks)
+            wanted = expected[path].toarray() if source.format == "csr" else expected[path]
+            assert made.tobytes() == wanted.tobytes() and source.shape == made.shape and source.dtype == made.dtype
+
+
+def test_an_older_result_of_other_peaks_is_removed_and_one_of_the_same_kept():
+    adata = impute(trained_like())
+    kept = impute(adata.copy(), binary=True)
+    assert {"imputed", "binary"} <= set(kept.obsm)
+    with pytest.warns(ScaleWarning, match=r"obsm\['imputed'\] is removed: its columns are 80 other peaks than the 20"):
+        fewer = impute(adata[:, :20].copy(), binary=True)
+    assert "imputed" not in fewer.obsm and fewer.obsm["binary"].shape == (30, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert impute(adata[:, :20].copy()).obsm["imputed"].shape == (30, 20)
+
+
+def test_progress_tells_the_cells_done():
+    told = []
+    impute(trained_like(), numeric=True, binary=True, progress=lambda *words: told.append(words))
+    assert told == [("imputing obsm/imputed", 30, 30), ("imputing obsm/binary", 30, 30)]
+
+
+@pytest.mark.parametrize("slot", [keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT])
+def test_an_untrained_file_is_told_to_be_trained(slot):
+    adata = trained_like()
+    slot.drop(adata)
+    with pytest.raises(MissingSlotError, match=rf"{slot.name}.*scale train"):
+        impute(adata)
+
+
+@pytest.mark.parametrize("slot", [keys.CELL_OPEN_RATE, keys.PEAK_OPEN_RATE])
+def test_rates_are_needed_for_binary_only(slot):
+    adata = trained_like()
+    slot.drop(adata)
+    with pytest.raises(MissingSlotError, match=r"scale_open_rate.*scale train"):
+        impute(adata, binary=True)
+    assert impute(adata).obsm["imputed"].shape == (30, 80)
+
+
+def test_joined_files_with_gaps_are_an_error():
+    adata = trained_like()
+    adata.obs["scale_offset"] = adata.obs["scale_offset"].where(np.arange(30) != 2)
+    with pytest.raises(InputError, match=r"obs\['scale_offset'\] has 1 of 30 values that are NaN"):
+        impute(adata)
+    with pytest.raises(InputError, match="scale_offset"):
+        streamed(adata)
+
+
+def test_slots_of_two_models_are_an_error():
+    adata = trained_like()
+    keys.HIDDEN.set(adata, np.zeros((30, 6), np.float32))
+    with pytest.raises(InputError, match=r"scale_hidden'\] has 6 columns and varm\['scale_decoder'\] has 4"):
+        impute(adata)
+
+
+def test_no_modelled_peak_left_is_an_error():
+    adata = trained_like(unmodelled=(1, 2))
+    with pytest.raises(NothingLeftError, match="none of the 2 peaks was modelled"):
+        impute(adata[:, [1, 2]].copy())
+
+
+def test_an_unknown_place_is_an_error():
+    with pytest.raises(OptionError, match="to is 'varm'; expected one of obsm, layers"):
+        impute(trained_like(), to="varm")
+
+
+def test_the_result_can_be_written_and_read(tmp_path):
+    made = impute(trained_like(), numeric=True, binary=True)
+    made.write_h5ad(tmp_path / "a.h5ad")
+    back = anndata.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(back.obsm["imputed"], made.obsm["imputed"])
+    assert back.obsm["binary"].dtype == np.uint8
+    assert list(back.uns["scale_imputed_peaks"]) == list(made.var_names)
