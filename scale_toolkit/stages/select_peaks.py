@@ -187,7 +187,7 @@ def _shallow_copy(adata: AnnData) -> AnnData:
         varm=dict(adata.varm),
         obsp=dict(adata.obsp),
         varp=dict(adata.varp),
-        layers=dict(adata.layers),
+        layers={name: layer for name, layer in adata.layers.items() if name is not None},  # None is X, from anndata 0.13 on
         raw=adata.raw,
     )
 
