@@ -85,12 +85,19 @@ IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "pe
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
 TSNE = Slot("obsm", "X_tsne", "embed", "cells × 2", "float32", "tSNE of the latent space")
+EMBED_NEIGHBORS = Slot("uns", "embed_neighbors", "embed", "", "dict", "UMAP's graph, where uns['neighbors'] holds another")
+EMBED_DISTANCES = Slot("obsp", "embed_neighbors_distances", "embed", "cells × cells", "float64 CSR", "its distances")
+EMBED_CONNECTIVITIES = Slot("obsp", "embed_neighbors_connectivities", "embed", "cells × cells", "float32 CSR", "its weights")
 
 # cluster
 CLUSTER = Slot("obs", "scale_cluster", "cluster", "cells", "category", "the cluster of a cell, by the method chosen last")
 LEIDEN = Slot("obs", "leiden", "cluster", "cells", "category", "clusters by Leiden")
 KMEANS = Slot("obs", "kmeans", "cluster", "cells", "category", "clusters by k-means")
 GMM = Slot("obs", "gmm", "cluster", "cells", "category", "clusters by the Gaussian mixture")
+CLUSTER_REPORT = Slot("uns", "scale_cluster_report", "cluster", "", "dict", "agreement of scale_cluster with known labels")
+NEIGHBORS = Slot("uns", "neighbors", "cluster", "", "dict", "scanpy's description of the neighbour graph")
+DISTANCES = Slot("obsp", "distances", "cluster", "cells × cells", "float64 CSR", "distance of each cell to its neighbours")
+CONNECTIVITIES = Slot("obsp", "connectivities", "cluster", "cells × cells", "float32 CSR", "weights of the neighbour graph")
 
 # every stage
 RECEIPTS = Slot("uns", "scale", "any stage", "", "str", "JSON list: stage, version, options, seed, threads, input digest")
