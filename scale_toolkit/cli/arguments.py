@@ -17,9 +17,13 @@ from __future__ import annotations
 
 import re
 
-INPUTS = {"-d": "-d", "--data-list": "--data-list"}
+INPUTS = {"-d", "--data-list"}
 WIDTHS = {"--encode-dim", "--decode-dim"}
 GPU = {"-g", "--gpu"}
+
+_VALUE = r"(?!-.).*"  # anything but an option; - is standard input
+_NUMBER = r"[0-9]+"
+_NUMBERS = r"[0-9]+(,[0-9]+)*"
 
 
 def normalised(arguments: list[str]) -> list[str]:
@@ -37,12 +41,13 @@ def normalised(arguments: list[str]) -> list[str]:
         if word == "--":
             return [*plain, word, *rest]
         if option in INPUTS:
-            paths = _take(rest, r"(?!-.).*")
+            paths = _take(rest, _VALUE)
             plain += [part for path in paths for part in (word, path)] or [word]
         elif option in WIDTHS:
-            plain.append(f"{option}=" + ",".join(_take(rest, r"[0-9]+(,[0-9]+)*")))
+            widths = _take(rest, _VALUE, at_most=1)
+            plain.append(f"{option}=" + ",".join(widths + (_take(rest, _NUMBERS) if widths else [])))
         elif option in GPU:
-            plain.append("--gpu=" + "".join(_take(rest, r"[0-9]+", at_most=1)))
+            plain.append("--gpu=" + "".join(_take(rest, _NUMBER, at_most=1)))
         else:
             plain.append(word)
     return plain

@@ -45,18 +45,16 @@ class Options:
     ----------
     panel
         Title of the options' group in the help.
-    without
-        Fields that this command sets itself.
+    only, without
+        The fields shown, where not all are: the command sets the others, or leaves them at their defaults.
     names
         Fields that go by another name on this command, with any further flags: ``{"method": ("--embed",)}``.
-    helps
-        Help texts of this command's own.
     """
 
     panel: str | None = None
+    only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    helps: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
@@ -110,13 +108,13 @@ def _parts(hint: Any) -> tuple[Any, Options]:
 
 
 def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
-    return [spec for spec in dataclasses.fields(kind) if spec.name not in how.without]
+    return [spec for spec in dataclasses.fields(kind) if spec.name in (how.only or (spec.name,)) and spec.name not in how.without]
 
 
 def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Options) -> inspect.Parameter:
     """One field as a Typer option: its Python name carries the config's, so that two configs may share a field."""
     rule, value, many = spec.metadata, _kind(kind, spec), _is_tuple(kind, spec)
-    settings: dict[str, Any] = {"help": how.helps.get(spec.name, rule["help"]), "rich_help_panel": how.panel}
+    settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": how.panel}
     if value is not bool:
         settings["metavar"] = rule["metavar"] or _metavar(value, many, rule)
     if many:

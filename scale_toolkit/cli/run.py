@@ -1,0 +1,178 @@
+"""``scale run``, and the console script ``SCALE.py``: SCALE.py's whole job, made of the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scale_toolkit import keys
+from scale_toolkit.cli.files import check_folder
+from scale_toolkit.cli.options import Gpu, Options, command, on_gpu
+from scale_toolkit.cli.summary import summary
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import (
+    ClusterConfig,
+    Config,
+    EmbedConfig,
+    ImputeConfig,
+    PrepareConfig,
+    SelectPeaksConfig,
+    TrainConfig,
+)
+from scale_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+#: Columns of obs that SCALE's users keep known labels in: the reference where none is named.
+LABELS = ("celltype", "cell_type")
+#: Fewest cells of a peak, where --min-cells is not given: as SCALE 1.1.2 has it.
+RELEASE_MIN_CELLS = 3
+
+_OUTPUT, _MODEL = "Results", "Model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `analyse` is to do: one config a stage, and where the files go."""
+
+    folder: Path
+    prepare: PrepareConfig
+    select: SelectPeaksConfig
+    train: TrainConfig
+    embed: EmbedConfig
+    cluster: ClusterConfig
+    impute: ImputeConfig | None = None
+    pretrain: Path | None = None
+
+
+@command
+def run(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="As --data-list.", show_default=False)] = None,
+    data_list: Annotated[
+        list[str] | None,
+        typer.Option("--data-list", "-d", metavar="INPUT...", help="Any input of `scale prepare`.", show_default=False),
+    ] = None,
+    n_centroids: Annotated[
+        int | None,
+        typer.Option(
+            "--n-centroids",
+            "-k",
+            metavar="INT >=1",
+            show_default=False,
+            help="Exactly this many clusters, and components of the mixture; left out, 30 components and --resolution decide.",
+        ),
+    ] = None,
+    outdir: Annotated[Path, typer.Option("--outdir", "-o", metavar="FOLDER", help="Folder of the results.")] = Path("output"),
+    min_cells: Annotated[
+        float | None,
+        typer.Option(
+            "--min-cells",
+            metavar="FLOAT >=0",
+            show_default=False,
+            help=f"Keep peaks open in at least this many cells (10; --preset release: {RELEASE_MIN_CELLS}); below 1, a fraction.",
+            rich_help_panel="Cells and peaks",
+        ),
+    ] = None,
+    gpu: Gpu = None,
+    pretrain: Annotated[
+        Path | None,
+        typer.Option("--pretrain", metavar="FILE", help="Encode with this model; train nothing.", show_default=False),
+    ] = None,
+    impute: Annotated[
+        bool, typer.Option("--impute", help="Add the probability that each peak is open.", rich_help_panel=_OUTPUT)
+    ] = False,
+    binary: Annotated[bool, typer.Option("--binary", help="Add the imputed values as 0 and 1.", rich_help_panel=_OUTPUT)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every step of progress.")] = False,
+    *,
+    prepare: Annotated[PrepareConfig, Options(panel="Cells and peaks", without=("min_cells",))],
+    select: Annotated[SelectPeaksConfig, Options("Cells and peaks", only=("n_peaks",), names={"n_peaks": ("--n-feature",)})],
+    train: Annotated[TrainConfig, Options(panel=_MODEL, without=("n_components",))],
+    embed: Annotated[EmbedConfig, Options(_OUTPUT, only=("method",), names={"method": ("--embed",)})],
+    cluster: Annotated[
+        ClusterConfig,
+        Options(_OUTPUT, only=("method", "resolution", "reference"), names={"method": ("--cluster-method",)}),
+    ],
+    talk: Talk,
+) -> None:
+    """Do the whole analysis: prepare, select peaks, train, embed and cluster; results go to a folder."""
+    sources = [*(data_list or []), *(inputs or [])]
+    if not sources:
+        raise UsageError("no input", "-d INPUT", "for example scale run -d cells.h5ad -k 6")
+    talk.verbose = verbose
+    if min_cells is None and (pretrain or train.preset == "release"):
+        min_cells = 0 if pretrain else RELEASE_MIN_CELLS
+    shared = {"seed": train.seed, "n_threads": train.n_threads}
+    plan = Plan(
+        folder=outdir,
+        prepare=_with(prepare, min_cells=min_cells),
+        select=select,
+        train=_with(on_gpu(train, gpu), n_components=n_centroids),
+        embed=_with(embed, **shared),
+        cluster=_with(cluster, n_clusters=n_centroids, **shared),
+        impute=ImputeConfig(numeric=impute, binary=binary) if impute or binary else None,
+        pretrain=pretrain,
+    )
+    check_folder(outdir)
+    from scale_toolkit.io.readers import read_inputs
+
+    analyse(read_inputs(sources), plan, talk)
+
+
+def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
+    """Run the stages on what was read, write the folder of results, and say what came out."""
+    from scale_toolkit import plot, stages  # noqa: F401
+    from scale_toolkit.io.files import existing_file, write_bytes
+    from scale_toolkit.io.h5ad import write_h5ad
+    from scale_toolkit.stages.cluster import cluster
+    from scale_toolkit.stages.embed import embed
+    from scale_toolkit.stages.impute import streamed
+    from scale_toolkit.stages.prepare import prepare
+    from scale_toolkit.stages.select_peaks import select_peaks
+    from scale_toolkit.stages.train import encode, train
+
+    figure = plan.folder / f"{plan.embed.method}.pdf"
+    with talk.progress() as progress:
+        adata = prepare(cells, plan.prepare, progress=progress)
+    if plan.pretrain:
+        talk.info("the peaks are the model's: --n-feature is not applied")
+        with talk.progress() as progress:
+            adata = encode(adata, plan.train, progress=progress, model=existing_file(plan.pretrain).read_bytes())
+    else:
+        with talk.progress() as progress:
+            adata = select_peaks(adata, plan.select, progress=progress)
+        with talk.progress() as progress:
+            keep = lambda data: write_bytes(plan.folder / "model.pt", data)  # noqa: E731
+            adata = train(adata, plan.train, progress=progress, keep_model=keep)
+    with talk.progress() as progress:
+        adata = cluster(adata, _with_labels(plan.cluster, adata), progress=progress)
+    with talk.progress() as progress:
+        adata = embed(adata, plan.embed, progress=progress)
+    basis = {"umap": keys.UMAP, "tsne": keys.TSNE}[plan.embed.method]
+    plot.embedding(adata, basis=basis.name, color=keys.CLUSTER.name, save=figure)
+    blocks = {}
+    if plan.impute:
+        adata, blocks = streamed(adata, plan.impute)
+    write_h5ad(adata, plan.folder / "adata.h5ad", streamed=blocks)
+    talk.show(*summary(adata, plan.folder, figure))
+    return adata
+
+
+def main() -> None:
+    """Run ``SCALE.py``: the same as ``scale run``."""
+    from scale_toolkit.cli.app import main as scale
+
+    scale(["run", *sys.argv[1:]])
+
+
+def _with(config: Config, **values: object) -> Config:
+    """Return `config` with those of `values` that are set."""
+    return dataclasses.replace(config, **{name: value for name, value in values.items() if value is not None})
+
+
+def _with_labels(config: ClusterConfig, adata: AnnData) -> ClusterConfig:
+    return config if config.reference else _with(config, reference=next((name for name in LABELS if name in adata.obs), None))

@@ -1,0 +1,60 @@
+"""docs/commands.md is what the app says."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+import typer
+
+from scale_toolkit import config
+from scale_toolkit.cli.app import app
+
+DOCS = Path(__file__).parents[2] / "docs"
+COMMANDS = typer.main.get_command(app).commands
+
+
+def maker():
+    spec = importlib.util.spec_from_file_location("make_commands", DOCS / "make_commands.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_app_says():
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == maker().page(), "run: python docs/make_commands.py"
+
+
+def test_every_command_of_the_design_is_there():
+    assert set(COMMANDS) == {
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "simulate"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "config_class"),
+    [
+        ("prepare", config.PrepareConfig),
+        ("prepare", config.FragmentsConfig),
+        ("select-peaks", config.SelectPeaksConfig),
+        ("train", config.TrainConfig),
+        ("impute", config.ImputeConfig),
+        ("embed", config.EmbedConfig),
+        ("cluster", config.ClusterConfig),
+        ("simulate", config.SimulateConfig),
+    ],
+)
+def test_help_lists_every_field(command, config_class):
+    shown = {flag: parameter.help for parameter in COMMANDS[command].params for flag in parameter.opts}
+    for spec in dataclasses.fields(config_class):
+        for flag in ("--" + spec.name.replace("_", "-"), *spec.metadata["flags"]):
+            assert shown[flag] == spec.metadata["help"]
+
+
+def test_every_config_belongs_to_a_command():
+    """A new stage's config fails here until `test_help_lists_every_field` has a case for it."""
+    cases = test_help_lists_every_field.pytestmark[0].args[1]
+    configs = {value for value in vars(config).values() if isinstance(value, type) and issubclass(value, config.Config)}
+    assert {case[1] for case in cases} == configs - {config.Config}

@@ -1,0 +1,65 @@
+"""The walls between the rooms, and what an answer to ``--help`` may load."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "scanpy", "anndata", "numpy", "scipy", "pandas", "sklearn", "h5py", "matplotlib", "episcanpy", "numba")
+
+
+def lint(config: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", config],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_walls_stand():
+    result = lint(ROOT / ".importlinter")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_linter_sees_a_breach(tmp_path):
+    """The contracts are read and can fail: a wall that is known to be open is reported as broken."""
+    contract = (ROOT / ".importlinter").read_text().split("[importlinter:contract")[0]
+    contract += "[importlinter:contract:x]\nname=x\ntype=forbidden\nsource_modules=scale_toolkit.cli\n"
+    (tmp_path / "lint").write_text(contract + "forbidden_modules=scale_toolkit.config\n")
+    result = lint(tmp_path / "lint")
+    assert result.returncode == 1
+    assert "BROKEN" in result.stdout
+
+
+def test_every_room_has_its_contract():
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    rooms = {path.parent.name for path in (ROOT / "scale_toolkit").glob("*/__init__.py")}
+    walled = {name.rpartition(":")[2] for name in contracts.sections()}
+    assert rooms <= walled
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["train", "--help"], ["cluster", "--method", "x"]])
+def test_an_answer_loads_nothing_heavy(words):
+    code = (
+        "import json, sys\n"
+        "from scale_toolkit.cli.app import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    code = end.code\n"
+        "print('\\n' + json.dumps([code, sorted({name.partition('.')[0] for name in sys.modules})]))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    exit_code, loaded = json.loads(result.stdout.splitlines()[-1])
+    assert exit_code == (2 if "x" in words else 0)
+    assert not set(HEAVY) & set(loaded)
+    assert "typer" in loaded
+
+
+def test_importing_the_package_loads_no_torch():
+    code = "import scale_toolkit, sys; assert not {'torch', 'scanpy', 'anndata'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
