@@ -1,0 +1,231 @@
+"""Files and streams: what every reader and writer shares. Output appears whole or not at all; a pipe becomes seekable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+from scale_toolkit.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+STREAM = "-"
+_BLOCK = 1 << 20
+_UMASK = threading.Lock()
+
+
+def is_stream(place: str | os.PathLike[str]) -> bool:
+    """Whether `place` is ``-``: standard input where it is read, standard output where it is written."""
+    return os.fspath(place) == STREAM
+
+
+def check_destination(
+    destination: str | os.PathLike[str],
+    sources: Iterable[str | os.PathLike[str]] = (),
+    *,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+) -> None:
+    """Refuse a destination that cannot work, before any work is done.
+
+    Parameters
+    ----------
+    destination
+        A path, or ``-`` for standard output.
+    sources
+        The inputs, paths or ``-``: none may be the destination under another name (symbolic or hard link, redirection).
+    stdin, stdout
+        Streams to use instead of the process's own.
+
+    Raises
+    ------
+    UsageError
+        For a terminal on stdout, a missing folder, a folder as destination, or a destination that is an input.
+    """
+    if is_stream(destination):
+        stdout = stdout if stdout is not None else _stdout()
+        if stdout.isatty():
+            raise UsageError("standard output is a terminal", "a file or a pipe for h5ad bytes", "add -o FILE or pipe on")
+        target = status_of(stdout)
+    else:
+        path = Path(destination)
+        if path.is_dir():
+            raise UsageError(f"the output {path} is a folder", "a file", f"for example -o {path / 'cells.h5ad'}")
+        if not path.parent.is_dir():
+            raise UsageError(f"the output folder {path.parent} does not exist", "", f"make it first: mkdir -p {path.parent}")
+        target = path.stat() if path.exists() else None
+    if target is None or not stat.S_ISREG(target.st_mode):
+        return
+    for source in sources:
+        if is_stream(source):
+            status = status_of(stdin if stdin is not None else sys.stdin)
+        else:
+            status = Path(source).stat() if Path(source).exists() else None
+        if status is not None and os.path.samestat(status, target):
+            raise same_file(destination)
+
+
+def same_file(destination: str | os.PathLike[str]) -> UsageError:
+    """The error for a destination that is also an input."""
+    name = "standard output" if is_stream(destination) else os.fspath(destination)
+    return UsageError(f"{name} is also the input", "another file for the result", "choose another -o")
+
+
+@contextmanager
+def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a private path (mode 0600, same suffix) beside `destination`; on success flush it to disk and rename it there.
+
+    On an error the private file is removed and `destination` stays as it was. A destination that is no regular file
+    (``/dev/stdout``, a named pipe) gets the bytes copied instead.
+    """
+    final = Path(os.path.realpath(destination))  # a symbolic link stays, its target is replaced
+    if final.is_dir():
+        raise UsageError(f"the output {destination} is a folder", "a file")
+    special = final.exists() and not final.is_file()
+    folder = Path(tempfile.gettempdir()) if special else final.parent
+    if not folder.is_dir():
+        raise UsageError(f"the output folder {folder} does not exist", "", f"make it first: mkdir -p {folder}")
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{final.stem[:60]}.", suffix=final.suffix[-20:])
+    os.close(handle)
+    private = Path(name)
+    try:
+        yield private
+        if special:
+            with private.open("rb") as made, final.open("wb") as sink:
+                shutil.copyfileobj(made, sink, _BLOCK)
+            return
+        with private.open("rb+") as made:
+            os.fsync(made.fileno())
+        private.chmod(0o666 & ~_umask())
+        private.replace(final)
+        _sync_folder(folder)
+    finally:
+        private.unlink(missing_ok=True)
+
+
+def write_bytes(destination: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to the file `destination`, whole or not at all."""
+    with atomic(destination) as private:
+        private.write_bytes(data)
+
+
+@contextmanager
+def unlinked() -> Iterator[IO[bytes]]:
+    """Yield a temporary file in TMPDIR without a name: it dies with the process, however that ends."""
+    with tempfile.TemporaryFile(prefix="scale-") as file:
+        yield file
+
+
+def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
+    """Copy `stream` to its end into `spool`, a block at a time; returns the number of bytes."""
+    shutil.copyfileobj(stream, spool, _BLOCK)
+    spool.flush()
+    return spool.tell()
+
+
+def copy_to_stdout(file: IO[bytes], stdout: BinaryIO) -> None:
+    """Copy `file` from its start to standard output; a reader that has gone away ends the copy quietly."""
+    file.seek(0)
+    try:
+        shutil.copyfileobj(file, stdout, _BLOCK)
+        stdout.flush()
+    except BrokenPipeError:
+        _silence(stdout)
+
+
+def input_stream(stdin: BinaryIO | None = None) -> BinaryIO:
+    """Return standard input's bytes, or raise `UsageError` where it is a terminal or closed."""
+    if stdin is None:
+        if sys.stdin is None:
+            raise UsageError("standard input is closed", "a file or a pipe", "give the input's path")
+        stdin = sys.stdin.buffer
+    if stdin.isatty():
+        raise UsageError("standard input is a terminal", "a file or a pipe", "give the input's path or pipe an h5ad in")
+    return stdin
+
+
+def output_stream(stdout: BinaryIO | None = None) -> BinaryIO:
+    """Return standard output's bytes, or raise `UsageError` where it is a terminal or closed."""
+    stdout = stdout if stdout is not None else _stdout()
+    if stdout.isatty():
+        raise UsageError("standard output is a terminal", "a file or a pipe for h5ad bytes", "add -o FILE or pipe on")
+    return stdout
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as a Path that is a readable file with something in it, or raise `InputError`."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "", "check the path")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder", "a file")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes)", "", "check the command that wrote it")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read (no permission)", "", "check its owner and mode")
+    return path
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file starts as gzip does, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _stdout() -> BinaryIO:
+    if sys.stdout is None:
+        raise UsageError("standard output is closed", "a file or a pipe", "add -o FILE")
+    return sys.stdout.buffer
+
+
+def status_of(stream: IO | None) -> os.stat_result | None:
+    """The open file's status, or None where it is no file of the system."""
+    try:
+        return os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):
+        return None
+
+
+def is_regular(stream: IO) -> bool:
+    """Whether the stream is a file on disk (``> cells.h5ad``) rather than a pipe."""
+    status = status_of(stream)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def _silence(stdout: BinaryIO) -> None:
+    """Point a stream whose reader is gone at the null device, or Python would complain when it flushes at exit."""
+    try:
+        number = stdout.fileno()
+    except (OSError, ValueError):
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
+
+
+def _umask() -> int:
+    with _UMASK:  # the only portable way to read it is to set it
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:  # some file systems and Windows open no folders; the rename itself has happened
+        return
+    try:
+        os.fsync(number)
+    except OSError:
+        pass
+    finally:
+        os.close(number)
