@@ -44,7 +44,9 @@ def test_every_room_has_its_contract():
     assert rooms <= walled
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["train", "--help"], ["cluster", "--method", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["run", "--help"], ["train", "--help"], ["cluster", "--method", "x"]]
+)
 def test_an_answer_loads_nothing_heavy(words):
     code = (
         "import json, sys\n"

@@ -11,9 +11,12 @@ import typer
 from scale_toolkit import __version__
 from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.cluster import cluster
+from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.prepare import prepare
+from scale_toolkit.cli.run import run
 from scale_toolkit.cli.select_peaks import select_peaks
 from scale_toolkit.cli.simulate import simulate
 from scale_toolkit.cli.talk import Talk
@@ -36,8 +39,8 @@ app = typer.Typer(
 )
 
 _PANELS = {
-    "Whole analyses": (),
-    "Stages": (select_peaks, train, impute, embed, cluster),
+    "Whole analyses": (run, demo),
+    "Stages": (prepare, select_peaks, train, impute, embed, cluster),
     "Data": (simulate,),
 }
 for _panel, _commands in _PANELS.items():

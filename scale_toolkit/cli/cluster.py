@@ -5,6 +5,7 @@ from __future__ import annotations
 from scale_toolkit import keys
 from scale_toolkit.cli.files import through
 from scale_toolkit.cli.options import Input, Output, command
+from scale_toolkit.cli.summary import scores
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ClusterConfig
 
@@ -17,4 +18,6 @@ def cluster(source: Input = "-", output: Output = "-", *, config: ClusterConfig,
 
         with talk.progress() as progress:
             result = stage(cells.adata, config, progress=progress)
+        if config.reference:
+            talk.show(*scores(result, config.reference))
         cells.write(result)

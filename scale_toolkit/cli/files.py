@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +67,20 @@ def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> No
             raise UsageError(f"{flag} {path} is also the input or output h5ad", "a path of its own")
 
 
+def check_readable(path: Path | None) -> None:
+    """Refuse a second input (``--pretrain FILE``) that is not there."""
+    from scale_toolkit.io.files import existing_file
+
+    if path is not None:
+        existing_file(path)
+
+
 def check_folder(folder: Path) -> None:
-    """Make the folder of results, or say why it cannot be one."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--outdir {folder} is a file", "a folder", "choose another --outdir")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Refuse a folder of results that cannot be one; it is made when there is something to put into it."""
+    at = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if not at.is_dir():
+        raise UsageError(f"--outdir {folder}: {at} is a file", "a folder", "choose another --outdir")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"--outdir {folder}: no permission to write in {at}", "a folder of your own", "choose another --outdir"
+        )

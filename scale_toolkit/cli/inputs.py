@@ -11,6 +11,8 @@ from scale_toolkit.errors import UsageError
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from scale_toolkit.config import FragmentsConfig
+
 _SUFFIXES = (".gz", ".h5ad", ".h5", ".txt", ".tsv", ".csv")
 
 
@@ -50,3 +52,10 @@ def _bare(path: Path) -> Path:
     while path.suffix in _SUFFIXES:
         path = path.with_suffix("")
     return path
+
+
+def read_fragments(fragments: Path, peaks: Path, counting: FragmentsConfig) -> AnnData:
+    """Count a fragments file over peaks."""
+    from scale_toolkit.io.readers import read_any
+
+    return read_any(None, fragments=fragments, peaks=peaks, fragments_config=counting)

@@ -16,24 +16,34 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.outcome import outcome, spelled
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import Config
 from scale_toolkit.errors import OptionError, UsageError
+
+
+def given(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
+    """Declare an option that is off, or not given, by default."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+
 
 Input = Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file, or - for standard input.", show_default=True)]
 Output = Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="h5ad file, or - for standard output.")]
 Gpu = Annotated[
     str | None,
-    typer.Option(
-        "--gpu", "-g", metavar="[N]", show_default=False,
+    given(
+        "--gpu",
+        "-g",
+        metavar="[N]",
         help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error where there is none.",
     ),
-]  # fmt: skip
+]
+Pretrain = Annotated[Path | None, given("--pretrain", metavar="FILE", help="Encode with this model; train nothing.")]
 BARE_GPU = ""  #: what `arguments.normalised` makes of ``--gpu`` without a number
 
 
@@ -108,7 +118,8 @@ def _parts(hint: Any) -> tuple[Any, Options]:
 
 
 def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
-    return [spec for spec in dataclasses.fields(kind) if spec.name in (how.only or (spec.name,)) and spec.name not in how.without]
+    fields = dataclasses.fields(kind)
+    return [spec for spec in fields if spec.name in (how.only or (spec.name,)) and spec.name not in how.without]
 
 
 def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Options) -> inspect.Parameter:
@@ -164,7 +175,10 @@ def _build(name: str, kind: type[Config], how: Options, words: dict[str, Any]) -
         elif spec.metadata["choices"] and value is not None:
             value = value.lower()  # SCALE's users write UMAP and tSNE
         values[spec.name] = value
-    return kind(**values)
+    try:
+        return kind(**values)
+    except OptionError as error:  # spelled here, for another config of the command may have a field of that name
+        raise spelled(error, _spellings({name: (kind, how)})) from None
 
 
 def _items(text: str, kind: type, flag: str) -> list[Any]:
@@ -177,7 +191,8 @@ def _items(text: str, kind: type, flag: str) -> list[Any]:
 
 def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, str]:
     """Map a field's name to its spelling on this command, for errors raised by a config or a stage."""
-    return {spec.name: flags(spec, how)[0] for kind, how in configs.values() for spec in _shown(kind, how)}
+    pairs = [(spec, how) for kind, how in configs.values() for spec in dataclasses.fields(kind)]
+    return {spec.name: flags(spec, how)[0] for spec, how in pairs}
 
 
 def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:

@@ -46,7 +46,7 @@ def outcome(talk: Talk, spellings: dict[str, str] | None = None) -> Iterator[Non
 def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, str]:
     """Return the exit code and the one-line message of an error."""
     if isinstance(error, ScaleError):
-        return error.exit_code, _spelled(error, spellings)
+        return error.exit_code, str(spelled(error, spellings))
     if isinstance(error, CallError):
         return UsageError.exit_code, error.format_message()  # type: ignore[attr-defined]
     if isinstance(error, KeyboardInterrupt):
@@ -59,11 +59,12 @@ def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, st
     return 1, f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback"
 
 
-def _spelled(error: ScaleError, spellings: dict[str, str]) -> str:
-    """Say an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``."""
+def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:
+    """Name an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``; other errors stay as they are."""
     name, _, rest = error.found.partition(" ")
-    found = f"{spellings[name]} {rest}" if isinstance(error, UsageError) and name in spellings else error.found
-    return str(type(error)(found, error.expected, error.do))
+    if not isinstance(error, UsageError) or name not in spellings:
+        return error
+    return UsageError(f"{spellings[name]} {rest}", error.expected, error.do)
 
 
 def _close_stdout() -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_folder
-from scale_toolkit.cli.options import Gpu, Options, command, on_gpu
-from scale_toolkit.cli.summary import summary
+from scale_toolkit.cli.files import check_folder, check_readable
+from scale_toolkit.cli.inputs import read_inputs
+from scale_toolkit.cli.options import Gpu, Options, Pretrain, command, given, on_gpu
+from scale_toolkit.cli.summary import results
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
     ClusterConfig,
@@ -33,7 +34,7 @@ LABELS = ("celltype", "cell_type")
 #: Fewest cells of a peak, where --min-cells is not given: as SCALE 1.1.2 has it.
 RELEASE_MIN_CELLS = 3
 
-_OUTPUT, _MODEL = "Results", "Model"
+_PEAKS, _MODEL, _RESULTS = "Cells and peaks", "Model", "Results"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,52 +51,53 @@ class Plan:
     pretrain: Path | None = None
 
 
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="As --data-list.", show_default=False)]
+DataList = Annotated[list[str] | None, given("--data-list", "-d", metavar="INPUT...", help="Any input of `scale prepare`.")]
+NCentroids = Annotated[
+    int | None,
+    given(
+        "--n-centroids",
+        "-k",
+        metavar="INT >=1",
+        help="Exactly this many clusters, and components of the mixture; left out, 30 components and --resolution decide.",
+    ),
+]
+Outdir = Annotated[Path, typer.Option("--outdir", "-o", metavar="FOLDER", help="Folder of the results.")]
+MinCells = Annotated[
+    float | None,
+    given(
+        "--min-cells",
+        metavar="FLOAT >=0",
+        help=f"Keep peaks open in at least this many cells (10; --preset release: {RELEASE_MIN_CELLS}; --pretrain: 0); "
+        "below 1, a fraction of all cells.",
+        panel=_PEAKS,
+    ),
+]
+Impute = Annotated[bool, given("--impute", help="Add the probability that each peak is open.", panel=_RESULTS)]
+Binary = Annotated[bool, given("--binary", help="Add the imputed values as 0 and 1.", panel=_RESULTS)]
+Verbose = Annotated[bool, given("--verbose", help="A line for every step of progress.")]
+
+
 @command
 def run(
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="As --data-list.", show_default=False)] = None,
-    data_list: Annotated[
-        list[str] | None,
-        typer.Option("--data-list", "-d", metavar="INPUT...", help="Any input of `scale prepare`.", show_default=False),
-    ] = None,
-    n_centroids: Annotated[
-        int | None,
-        typer.Option(
-            "--n-centroids",
-            "-k",
-            metavar="INT >=1",
-            show_default=False,
-            help="Exactly this many clusters, and components of the mixture; left out, 30 components and --resolution decide.",
-        ),
-    ] = None,
-    outdir: Annotated[Path, typer.Option("--outdir", "-o", metavar="FOLDER", help="Folder of the results.")] = Path("output"),
-    min_cells: Annotated[
-        float | None,
-        typer.Option(
-            "--min-cells",
-            metavar="FLOAT >=0",
-            show_default=False,
-            help=f"Keep peaks open in at least this many cells (10; --preset release: {RELEASE_MIN_CELLS}); below 1, a fraction.",
-            rich_help_panel="Cells and peaks",
-        ),
-    ] = None,
+    inputs: Inputs = None,
+    data_list: DataList = None,
+    n_centroids: NCentroids = None,
+    outdir: Outdir = Path("output"),
+    min_cells: MinCells = None,
     gpu: Gpu = None,
-    pretrain: Annotated[
-        Path | None,
-        typer.Option("--pretrain", metavar="FILE", help="Encode with this model; train nothing.", show_default=False),
-    ] = None,
-    impute: Annotated[
-        bool, typer.Option("--impute", help="Add the probability that each peak is open.", rich_help_panel=_OUTPUT)
-    ] = False,
-    binary: Annotated[bool, typer.Option("--binary", help="Add the imputed values as 0 and 1.", rich_help_panel=_OUTPUT)] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every step of progress.")] = False,
+    pretrain: Pretrain = None,
+    impute: Impute = False,
+    binary: Binary = False,
+    verbose: Verbose = False,
     *,
-    prepare: Annotated[PrepareConfig, Options(panel="Cells and peaks", without=("min_cells",))],
-    select: Annotated[SelectPeaksConfig, Options("Cells and peaks", only=("n_peaks",), names={"n_peaks": ("--n-feature",)})],
-    train: Annotated[TrainConfig, Options(panel=_MODEL, without=("n_components",))],
-    embed: Annotated[EmbedConfig, Options(_OUTPUT, only=("method",), names={"method": ("--embed",)})],
+    prepare: Annotated[PrepareConfig, Options(_PEAKS, without=("min_cells",))],
+    select: Annotated[SelectPeaksConfig, Options(_PEAKS, only=("n_peaks",), names={"n_peaks": ("--n-feature",)})],
+    train: Annotated[TrainConfig, Options(_MODEL, without=("n_components",), names={"n_components": ("--n-centroids",)})],
+    embed: Annotated[EmbedConfig, Options(_RESULTS, only=("method",), names={"method": ("--embed",)})],
     cluster: Annotated[
         ClusterConfig,
-        Options(_OUTPUT, only=("method", "resolution", "reference"), names={"method": ("--cluster-method",)}),
+        Options(_RESULTS, only=("method", "resolution", "reference"), names={"method": ("--cluster-method",)}),
     ],
     talk: Talk,
 ) -> None:
@@ -118,15 +120,14 @@ def run(
         pretrain=pretrain,
     )
     check_folder(outdir)
-    from scale_toolkit.io.readers import read_inputs
-
+    check_readable(pretrain)
     analyse(read_inputs(sources), plan, talk)
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
     """Run the stages on what was read, write the folder of results, and say what came out."""
-    from scale_toolkit import plot, stages  # noqa: F401
-    from scale_toolkit.io.files import existing_file, write_bytes
+    from scale_toolkit import plot
+    from scale_toolkit.io.files import write_bytes
     from scale_toolkit.io.h5ad import write_h5ad
     from scale_toolkit.stages.cluster import cluster
     from scale_toolkit.stages.embed import embed
@@ -135,21 +136,23 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.stages.select_peaks import select_peaks
     from scale_toolkit.stages.train import encode, train
 
+    plan.folder.mkdir(parents=True, exist_ok=True)
     figure = plan.folder / f"{plan.embed.method}.pdf"
     with talk.progress() as progress:
         adata = prepare(cells, plan.prepare, progress=progress)
     if plan.pretrain:
         talk.info("the peaks are the model's: --n-feature is not applied")
         with talk.progress() as progress:
-            adata = encode(adata, plan.train, progress=progress, model=existing_file(plan.pretrain).read_bytes())
+            adata = encode(adata, plan.train, progress=progress, model=plan.pretrain.read_bytes())
     else:
         with talk.progress() as progress:
             adata = select_peaks(adata, plan.select, progress=progress)
         with talk.progress() as progress:
             keep = lambda data: write_bytes(plan.folder / "model.pt", data)  # noqa: E731
             adata = train(adata, plan.train, progress=progress, keep_model=keep)
+    by_label = _with_labels(plan.cluster, adata)
     with talk.progress() as progress:
-        adata = cluster(adata, _with_labels(plan.cluster, adata), progress=progress)
+        adata = cluster(adata, by_label, progress=progress)
     with talk.progress() as progress:
         adata = embed(adata, plan.embed, progress=progress)
     basis = {"umap": keys.UMAP, "tsne": keys.TSNE}[plan.embed.method]
@@ -158,7 +161,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     if plan.impute:
         adata, blocks = streamed(adata, plan.impute)
     write_h5ad(adata, plan.folder / "adata.h5ad", streamed=blocks)
-    talk.show(*summary(adata, plan.folder, figure))
+    talk.show(*results(adata, plan.folder, figure, by_label.reference))
     return adata
 
 

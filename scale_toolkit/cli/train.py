@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_side_file, through
-from scale_toolkit.cli.options import Gpu, Input, Options, Output, command, on_gpu
+from scale_toolkit.cli.files import check_readable, check_side_file, through
+from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, command, given, on_gpu
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import UsageError
@@ -19,13 +17,8 @@ from scale_toolkit.errors import UsageError
 def train(
     source: Input = "-",
     output: Output = "-",
-    model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="Write the model, for --pretrain.", show_default=False)
-    ] = None,
-    pretrain: Annotated[
-        Path | None,
-        typer.Option("--pretrain", metavar="FILE", help="Encode with this model; train nothing.", show_default=False),
-    ] = None,
+    model: Annotated[Path | None, given("--model", metavar="FILE", help="Write the model, for --pretrain.")] = None,
+    pretrain: Pretrain = None,
     gpu: Gpu = None,
     *,
     config: Annotated[TrainConfig, Options(panel="Model")],
@@ -36,15 +29,16 @@ def train(
     if model and pretrain:
         raise UsageError("both --model and --pretrain", "one of the two", "drop --model: the model is already written")
     check_side_file(model, "--model", (source, output))
+    check_readable(pretrain)
     without = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=without) as cells:
-        from scale_toolkit.io.files import existing_file, write_bytes
+        from scale_toolkit.io.files import write_bytes
         from scale_toolkit.stages.train import encode
         from scale_toolkit.stages.train import train as stage
 
         with talk.progress() as progress:
             if pretrain:
-                result = encode(cells.adata, config, progress=progress, model=existing_file(pretrain).read_bytes())
+                result = encode(cells.adata, config, progress=progress, model=pretrain.read_bytes())
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
                 result = stage(cells.adata, config, progress=progress, keep_model=keep)

@@ -37,7 +37,9 @@ def test_rewriting(words, plain):
 
 
 words = st.lists(
-    st.sampled_from(["-d", "--data_list", "--data-list", "--encode_dim", "--decode-dim", "--gpu", "-g", "--", "-", "-k", "7", "a b"])
+    st.sampled_from(
+        ["-d", "--data_list", "--data-list", "--encode_dim", "--decode-dim", "--gpu", "-g", "--", "-", "-k", "7", "a b"]
+    )
     | st.text(max_size=4)
 )
 SPECIAL = {"-d", "--data-list", "--encode-dim", "--decode-dim", "--gpu", "-g"}

@@ -100,16 +100,12 @@ def test_messages_options_reach_the_talk():
 
 
 def test_help_shows_every_field_with_its_help_range_and_default():
-    text = " ".join(CliRunnerHelp().output.split())
+    text = " ".join(call(["--help"])[0].output.split())
     for spec in dataclasses.fields(Toy):
         assert flags(spec, Options())[0] in text
         assert spec.metadata["help"] in text
     for part in ("INT >=1", "FLOAT 0..1", "[red|blue]", "A,B", "[default: 3]", "[default: red]"):
         assert part in text
-
-
-def CliRunnerHelp():  # noqa: N802
-    return call(["--help"])[0]
 
 
 @pytest.mark.parametrize(("gpu", "device"), [(None, "auto"), ("", "cuda"), ("1", "cuda:1")])
@@ -126,16 +122,19 @@ def test_gpu_and_another_device_contradict():
         on_gpu(TrainConfig(), "x")
 
 
-def test_an_option_error_of_a_stage_is_spelled_as_typed():
-    def body(*, toy: Toy, talk: Talk) -> None:
-        raise error
-
-    app = typer.Typer()
-    body.__annotations__ = {"toy": Toy, "talk": Talk}
-    app.command()(command(body))
-    for error, line, code in [
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
         (OptionError("yes_no is True", "False"), "error: --yes-no is True; expected False\n", 2),
         (InputError("yes_no is a column", "none"), "error: yes_no is a column; expected none\n", 1),
-    ]:
-        result = CliRunner().invoke(app, [])
-        assert (result.exit_code, result.stderr) == (code, line)
+    ],
+)
+def test_an_option_error_of_a_stage_is_spelled_as_typed(error, line, code):
+    def body(*, toy, talk) -> None:
+        raise error
+
+    body.__annotations__ = {"toy": Toy, "talk": Talk}
+    app = typer.Typer()
+    app.command()(command(body))
+    result = CliRunner().invoke(app, [])
+    assert (result.exit_code, result.stderr) == (code, line)

@@ -120,7 +120,9 @@ def test_a_terminal_gets_a_bar():
     import sys
 
     main, worker = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=worker, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=worker, stdout=subprocess.PIPE, env={**os.environ, "TERM": "xterm"}
+    )
     out, _ = process.communicate()
     os.close(worker)
     seen = b""

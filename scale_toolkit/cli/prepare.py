@@ -1,0 +1,61 @@
+"""``scale prepare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scale_toolkit.cli.inputs import read_fragments, read_inputs
+from scale_toolkit.cli.options import Options, Output, command, given
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import FragmentsConfig, PrepareConfig
+from scale_toolkit.errors import UsageError
+
+_FRAGMENTS = "Fragments"
+_INPUTS = "h5ad, count table (peaks × barcodes), folder of mtx, peaks and barcodes, or 10x h5; - for h5ad on standard input."
+
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", show_default="-", help=_INPUTS)]
+BatchNames = Annotated[
+    str | None, given("--batch-names", metavar="A,B", help="Names of several inputs; else those of the files.")
+]
+Blacklist = Annotated[Path | None, given("--blacklist", metavar="BED", help="Drop peaks that overlap these regions.")]
+Fragments = Annotated[
+    Path | None, given("--fragments", metavar="FILE", help="Count this 10x fragments file over --peaks.", panel=_FRAGMENTS)
+]
+Peaks = Annotated[Path | None, given("--peaks", metavar="BED", help="Peaks to count over.", panel=_FRAGMENTS)]
+
+
+@command
+def prepare(
+    inputs: Inputs = None,
+    output: Output = "-",
+    batch_names: BatchNames = None,
+    blacklist: Blacklist = None,
+    fragments: Fragments = None,
+    peaks: Peaks = None,
+    *,
+    counting: Annotated[FragmentsConfig, Options(panel=_FRAGMENTS)],
+    config: Annotated[PrepareConfig, Options(panel="Cells and peaks")],
+    talk: Talk,
+) -> None:
+    """Read any accepted input, keep the cells and peaks that pass, and write them as h5ad."""
+    names = [name.strip() for name in batch_names.split(",")] if batch_names else []
+    if bool(fragments) != bool(peaks):
+        raise UsageError(f"--{'fragments' if fragments else 'peaks'} alone", "both --fragments FILE and --peaks BED")
+    if fragments and inputs:
+        raise UsageError(f"--fragments and the input {inputs[0]}", "one of the two")
+    sources = [str(fragments), str(peaks)] if fragments else inputs or ["-"]
+    from scale_toolkit.io.files import check_destination
+    from scale_toolkit.io.h5ad import write_h5ad
+
+    check_destination(output, [*sources, *([blacklist] if blacklist else [])], stdout=talk.binary_stdout())
+    from scale_toolkit.io.regions import read_bed
+    from scale_toolkit.stages.prepare import prepare as stage
+
+    regions = read_bed(blacklist) if blacklist else None
+    cells = read_fragments(fragments, peaks, counting) if fragments else read_inputs(sources, names)
+    with talk.progress() as progress:
+        result = stage(cells, config, progress=progress, blacklist=regions)
+    write_h5ad(result, output, stdout=talk.binary_stdout())

@@ -1,0 +1,69 @@
+"""What a person reads at the end: scores against known labels, the matched confusion table, and where the files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scale_toolkit import keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from rich.table import Table
+
+    from scale_toolkit.metrics import Agreement
+
+Shown = tuple[Any, dict[str, Any]]
+"""A rich renderable, and the same as plain values for ``--json-logs``."""
+
+
+def scores(adata: AnnData, reference: str) -> Shown:
+    """Show how well the clusters agree with the labels of `reference`: figures and the matched confusion table."""
+    from rich.console import Group
+
+    found = _agreement(adata)
+    return Group(_figures(found, reference), _confusion(found, reference)), _facts(found, reference)
+
+
+def results(adata: AnnData, folder: Path, figure: Path, reference: str | None) -> Shown:
+    """Show what an analysis made: its size, its clusters, its scores where labels are known, and its files."""
+    from rich.table import Table
+
+    n_clusters = len(keys.CLUSTER.get(adata).cat.categories)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("cells × peaks", f"{adata.n_obs:,} × {adata.n_vars:,}")
+    table.add_row("clusters", str(n_clusters))
+    facts: dict[str, Any] = {"cells": adata.n_obs, "peaks": adata.n_vars, "clusters": n_clusters}
+    if reference:
+        table.add_row("agreement", _figures(_agreement(adata), reference))
+        facts |= _facts(_agreement(adata), reference)
+    table.add_row("results", str(folder / "adata.h5ad"))
+    table.add_row("figure", str(figure))
+    return table, facts | {"results": str(folder / "adata.h5ad"), "figure": str(figure)}
+
+
+def _agreement(adata: AnnData) -> Agreement:
+    from scale_toolkit.metrics import Agreement
+
+    return Agreement.from_dict(keys.CLUSTER_REPORT.get(adata))
+
+
+def _figures(found: Agreement, reference: str) -> str:
+    figures = f"ARI {found.ari:.3f}  NMI {found.nmi:.3f}  F1 {found.f1:.3f}  with {reference!r} ({found.n_cells:,} cells"
+    return figures + (f", {found.n_unlabelled:,} more have no label)" if found.n_unlabelled else ")")
+
+
+def _facts(found: Agreement, reference: str) -> dict[str, Any]:
+    return {
+        "reference": reference, "ari": found.ari, "nmi": found.nmi, "f1": found.f1, "confusion": found.table.tolist(),
+        "classes": list(found.classes), "cluster_names": list(found.clusters),
+    }  # fmt: skip
+
+
+def _confusion(found: Agreement, reference: str) -> Table:
+    from rich.table import Table
+
+    table = Table(reference, *found.clusters, title="cells by label and cluster, matched", title_justify="left")
+    for name, counts in zip(found.classes, found.table):
+        table.add_row(name, *map(str, counts))
+    return table
