@@ -33,7 +33,7 @@ def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progres
     Scores (a higher one is more informative; all but hvg see X as open or closed):
 
     ``variability``
-        1 − \\|share of cells the peak is open in − 0.5\\|, from 0.5 to 1: episcanpy's score, computed here.
+        1 − abs(share of cells the peak is open in − 0.5), from 0.5 to 1: episcanpy's score, computed here.
     ``episcanpy``
         The same score from the library itself, with its own selection: no peak below its threshold is kept.
     ``hvg``
@@ -75,7 +75,7 @@ def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progres
     if config.method == "episcanpy":
         score, allowed = _episcanpy.select_var_feature(is_open, n_peaks=config.n_peaks, min_score=config.min_score)
     elif config.method == "hvg":
-        score = _hvg(adata)
+        score = _hvg(adata, is_open)
     elif config.method == "tfidf-variance":
         score = tfidf_variance(is_open)
     else:
@@ -99,7 +99,7 @@ def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progres
 
 
 def variability(is_open: sparse.csr_matrix) -> np.ndarray:
-    """episcanpy's variability score of each peak: 1 − \\|share of cells it is open in − 0.5\\|, in [0.5, 1]."""
+    """Variability score of each peak as in episcanpy: 1 − abs(share of cells it is open in − 0.5), in [0.5, 1]."""
     return 1 - np.abs(_cells_per_peak(is_open) / is_open.shape[0] - 0.5)
 
 
@@ -128,14 +128,16 @@ def best(score: np.ndarray, n_peaks: int, min_score: float | None = None) -> np.
 def _binary_view(adata: AnnData) -> sparse.csr_matrix:
     """X as open (1) or closed, as CSR without stored zeros; its index arrays are X's own where X is a clean CSR."""
     if 0 in adata.shape:
-        raise InputError(f"X is {adata.n_obs} cells × {adata.n_vars} peaks", "at least one of each", "run `scale prepare` first")
+        raise InputError(f"X is {adata.n_obs} cells × {adata.n_vars} peaks", "one or more of each", "run `scale prepare` first")
     X = adata.to_memory().X if adata.isbacked else adata.X
     if X is None:
         raise InputError("X is empty", "counts, cells × peaks", "run `scale prepare` first, with --layer where they are in one")
     X = X.tocsr() if sparse.issparse(X) else sparse.csr_matrix(np.asarray(X))
     if len(X.data) and not (np.isfinite(X.data.min()) and np.isfinite(X.data.max()) and X.data.min() >= 0):
         raise InputError(
-            f"X runs from {X.data.min():g} to {X.data.max():g}", "counts, 0 or more", "give raw counts, as `scale prepare` writes them"
+            f"X runs from {X.data.min():g} to {X.data.max():g}",
+            "counts, 0 or more",
+            "give counts as `scale prepare` writes them",
         )
     is_open = sparse.csr_matrix((X.data > 0, X.indices, X.indptr), shape=X.shape, copy=False)
     if not is_open.data.all() or not X.has_canonical_format:
@@ -158,18 +160,19 @@ def _row_blocks(matrix: sparse.csr_matrix) -> Iterator[sparse.csr_matrix]:
         start = stop
 
 
-def _hvg(adata: AnnData) -> np.ndarray:
+def _hvg(adata: AnnData, is_open: sparse.csr_matrix) -> np.ndarray:
     import anndata
     import scanpy as sc
 
     X = adata.to_memory().X if adata.isbacked else adata.X
-    cells = anndata.AnnData(X.astype(np.float32))  # astype copies, so the caller's X stays as it is
+    cells = anndata.AnnData(sparse.csr_matrix(X, dtype=np.float32, copy=True))  # scanpy works in place, and on no csr_array
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
         sc.pp.normalize_total(cells, target_sum=1e4)
         sc.pp.log1p(cells)
         table = sc.pp.highly_variable_genes(cells, flavor="seurat", inplace=False)
-    return table["dispersions_norm"].to_numpy(dtype=np.float64)
+    score = table["dispersions_norm"].to_numpy(dtype=np.float64)
+    return np.where(_cells_per_peak(is_open) > 0, score, np.nan)  # scanpy may give a peak without any read a score
 
 
 def _shallow_copy(adata: AnnData) -> AnnData:
@@ -196,14 +199,17 @@ def _nothing_left(score: np.ndarray, config: SelectPeaksConfig) -> NothingLeftEr
     known = score[~np.isnan(score)]
     if not len(known):
         return NothingLeftError(
-            f"no peak has a score by --method {config.method}", "cells that differ in their open peaks", "use --method variability"
+            f"no peak has a score by --method {config.method}",
+            "cells that differ in their open peaks",
+            "use --method variability",
         )
     low, middle, high = np.quantile(known, [0, 0.5, 1])
     would_do = float(np.quantile(known, 0.9))
     digits = 10.0 ** (3 - np.floor(np.log10(abs(would_do)))) if would_do else 1.0
     would_do = np.floor(would_do * digits) / digits  # rounded down, so that the figure shown really keeps them
     return NothingLeftError(
-        f"no peak scores {config.min_score:g} or more by {config.method}: scores run from {low:.4g} to {high:.4g}, median {middle:.4g}",
+        f"no peak scores {config.min_score:g} or more by {config.method}: "
+        f"scores run from {low:.4g} to {high:.4g}, median {middle:.4g}",
         do=f"--min-score {would_do:.10g} would keep {np.count_nonzero(known >= would_do)} of {len(score)} peaks",
     )
 
@@ -215,7 +221,7 @@ def _say_if_fewer(n_found: int, config: SelectPeaksConfig) -> None:
     if config.n_peaks == SelectPeaksConfig().n_peaks:
         log.info(message)
     else:
-        warnings.warn(message, ScaleWarning, stacklevel=5)
+        warnings.warn(message, ScaleWarning, stacklevel=4)
 
 
 def _warn_if_stale(adata: AnnData, selected: np.ndarray) -> None:
@@ -224,19 +230,23 @@ def _warn_if_stale(adata: AnnData, selected: np.ndarray) -> None:
         return
     modelled = ~np.isnan(np.asarray(keys.BIAS.get(adata), dtype=float)) if keys.BIAS.found_in(adata) else None
     if modelled is None or not np.array_equal(modelled, selected):
-        of = "other peaks" if modelled is None else f"{modelled.sum()} peaks, {(modelled & selected).sum()} of them selected now"
+        of = (
+            "other peaks" if modelled is None else f"{modelled.sum()} peaks, {(modelled & selected).sum()} of them selected now"
+        )
         warnings.warn(
             f"{keys.LATENT} and the other results of `scale train` are kept but were made from {of}; run `scale train` again",
             ScaleWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
 def _warn_of_empty_cells(is_open: sparse.csr_matrix, selected: np.ndarray) -> None:
-    empty = np.count_nonzero((is_open @ selected.astype(np.int64)) == 0) if not selected.all() else 0
+    if selected.all():
+        return
+    empty = np.count_nonzero((is_open @ selected.astype(np.int64) == 0) & (np.diff(is_open.indptr) > 0))
     if empty:
         warnings.warn(
-            f"{empty} of {is_open.shape[0]} cells have no open peak among the {selected.sum()} selected; keep more with --n-peaks",
+            f"{empty} of {is_open.shape[0]} cells have none of their open peaks among the {selected.sum()} selected; keep more",
             ScaleWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
