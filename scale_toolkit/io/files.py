@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import stat
 import sys
 import tempfile
 import threading
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, TextIO
 
 from scale_toolkit.errors import InputError, UsageError
 
@@ -178,6 +180,23 @@ def is_gzip(path: Path) -> bool:
     """Whether the file starts as gzip does, whatever its name says."""
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+@contextmanager
+def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """Open a text file, plain or gzip (by content); a truncated or binary one ends in an `InputError`, wherever it is met."""
+    path = existing_file(path)
+    try:
+        if is_gzip(path):
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+                yield file
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text", "a text file, plain or gzip", "check that this is the right file") from error
 
 
 def _stdout() -> BinaryIO:

@@ -107,7 +107,8 @@ class H5adFile:
             elif path == "raw":
                 del adata.raw
             elif not name:
-                getattr(adata, where).clear()
+                for name in [key for key in getattr(adata, where) if key is not None]:
+                    del getattr(adata, where)[name]
             elif name in getattr(adata, where):
                 del getattr(adata, where)[name]
         return adata
@@ -277,7 +278,8 @@ def _write(
     write_elem(root, "obs", _plain_table(adata.obs))
     write_elem(root, "var", _plain_table(adata.var))
     for mapping in _MAPPINGS:
-        elements = {k: v for k, v in getattr(adata, mapping).items() if f"{mapping}/{k}" not in streamed}
+        # from anndata 0.13 on, X is also the layer None
+        elements = {k: v for k, v in getattr(adata, mapping).items() if k is not None and f"{mapping}/{k}" not in streamed}
         write_elem(root, mapping, _sorted(elements), dataset_kwargs=compression if mapping == "layers" else {})
     if adata.raw is not None:
         write_elem(root, "raw", adata.raw, dataset_kwargs=compression)

@@ -1,0 +1,103 @@
+"""Genomic intervals as arrays: peak names to (chrom, start, end) and back, and which intervals overlap which.
+
+Intervals are half-open, ``[start, end)``, as in BED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from scale_toolkit.errors import InputError
+
+COLUMNS = ["chrom", "start", "end"]
+# The last two numbers are start and end, whatever came before: contigs have dots, dashes, colons and underscores of their own
+_NAME = r"^(.*[^:_\-])[:_\-](\d{1,15})[_\-](\d{1,15})$"
+
+
+def parse_names(names: Sequence[str] | pd.Index) -> pd.DataFrame:
+    """Read peak names ``chr1:100-200``, ``chr1_100_200`` or ``chr1-100-200`` as intervals.
+
+    Parameters
+    ----------
+    names
+        Peak names.
+
+    Returns
+    -------
+    DataFrame
+        ``chrom``, ``start``, ``end``, in the order of `names`; for a name that is no interval with start < end, a
+        missing chrom and 0, 0.
+    """
+    parts = pd.Series(np.asarray(names, dtype=object), dtype=object).astype(str).str.extract(_NAME)
+    parts.columns = COLUMNS
+    for column in ("start", "end"):
+        parts[column] = parts[column].fillna("0").astype(np.int64)
+    parts["chrom"] = parts["chrom"].astype(object)
+    wrong = (parts["start"] >= parts["end"]).to_numpy()
+    parts.loc[wrong, COLUMNS] = [None, 0, 0]
+    return parts
+
+
+def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataFrame:
+    """Parse peak names that must all be intervals; the error names the first that is none, and the `purpose`."""
+    table = parse_names(names)
+    wrong = np.flatnonzero(table["chrom"].isna())
+    if len(wrong):
+        raise InputError(
+            f"{len(wrong):,} of {len(table):,} peak names are no interval, first {names[wrong[0]]!r}",
+            "names such as chr1:100-200, chr1_100_200 or chr1-100-200 with start < end",
+            f"rename the peaks or leave out {purpose}",
+        )
+    return table
+
+
+def format_names(table: pd.DataFrame) -> pd.Index:
+    """Peak names ``chrom:start-end`` of a table with those columns."""
+    return pd.Index([f"{chrom}:{start}-{end}" for chrom, start, end in zip(*(table[name] for name in COLUMNS))], dtype=object)
+
+
+class Overlaps:
+    """A table of intervals, asked again and again which of them overlap others (NCLS, one tree a chromosome).
+
+    Parameters
+    ----------
+    table
+        ``chrom``, ``start``, ``end``; row numbers are the answers.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        from ncls import NCLS
+
+        start, end = (np.ascontiguousarray(table[name], np.int64) for name in ("start", "end"))
+        groups = pd.Series(np.arange(len(table))).groupby(table["chrom"].to_numpy()).indices
+        self._trees = {chrom: NCLS(start[rows], end[rows], rows.astype(np.int64)) for chrom, rows in groups.items()}
+
+    @property
+    def chromosomes(self) -> list[str]:
+        """Chromosomes that have an interval, sorted."""
+        return sorted(map(str, self._trees))
+
+    def pairs(self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every overlap of the asked intervals with the table.
+
+        Parameters
+        ----------
+        chrom, start, end
+            The intervals asked about, half-open, one value each.
+
+        Returns
+        -------
+        tuple of ndarray
+            Row numbers of the asked intervals and of the table's, int64, one pair an overlap.
+        """
+        asked, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for name, rows in pd.Series(np.arange(len(start))).groupby(np.asarray(chrom)).indices.items():
+            if name in self._trees:
+                query = [np.ascontiguousarray(values, np.int64) for values in (start[rows], end[rows], rows)]
+                left, right = self._trees[name].all_overlaps_both(*query)
+                asked.append(left)
+                found.append(right)
+        return np.concatenate(asked), np.concatenate(found)

@@ -1,0 +1,79 @@
+"""10x Cell Ranger ATAC and ARC matrices: ``filtered_peak_bc_matrix.h5``, ``filtered_feature_bc_matrix.h5``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scale_toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_PEAKS = "Peaks"
+
+
+def is_tenx(path: Path) -> bool:
+    """Whether an HDF5 file is laid out as 10x does."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return isinstance(file.get("matrix"), h5py.Group) and "obs" not in file
+    except OSError:
+        return False
+
+
+def read_tenx(path: Path) -> AnnData:
+    """Read the peaks of a 10x h5; other features of a multiome file are left out.
+
+    Parameters
+    ----------
+    path
+        The file: group ``matrix``, columns (barcodes) compressed.
+
+    Returns
+    -------
+    AnnData
+        Cells × peaks, CSR float32.
+
+    Raises
+    ------
+    InputError
+        Damaged, or without peaks.
+    """
+    from anndata import AnnData
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            group = file["matrix"]
+            barcodes = group["barcodes"].asstr()[:]
+            features = group["features"]
+            names = features["id"].asstr()[:]
+            kinds = features["feature_type"].asstr()[:] if "feature_type" in features else np.full(len(names), _PEAKS)
+            shape = tuple(int(n) for n in group["shape"][:])
+            parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{path}: cannot be read as a 10x h5 ({reason})", "a whole 10x h5", "make or copy it again") from error
+    if shape != (len(names), len(barcodes)):
+        raise InputError(
+            f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and {len(barcodes):,} barcodes",
+            "the same numbers",
+            "make or copy it again",
+        )
+    try:
+        matrix = sparse.csr_matrix(parts, shape=shape[::-1])  # 10x compresses by barcode: these are the rows of cells × peaks
+        matrix.check_format(full_check=True)
+    except ValueError as error:
+        raise InputError(f"{path}: damaged matrix ({error})", "a whole 10x h5", "make or copy it again") from error
+    is_peak = kinds == _PEAKS
+    if not is_peak.any():
+        found = ", ".join(sorted(set(kinds))[:3]) or "none"
+        raise InputError(f"{path} has no peaks (feature types: {found})", f"features of type {_PEAKS}", "give the ATAC matrix")
+    if not is_peak.all():
+        matrix, names = matrix[:, np.flatnonzero(is_peak)], names[is_peak]
+    return AnnData(matrix, obs=pd.DataFrame(index=barcodes.astype(object)), var=pd.DataFrame(index=names.astype(object)))
