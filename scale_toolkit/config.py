@@ -15,7 +15,7 @@ from scale_toolkit.errors import OptionError
 
 def option(
     default: Any,
-    help: str,  # noqa: A002  (the word Typer uses)
+    help: str,
     *,
     flags: tuple[str, ...] = (),
     minimum: float | None = None,
@@ -96,13 +96,9 @@ class PrepareConfig(Config):
     min_peaks: float = option(
         100, "Keep cells with at least this many open peaks; below 1, a fraction of all peaks.", minimum=0
     )
-    min_cells: float = option(
-        10, "Keep peaks open in at least this many cells; below 1, a fraction of all cells.", minimum=0
-    )
+    min_cells: float = option(10, "Keep peaks open in at least this many cells; below 1, a fraction of all cells.", minimum=0)
     layer: str | None = option(None, "Take the counts from this layer of the h5ad instead of X.")
-    join: str = option(
-        "inner", "Peaks of several inputs: those in all (inner) or in any (outer).", choices=("inner", "outer")
-    )
+    join: str = option("inner", "Peaks of several inputs: those in all (inner) or in any (outer).", choices=("inner", "outer"))
     drop_chromosomes: tuple[str, ...] = option(
         (), "Drop peaks on these chromosomes, for example chrM,chrX,chrY.", metavar="CHR,CHR"
     )
@@ -135,10 +131,11 @@ class SelectPeaksConfig(Config):
     mark_only: bool = option(False, "Keep every peak and only mark the selected ones in var['selected'].")
 
 
+#: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {},
-    "paper": {},
-    "release": {},
+    "fast": {"encode_dim": (64,), "lr": 0.002, "weight_decay": 0.0, "patience": 10},
+    "paper": {"encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
+    "release": {"encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
 }
 
 
@@ -153,16 +150,31 @@ class TrainConfig(Config):
     )
     n_components: int = option(30, "Components of the Gaussian mixture prior.", flags=("-k",), minimum=1)
     latent: int = option(10, "Dimensions of the latent space.", flags=("-l",), minimum=1)
-    encode_dim: tuple[int, ...] | None = option(None, "Widths of the encoder's hidden layers.", minimum=1)
+    encode_dim: tuple[int, ...] | None = option(
+        None, "Widths of the encoder's hidden layers (fast: 64; paper, release: 1024,128).", minimum=1
+    )
     decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
     lr: float | None = option(None, "Learning rate (0.002; release: 0.0002).", minimum=1e-12, maximum=10)
-    batch_size: int | None = option(None, "Cells a step.", flags=("-b",), minimum=1)
+    batch_size: int | None = option(
+        None, "Cells a step (fast: 64 to 512, by the number of cells; others: 32).", flags=("-b",), minimum=1
+    )
     max_iter: int = option(30_000, "Upper bound on the number of steps.", flags=("-i",), minimum=1)
-    weight_decay: float | None = option(None, "Weight decay of the optimiser.", minimum=0)
+    weight_decay: float | None = option(None, "Weight decay of the optimiser (fast: 0; others: 0.0005).", minimum=0)
+    patience: int | None = option(
+        None,
+        "Stop when the likelihood of held-out open peaks has not risen for this many epochs, and keep the best epoch; "
+        "0: train to the end (fast: 10; paper: 50; release: 0).",
+        minimum=0,
+    )
     log_transform: bool = option(False, "Let the encoder see log2(count + 1); the targets stay binary.")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
+
+    def resolved(self) -> TrainConfig:
+        """These options with every None replaced by the preset's value."""
+        values = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,9 @@ class ImputeConfig(Config):
 
     numeric: bool = option(False, "Write the probability that each peak is open (float32).")
     binary: bool = option(False, "Write 1 where the probability exceeds both the cell's and the peak's open rate (CSR).")
-    to: str = option("obsm", "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.", choices=("obsm", "layers"))
+    to: str = option(
+        "obsm", "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.", choices=("obsm", "layers")
+    )
 
 
 @dataclass(frozen=True)
@@ -196,7 +210,10 @@ class ClusterConfig(Config):
         choices=("leiden", "kmeans", "gmm"),
     )
     n_clusters: int | None = option(
-        None, "Exactly this many clusters; left out, Leiden takes --resolution and gmm the model's components.", flags=("-k",), minimum=1
+        None,
+        "Exactly this many clusters; left out, Leiden takes --resolution and gmm the model's components.",
+        flags=("-k",),
+        minimum=1,
     )
     resolution: float = option(1.0, "Resolution of Leiden where no number of clusters is asked.", minimum=0)
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)

@@ -1,0 +1,72 @@
+"""A trained model as bytes and back: plain values and tensors only, readable with ``torch.load(weights_only=True)``."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+
+from scale_toolkit.core.initialise import Weighting
+from scale_toolkit.core.model import Scale, Shape
+from scale_toolkit.core.recipes import Trained
+from scale_toolkit.core.trainer import History
+
+FORMAT = "scale_toolkit model 1"
+
+
+class NotAModel(ValueError):
+    """The bytes are no model file of ours; the message says what they are instead."""
+
+
+def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
+    """Write a trained model with the names of its peaks and `facts` (plain values: options, version) as bytes."""
+    content = {
+        "format": FORMAT,
+        "facts": facts,
+        "peaks": list(peaks),
+        "shape": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(trained.model.shape).items()},
+        "weights": {name: value.detach().cpu() for name, value in trained.model.state_dict().items()},
+        "depth_bias": None if trained.depth_bias is None else torch.from_numpy(trained.depth_bias),
+        "idf": None if trained.weighting is None else torch.from_numpy(trained.weighting.idf),
+        "total": None if trained.weighting is None else torch.from_numpy(trained.weighting.total),
+        "log_transform": trained.log_transform,
+        "sampled": trained.sampled,
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
+    """Read what `dumps` wrote: the model, its peaks and the facts. No code in the bytes is ever run.
+
+    Raises
+    ------
+    NotAModel
+        Where the bytes are something else, or are damaged.
+    """
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise NotAModel("no torch file, or a damaged one") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise NotAModel("a torch file without scale_toolkit's model in it")
+    try:
+        shape = {k: tuple(v) if isinstance(v, list) else v for k, v in content["shape"].items()}
+        model = Scale(Shape(**shape))
+        model.load_state_dict(content["weights"])
+        weighting = None
+        if content["idf"] is not None:
+            weighting = Weighting(content["idf"].numpy(), content["total"].numpy())
+        depth_bias = None if content["depth_bias"] is None else content["depth_bias"].numpy().astype(np.float64)
+        trained = Trained(model, depth_bias, weighting, content["log_transform"], content["sampled"], History())
+        peaks, facts = list(content["peaks"]), dict(content["facts"])
+        if len(peaks) != model.shape.n_peaks:
+            raise NotAModel(f"a model of {model.shape.n_peaks} peaks with the names of {len(peaks)}")
+    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise NotAModel("a model file that lacks parts, or whose parts do not fit together") from error
+    return trained, peaks, facts

@@ -1,0 +1,91 @@
+"""Open peaks hidden from training, and the likelihood a model gives them: what early stopping listens to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from scale_toolkit.core.sparse import RowSource
+
+
+class Thinned:
+    """A row source with a random share of the open peaks of some cells taken out; those are kept aside as `hidden`.
+
+    Parameters
+    ----------
+    source
+        All counts.
+    share
+        Share of a chosen cell's open peaks to hide; a cell keeps at least one.
+    max_cells
+        How many cells are chosen at most.
+    seed
+        Of the choice.
+    """
+
+    def __init__(self, source: RowSource, share: float, max_cells: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
+        self._source = source
+        self.cells = np.sort(rng.choice(source.n_cells, min(max_cells, source.n_cells), replace=False))
+        rows = source.rows(self.cells)
+        lengths = np.diff(rows.indptr)
+        hide = rng.random(rows.nnz) < share
+        if rows.nnz:
+            first = np.minimum(rows.indptr[:-1] + (rng.random(len(lengths)) * lengths).astype(np.int64), rows.nnz - 1)
+            hide[first[lengths > 0]] = False
+        self.hidden = keep_entries(rows, hide)
+        self.kept = keep_entries(rows, ~hide)
+        self._place = np.full(source.n_cells, -1)
+        self._place[self.cells] = np.arange(len(self.cells))
+
+    def rows(self, index: np.ndarray) -> sparse.csr_matrix:
+        """Counts of these cells without what is hidden."""
+        place = self._place[index]
+        thinned = place >= 0
+        if thinned.all():
+            return self.kept[place]
+        if not thinned.any():
+            return self._source.rows(index)
+        order = np.empty(len(index), np.int64)
+        order[np.flatnonzero(~thinned)] = np.arange((~thinned).sum())
+        order[np.flatnonzero(thinned)] = (~thinned).sum() + np.arange(thinned.sum())
+        stacked = sparse.vstack([self._source.rows(index[~thinned]), self.kept[place[thinned]]], format="csr")
+        return stacked[order]
+
+
+def keep_entries(rows: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
+    """The entries of `rows` where `keep` is true, one flag a stored value."""
+    kept = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
+    return sparse.csr_matrix((rows.data[keep], rows.indices[keep], kept.astype(rows.indptr.dtype)), rows.shape)
+
+
+@torch.no_grad()
+def hidden_likelihood(
+    hidden: sparse.csr_matrix, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, offset: torch.Tensor
+) -> float:
+    """Mean log-likelihood of a hidden open peak: where, among all peaks, does a cell's hidden peak fall?
+
+    log (p_ij / Σ_j' p_ij'), nats a hidden peak. A share of a cell's total, so that depth cannot raise it and a
+    model cannot gain by calling everything open.
+
+    Parameters
+    ----------
+    hidden
+        Hidden open peaks of some cells, (cells, peaks).
+    h, weight, bias, offset
+        What decodes them: (cells, d), (peaks, d), (peaks,), (cells,).
+    """
+    total, count = 0.0, 0
+    for start in range(0, hidden.shape[0], 256):
+        rows = hidden[start : start + 256]
+        if rows.nnz == 0:
+            continue
+        logits = torch.addmm(bias, h[start : start + 256], weight.T) + offset[start : start + 256, None]
+        log_p = torch.nn.functional.logsigmoid(logits)
+        share = log_p - torch.logsumexp(log_p, 1, keepdim=True)
+        cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(h.device)
+        total += float(share[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)].sum())
+        count += rows.nnz
+    return total / max(count, 1)

@@ -1,0 +1,76 @@
+"""The reconstruction term: Bernoulli log-likelihood of peaks, split so that its cost follows the open peaks.
+
+log p(x_i|z_i) = Σ_{j open} a_ij − Σ_j softplus(a_ij), with logits a_ij = w_j · h_i + b_j + s_i.
+
+The first sum needs only the products of open peaks: Σ_{j open} w_j · h_i = (X W)_i · h_i. The second runs over all peaks;
+a random subset of them, weighted by the inverse of its probability, estimates it without bias.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scale_toolkit.core.sparse import product
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+
+def open_logits(
+    opened: sparse.csr_matrix, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, offset: torch.Tensor
+) -> torch.Tensor:
+    """Σ of a cell's logits over its open peaks, (cells,).
+
+    Parameters
+    ----------
+    opened
+        Open peaks as ones, (cells, peaks).
+    hidden
+        (cells, d); with `weight` (peaks, d), `bias` (peaks,) and `offset` (cells,) gives the logits.
+    """
+    loadings = product(opened, torch.cat([weight, bias[:, None]], 1))  # (cells, d + 1)
+    n_open = torch.from_numpy(np.diff(opened.indptr).astype(np.float32)).to(hidden.device)
+    return (loadings[:, :-1] * hidden).sum(1) + loadings[:, -1] + n_open * offset
+
+
+def softplus_sum(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    offset: torch.Tensor,
+    subset: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Σ_j softplus(a_ij) of each cell, (cells,): over all peaks, or estimated from a subset of them.
+
+    `subset` holds the numbers of the peaks drawn, `scale` the inverse of the probability of each.
+    """
+    if subset is not None:
+        weight, bias = weight[subset], bias[subset]
+    total = functional.softplus(torch.addmm(bias, hidden, weight.T) + offset[:, None])  # (cells, subset)
+    return total.sum(1) if scale is None else total @ scale
+
+
+class PeakSampler:
+    """Draws subsets of peaks for `softplus_sum`: peaks in order of their rate, every subset taking one of each stratum.
+
+    Frequent peaks carry most of the sum, so strata are cut at equal shares of √rate: each peak of a stratum of n is
+    drawn with probability 1/n, and weighs n. Unbiased whatever the strata.
+    """
+
+    def __init__(self, rates: np.ndarray, size: int) -> None:
+        order = np.argsort(-rates, kind="stable")
+        share = np.cumsum(np.sqrt(rates[order] + 1 / len(rates)))
+        edges = np.unique(np.searchsorted(share, np.linspace(0, share[-1], size + 1)[1:-1], side="left"))
+        self._order = order
+        self._starts = np.concatenate([[0], edges[(edges > 0)]])
+        self._sizes = np.diff(np.append(self._starts, len(rates)))
+
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Peak numbers of a subset and their inverse probabilities, float32."""
+        at = self._starts + (rng.random(len(self._starts)) * self._sizes).astype(np.int64)
+        return self._order[at], self._sizes.astype(np.float32)

@@ -1,0 +1,335 @@
+"""The two ways to train SCALE, from a row source to a trained model: read one from top to bottom.
+
+`train_fast` is the default: depth is taken out first, the encoder starts as a spectral projection, the decoder one Newton
+step from there, and the mixture joins once the space has settled. `train_published` is the published model from random
+weights, also as release 1.1.2 computes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scale_toolkit.core.held_out import Thinned
+from scale_toolkit.core.initialise import (
+    Weighting,
+    cell_offsets,
+    decoder_step,
+    fit_mixture,
+    fit_weighting,
+    open_sums,
+    rasch,
+    spectral,
+)
+from scale_toolkit.core.loss import PeakSampler
+from scale_toolkit.core.model import Scale, Shape, sample
+from scale_toolkit.core.seed import generators, seeded_weights
+from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
+from scale_toolkit.core.trainer import Diverged, History, Neighbours, fit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scipy import sparse
+
+HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
+HELD_OUT_CELLS = 2000
+ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
+SAMPLED_PEAKS = 5_000
+
+
+@dataclass
+class Trained:
+    """A trained model and what encoding a cell needs besides: all of it can be written to a file and read back.
+
+    Attributes
+    ----------
+    model
+        Encoder, prior, decoder.
+    depth_bias
+        b of the depth-only model, (peaks,) float64, from which a cell's offset follows; None: no offsets.
+    weighting
+        How the encoder sees a cell; None: as open peaks (or log counts) are.
+    log_transform
+        The encoder sees log2(count + 1) instead of open peaks.
+    sampled
+        The latent vector is one random sample of z, as in release 1.1.2, not its mean.
+    history
+        Learning curves.
+    stopped
+        What went wrong, where training had to stop early with the last good weights.
+    """
+
+    model: Scale
+    depth_bias: np.ndarray | None
+    weighting: Weighting | None
+    log_transform: bool
+    sampled: bool
+    history: History
+    stopped: str = ""
+
+    def encoder_input(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Counts of some cells as the encoder sees them."""
+        rows = view(counts, log_transform=self.log_transform)
+        return rows if self.weighting is None else self.weighting(rows)
+
+    def offsets(self, n_open: np.ndarray) -> np.ndarray:
+        """Depth offset of cells with so many open peaks, (cells,); 0 where the model has none."""
+        if self.depth_bias is None:
+            return np.zeros(len(n_open))
+        return cell_offsets(n_open, self.depth_bias)
+
+
+@dataclass
+class Encoded:
+    """What the model says of cells: latent (cells, d), hidden (cells, h), posterior (cells, k), offset (cells,)."""
+
+    latent: np.ndarray
+    hidden: np.ndarray
+    posterior: np.ndarray
+    offset: np.ndarray
+
+
+def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix:
+    """Open peaks as ones, or log2(count + 1)."""
+    if not log_transform:
+        return binarise(counts)
+    logged = counts.astype(np.float32)
+    logged.data = np.log2(logged.data + 1)
+    return logged
+
+
+@torch.no_grad()
+def encode(trained: Trained, source: RowSource, *, seed: int, size: int = 4096) -> Encoded:
+    """Posterior means (or samples), hidden layer, responsibilities and offsets of every cell of `source`."""
+    _, noise = generators(seed)
+    latent, hidden, posterior, n_open = [], [], [], []
+    for _, rows in blocks(source, size):
+        mean, log_variance = trained.model(trained.encoder_input(rows))
+        z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(mean)) if trained.sampled else mean
+        latent.append(z.cpu().numpy())
+        hidden.append(trained.model.decoder(z).cpu().numpy())
+        posterior.append(trained.model.prior.responsibilities(z).cpu().numpy())
+        n_open.append(np.diff(binarise(rows).indptr))
+    return Encoded(
+        np.concatenate(latent),
+        np.concatenate(hidden),
+        np.concatenate(posterior),
+        trained.offsets(np.concatenate(n_open)).astype(np.float32),
+    )
+
+
+def train_fast(
+    source: RowSource,
+    *,
+    n_components: int,
+    latent: int,
+    encode_dim: tuple[int, ...],
+    decode_dim: tuple[int, ...],
+    spectral_dim: int,
+    lr: float,
+    batch_size: int,
+    max_iter: int,
+    max_epochs: int,
+    mixture_epoch: int,
+    weight_decay: float,
+    mask: float,
+    n_neighbors: int,
+    neighbour_share: float,
+    ridge: float,
+    patience: int,
+    log_transform: bool,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[int, History], None] | None = None,
+) -> Trained:
+    """Depth offsets, spectral start, one Newton step for the decoder, then ELBO steps on all of it.
+
+    Parameters
+    ----------
+    source
+        Counts; open peaks are modelled.
+    spectral_dim
+        Spectral coordinates the encoder starts from; the first `latent` of them are z at the start.
+    n_neighbors, neighbour_share
+        In a step, this share of the cells reconstructs one of its nearest cells in the spectral space instead of itself.
+    ridge
+        Precision of a normal prior on the decoder's loadings in the Newton step.
+    Others
+        As in `trainer.fit`.
+    """
+    rng, noise = generators(seed)
+    thinned = Thinned(source, HELD_OUT_SHARE, HELD_OUT_CELLS, seed)
+    cell_sums, peak_sums = open_sums(thinned)
+    offset, bias = rasch(cell_sums, peak_sums)
+
+    def seen(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        return view(counts, log_transform=log_transform)
+
+    weighting = fit_weighting(thinned, seen, peak_sums)
+
+    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        return weighting(seen(counts))
+
+    weighted = stack(encoder_input(rows) for _, rows in blocks(thinned))
+    coordinates, projection = start_coordinates(weighted, max(spectral_dim, latent), seed)
+    del weighted
+    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=projection.weight.shape[1])
+    with seeded_weights(seed):
+        model = Scale(shape)
+    model.encoder.start(torch.from_numpy(projection.weight), torch.from_numpy(projection.shift))
+    start = coordinates[:, :latent]
+    if not decode_dim:
+        opened = stack(binarise(rows) for _, rows in blocks(thinned))
+        loadings = decoder_step(opened, start, offset, bias, ridge)
+        del opened
+        with torch.no_grad():
+            model.decoder.weight.copy_(torch.from_numpy(loadings))
+    with torch.no_grad():
+        model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
+    model.to(device)
+
+    def put_mixture(z: np.ndarray) -> None:
+        set_mixture(model, z, n_components, seed)
+
+    history, stopped = _fit(
+        model,
+        thinned,
+        encoder_input,
+        offset,
+        rng=rng,
+        noise=noise,
+        batch_size=batch_size,
+        max_iter=max_iter,
+        max_epochs=max_epochs,
+        lr=lr,
+        weight_decay=weight_decay,
+        mask=mask,
+        neighbours=near_cells(start, n_neighbors, neighbour_share),
+        sampler=sampler_of(peak_sums, source.n_cells),
+        on_mixture=put_mixture,
+        mixture_epoch=mixture_epoch,
+        patience=patience,
+        on_epoch=on_epoch,
+    )
+    return Trained(model, bias, weighting, log_transform, False, history, stopped)
+
+
+def train_published(
+    source: RowSource,
+    *,
+    n_components: int,
+    latent: int,
+    encode_dim: tuple[int, ...],
+    decode_dim: tuple[int, ...],
+    lr: float,
+    batch_size: int,
+    max_iter: int,
+    weight_decay: float,
+    patience: int,
+    log_transform: bool,
+    release: bool,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[int, History], None] | None = None,
+) -> Trained:
+    """The published model: random weights, a mixture fitted to the untrained encoder, and up to `max_iter` steps.
+
+    As published, π and σ² stay valid by construction, training stops when hidden open peaks are no longer better
+    predicted (`patience` epochs), and the latent vector is the posterior mean. With `release`, as 1.1.2 computes it: π and σ²
+    unconstrained, γ with a floor, no early stopping, the last partial batch dropped, and a latent vector that is a sample.
+    """
+    rng, noise = generators(seed)
+    cells = source if release else Thinned(source, HELD_OUT_SHARE, HELD_OUT_CELLS, seed)
+
+    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        return view(counts, log_transform=log_transform)
+
+    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release)
+    with seeded_weights(seed):
+        model = Scale(shape)
+        model.reset_as_published()
+    model.to(device)
+
+    def put_mixture(mean: np.ndarray) -> None:
+        set_mixture(model, mean, n_components, seed, n_init=1)
+
+    history, stopped = _fit(
+        model,
+        cells,
+        encoder_input,
+        np.zeros(source.n_cells),
+        rng=rng,
+        noise=noise,
+        batch_size=min(batch_size, source.n_cells),
+        max_iter=max_iter,
+        max_epochs=max_iter,
+        lr=lr,
+        weight_decay=weight_decay,
+        clip=10.0,
+        on_mixture=put_mixture,
+        drop_last=release,
+        patience=0 if release else patience,
+        on_epoch=on_epoch,
+    )
+    return Trained(model, None, None, log_transform, release, history, stopped)
+
+
+def _fit(model: Scale, *args, **settings) -> tuple[History, str]:
+    """`trainer.fit`, with a divergence after the first epoch turned into words: the last good weights are kept."""
+    try:
+        return fit(model, *args, **settings), ""
+    except Diverged as error:
+        if error.epoch == 1:
+            raise
+        return error.history, str(error)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The spectral projection as a linear layer: ``weighted @ weight + shift`` has mean 0 and spread 1 a coordinate."""
+
+    weight: np.ndarray
+    shift: np.ndarray
+
+
+def start_coordinates(weighted: sparse.csr_matrix, n: int, seed: int) -> tuple[np.ndarray, Projection]:
+    """Spectral coordinates (cells, n), each with mean 0 and spread 1, and the projection that gives them.
+
+    A matrix too small for `n` dimensions gives zeros in those it lacks: training may still use them.
+    """
+    _, _, right = spectral(weighted, n, seed)
+    right = np.pad(right, ((0, 0), (0, n - right.shape[1])))
+    raw = weighted @ right
+    spread = raw.std(0)
+    scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0)
+    weight = (right * scale).astype(np.float32)
+    shift = (-raw.mean(0) * scale).astype(np.float32)
+    return (raw * scale + shift).astype(np.float32), Projection(weight, shift)
+
+
+def near_cells(start: np.ndarray, n_neighbors: int, share: float) -> Neighbours | None:
+    """The nearest cells of each cell in the start space, itself left out; None for a single cell or no share."""
+    from sklearn.neighbors import NearestNeighbors
+
+    n = min(n_neighbors, len(start) - 1)
+    if n < 1 or share == 0:
+        return None
+    index = NearestNeighbors(n_neighbors=n).fit(start).kneighbors(return_distance=False)
+    return Neighbours(index, share)
+
+
+def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:
+    """A sampler of peaks where there are too many to sum over in each step."""
+    if len(peak_sums) <= ALL_PEAKS_UP_TO:
+        return None
+    return PeakSampler(peak_sums / n_cells, SAMPLED_PEAKS)
+
+
+def set_mixture(model: Scale, z: np.ndarray, n_components: int, seed: int, n_init: int = 1) -> None:
+    """Fit a mixture to latent vectors and make it the prior."""
+    fitted = fit_mixture(z, n_components, seed, n_init)
+    model.prior.set(*(torch.from_numpy(np.asarray(part, np.float32)) for part in fitted))

@@ -1,0 +1,332 @@
+"""``train``: learn SCALE's latent space, and write all that later stages need into the AnnData."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scale_toolkit import __version__, keys
+from scale_toolkit.config import TrainConfig
+from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, TrainingError
+from scale_toolkit.stages._stage import Progress, note, stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from anndata import AnnData
+
+    from scale_toolkit.core.recipes import Encoded, Trained
+    from scale_toolkit.core.trainer import History
+
+#: How the fast preset trains, chosen by held-out likelihood and stability over seeds (benchmarks/RESULTS.md).
+FAST = {
+    "spectral_dim": 30,
+    "mask": 0.3,
+    "n_neighbors": 10,
+    "neighbour_share": 0.5,
+    "ridge": 1.0,
+    "max_epochs": 60,
+    "mixture_epoch": 15,
+}
+
+
+@stage("train", TrainConfig, reads=("X",))
+def train(
+    adata: AnnData,
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    keep_model: Callable[[bytes], None] | None = None,
+) -> AnnData:
+    """Train SCALE on the open peaks of `adata` (Xiong et al. 2019, Nat Commun 10:4576).
+
+    Parameters
+    ----------
+    adata
+        Counts, cells × peaks. Where ``var['selected']`` marks peaks, the model sees only those. Results are written into it.
+    config
+        Options.
+    progress
+        Called after each epoch.
+    keep_model
+        Receives the bytes of the model file, from which `encode` encodes new cells.
+
+    Returns
+    -------
+    `adata`, with these slots:
+
+    ``obsm['X_scale']``, ``obsm['latent']`` (cells × latent, float32)
+        Posterior mean of z (``preset="release"``: one sample).
+    ``obsm['scale_hidden']`` (cells × hidden, float32)
+        The decoder's last hidden layer, only with ``decode_dim``.
+    ``varm['scale_decoder']`` (peaks × latent or hidden), ``var['scale_bias']``, ``obs['scale_offset']`` (float32)
+        Probability of an open peak: sigmoid(decoder_j · z_i + bias_j + offset_i). Peaks not modelled have bias NaN.
+    ``obsm['scale_posterior']`` (cells × components, float32), ``obs['scale_component']``
+        Responsibilities and their argmax.
+    ``obs['scale_open_rate']``, ``var['scale_open_rate']`` (float64)
+        Share of modelled peaks open in a cell, and of cells a peak is open in.
+    ``uns['scale_mixture']``, ``uns['scale_history']``
+        The prior, and the learning curves.
+
+    Raises
+    ------
+    InputError
+        Negative, fractional or missing counts, fewer than two cells.
+    DeviceError
+        The device asked for is not there.
+    TrainingError
+        The loss was not a number in the first epoch.
+    """
+    from scale_toolkit.core.checkpoint import dumps
+    from scale_toolkit.core.sparse import MatrixRows
+
+    settings = config.resolved()
+    device = find_device(config.device)
+    modelled = modelled_peaks(adata)
+    counts = modelled_counts(adata, modelled)
+    trained = _train(MatrixRows(counts), settings, device, progress)
+    _write(adata, trained, counts, modelled, settings.seed)
+    if keep_model is not None:
+        facts = {"version": __version__, "options": settings.as_dict()}
+        keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
+    history = trained.history
+    note(adata, epochs=len(history.loss), best_epoch=history.best_epoch, steps=history.steps, device=str(device))
+    if trained.stopped:
+        note(adata, stopped=trained.stopped)
+    return adata
+
+
+@stage("train", TrainConfig, reads=("X",))
+def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = None, model: bytes) -> AnnData:
+    """Encode cells with a trained model, without training: `train --pretrain`.
+
+    Peaks are matched by name. A peak the model knows and `adata` lacks counts as closed, and is told; a peak the model
+    does not know is not modelled. Writes the slots of `train`, but ``uns['scale_history']``.
+
+    Parameters
+    ----------
+    adata
+        Counts, cells × peaks.
+    config
+        Options: the device, the threads and the seed matter here.
+    progress
+        Not called: encoding is one pass.
+    model
+        Bytes of the file that `train` kept.
+
+    Raises
+    ------
+    InputError
+        The bytes are no model of ours, or model and cells share no peak.
+    """
+    import warnings
+
+    from scale_toolkit.core.checkpoint import NotAModel, loads
+
+    try:
+        trained, peaks, facts = loads(model)
+    except NotAModel as error:
+        raise InputError(f"the model file is {error}", "a file written by `scale train --model`", "train again") from None
+    place = adata.var_names.get_indexer(peaks)  # where each of the model's peaks is here; -1: nowhere
+    known = place >= 0
+    if not known.any():
+        raise InputError(
+            f"none of the model's {len(peaks):,} peaks is here (model: {peaks[0]}; here: {adata.var_names[0]})",
+            "cells counted over the peaks the model was trained on",
+            "count these cells over the model's peaks",
+        )
+    if not known.all():
+        missing = [name for name, here in zip(peaks, known, strict=True) if not here]
+        warnings.warn(
+            f"{len(missing):,} of the model's {len(peaks):,} peaks are not here ({', '.join(missing[:3])}, …): "
+            "taken as closed in every cell; latent vectors are less exact for it",
+            ScaleWarning,
+            stacklevel=2,
+        )
+    device = find_device(config.device)
+    trained.model.to(device)
+    modelled = np.zeros(adata.n_vars, bool)
+    modelled[place[known]] = True
+    keys.HISTORY.drop(adata)
+    _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config.seed, place=place)
+    note(adata, pretrained=True, model_version=facts.get("version", ""), peaks_missing=int((~known).sum()))
+    return adata
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of this name; ``auto`` is a CUDA GPU where there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"device is {name!r}", "auto, cpu, cuda, cuda:N or mps", "use --device auto")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
+    if not there:
+        raise DeviceError(
+            f"no {device.type.upper()} device is here, and {name} was asked for",
+            "a GPU that torch can use",
+            "use --device auto to take the CPU where there is no GPU",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs", "a number below that", "use --device cuda"
+        )
+    return device
+
+
+def modelled_peaks(adata: AnnData) -> np.ndarray:
+    """Which peaks the model sees, (peaks,) bool: the selected ones, or all where none are marked."""
+    if not keys.SELECTED.found_in(adata):
+        return np.ones(adata.n_vars, bool)
+    selected = np.asarray(keys.SELECTED.get(adata), bool)
+    if not selected.any():
+        raise InputError(f"{keys.SELECTED} marks none of {adata.n_vars:,} peaks", "some", "run `scale select-peaks` again")
+    return selected
+
+
+def counts_of(adata: AnnData) -> sparse.csr_matrix:
+    """``adata.X`` as CSR, or an error that says which stage to run."""
+    if adata.X is None:
+        raise InputError("X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first")
+    return sparse.csr_matrix(adata.X)
+
+
+def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
+    """Counts of the modelled peaks, checked: whole numbers of at least two cells."""
+    counts = counts_of(adata)
+    if adata.n_obs < 2 or adata.n_vars < 1:
+        raise InputError(
+            f"{adata.n_obs} cells × {adata.n_vars} peaks", "two cells or more", "check the filters of `scale prepare`"
+        )
+    data = counts.data
+    if not np.isfinite(data).all() or (data < 0).any() or (data != np.floor(data)).any():
+        raise InputError("X holds negative, fractional or missing values", "counts", "give the raw counts to `scale prepare`")
+    return counts if modelled.all() else counts[:, np.flatnonzero(modelled)]
+
+
+def in_model_order(counts: sparse.csr_matrix, place: np.ndarray) -> sparse.csr_matrix:
+    """Columns of `counts` in the order of the model's peaks; a peak that is nowhere (-1) is a column of zeros."""
+    known = place >= 0
+    here = counts.tocsc()[:, place[known]]
+    lengths = np.zeros(len(place), np.int64)
+    lengths[known] = np.diff(here.indptr)
+    pointers = np.concatenate([[0], np.cumsum(lengths)])
+    return sparse.csc_matrix((here.data, here.indices, pointers), (counts.shape[0], len(place))).tocsr()
+
+
+def _train(source, settings: TrainConfig, device: torch.device, progress: Progress | None) -> Trained:
+    from scale_toolkit.core.recipes import train_fast, train_published
+    from scale_toolkit.core.trainer import Diverged
+
+    fast = settings.preset == "fast"
+    batch_size = fast_batch_size(source.n_cells) if settings.batch_size is None else settings.batch_size
+    steps_an_epoch = max(round(source.n_cells / batch_size), 1)
+    max_epochs = FAST["max_epochs"] if fast else -(-settings.max_iter // steps_an_epoch)
+
+    def on_epoch(epoch: int, history: History) -> None:
+        if progress is not None:
+            held_out = f", held-out {history.held_out[-1]:.4f}" if history.held_out else ""
+            progress(f"loss {history.loss[-1]:.1f}{held_out}", epoch, min(max_epochs, -(-settings.max_iter // steps_an_epoch)))
+
+    common = {
+        "n_components": settings.n_components,
+        "latent": settings.latent,
+        "encode_dim": settings.encode_dim,
+        "decode_dim": settings.decode_dim,
+        "lr": settings.lr,
+        "batch_size": batch_size,
+        "max_iter": settings.max_iter,
+        "weight_decay": settings.weight_decay,
+        "patience": settings.patience,
+        "log_transform": settings.log_transform,
+        "seed": settings.seed,
+        "device": device,
+        "on_epoch": on_epoch,
+    }
+    try:
+        trained = (
+            train_fast(source, **common, **FAST)
+            if fast
+            else train_published(source, **common, release=settings.preset == "release")
+        )
+    except Diverged as error:
+        raise TrainingError(
+            f"training met a value that is not a number in epoch {error.epoch}, in {error.parameter}",
+            do=f"lower the learning rate: --lr {settings.lr / 10:g}",
+        ) from None
+    if trained.stopped:
+        import warnings
+
+        warnings.warn(
+            f"training stopped early ({trained.stopped}); the last good weights are kept; a lower --lr may go further",
+            ScaleWarning,
+            stacklevel=2,
+        )
+    return trained
+
+
+def fast_batch_size(n_cells: int) -> int:
+    """Cells a step of the fast preset: about a sixteenth of the cells, a power of two from 64 to 512."""
+    return int(np.clip(2 ** np.floor(np.log2(max(n_cells / 16, 1))), 64, 512))
+
+
+def _write(
+    adata: AnnData,
+    trained: Trained,
+    counts: sparse.csr_matrix,
+    modelled: np.ndarray,
+    seed: int,
+    place: np.ndarray | None = None,
+) -> None:
+    """Write the slots of `train`; `place` says where each of the model's peaks is in `adata`, -1 for nowhere."""
+    from scale_toolkit.core.recipes import encode as encode_cells
+    from scale_toolkit.core.sparse import MatrixRows, binarise
+
+    encoded: Encoded = encode_cells(trained, MatrixRows(counts), seed=seed)
+    place = np.flatnonzero(modelled) if place is None else place
+    here = place >= 0
+    opened = binarise(counts)
+    for slot in (keys.IMPUTED, keys.BINARY, keys.HIDDEN):
+        slot.drop(adata)  # of a former model
+    keys.LATENT.set(adata, encoded.latent)
+    keys.LATENT_SCALE.set(adata, encoded.latent.copy())
+    if trained.model.shape.decode_dim:
+        keys.HIDDEN.set(adata, encoded.hidden)
+    decoder = trained.model.decoder
+    weight = decoder.weight.detach().cpu().numpy()
+    keys.DECODER.set(adata, _spread(weight[here], place[here], (adata.n_vars, weight.shape[1]), 0))
+    keys.BIAS.set(adata, _spread(decoder.bias.detach().cpu().numpy()[here], place[here], (adata.n_vars,), np.nan))
+    keys.OFFSET.set(adata, encoded.offset)
+    keys.CELL_OPEN_RATE.set(adata, np.diff(opened.indptr) / opened.shape[1])
+    rates = np.bincount(opened.indices, minlength=opened.shape[1]) / opened.shape[0]
+    keys.PEAK_OPEN_RATE.set(adata, _spread(rates[here], place[here], (adata.n_vars,), np.nan))
+    keys.POSTERIOR.set(adata, encoded.posterior)
+    k = trained.model.shape.n_components
+    keys.COMPONENT.set(
+        adata, pd.Categorical.from_codes(encoded.posterior.argmax(1), [str(c) for c in range(k)]).remove_unused_categories()
+    )
+    prior = trained.model.prior
+    keys.MIXTURE.set(adata, {name: value.detach().cpu().numpy() for name, value in prior.parameters_of().items()})
+    history = trained.history
+    if history.loss:
+        curves = {"loss": history.loss, "reconstruction": history.reconstruction, "divergence": history.divergence}
+        if history.held_out:
+            curves["held_out"] = history.held_out[1:]
+            curves["held_out_start"] = history.held_out[:1]
+        keys.HISTORY.set(adata, {name: np.asarray(curve) for name, curve in curves.items()})
+
+
+def _spread(values: np.ndarray, place: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    """`values` of some peaks in an array over all peaks, `fill` elsewhere; keeps the dtype."""
+    spread = np.full(shape, fill, values.dtype)
+    spread[place] = values
+    return spread
