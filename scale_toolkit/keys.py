@@ -99,6 +99,16 @@ NEIGHBORS = Slot("uns", "neighbors", "cluster", "", "dict", "scanpy's descriptio
 DISTANCES = Slot("obsp", "distances", "cluster", "cells × cells", "float64 CSR", "distance of each cell to its neighbours")
 CONNECTIVITIES = Slot("obsp", "connectivities", "cluster", "cells × cells", "float32 CSR", "weights of the neighbour graph")
 
+# simulate: the truth
+CELL_TYPE = Slot("obs", "cell_type", "simulate", "cells", "category", "planted cluster; the nearer one on a path between two")
+IS_DOUBLET = Slot("obs", "is_doublet", "simulate", "cells", "bool", "whether the cell is the union of two")
+DOUBLET_WITH = Slot("obs", "doublet_with", "simulate", "cells", "category", "cluster of a doublet's second cell")
+PATH_FROM = Slot("obs", "path_from", "simulate", "cells", "category", "start of the path between two clusters a cell is on")
+PATH_TO = Slot("obs", "path_to", "simulate", "cells", "category", "end of that path")
+PATH_POSITION = Slot("obs", "path_position", "simulate", "cells", "float64", "place on that path, in [0, 1]; NaN off any")
+TRUE_DEPTH = Slot("obs", "true_depth", "simulate", "cells", "float64", "expected open peaks of a cell, or of a doublet's halves")
+PROGRAM = Slot("var", "program", "simulate", "peaks", "category", "cluster, or pair of clusters, that has the peak's odds raised")
+
 # every stage
 RECEIPTS = Slot("uns", "scale", "any stage", "", "str", "JSON list: stage, version, options, seed, threads, input digest")
 RUNTIME = Slot("uns", "scale_runtime", "any stage", "", "str", "JSON list: seconds, peak memory, host; differs between equal runs")

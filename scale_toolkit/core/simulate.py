@@ -1,0 +1,296 @@
+"""Cells with planted clusters, made block by block at a cost that follows the open peaks.
+
+Peak j of a cell of cluster c is hit by a Poisson number of cuts of rate D·q_cj, and open where it is hit:
+
+    q_cj ∝ exp(a_j + δ e_j [j belongs to a program of c]),   a_j ~ N(0, 1),   P(open) = 1 − exp(−D q_cj)
+
+Log-normal peak rates of standard deviation 1 have the heavy tail of real sets (coefficient of variation of open rates
+0.6 to 2.0 in Leukemia, Forebrain, Granja's bone marrow and 10x data); the depth D of a cell is chosen so that the expected
+number of its open peaks is log-normal (standard deviation 0.35; 0.3 to 1.0 there) around the median asked for.
+Every cluster has a program of its own peaks, and clusters come in pairs that share a second program, so that siblings
+are harder to tell apart than strangers. The effect δ is solved from the sizes (`_effect`), so that the task is as hard for
+1,000 cells as for 10,000: see there.
+
+All cuts of the cells of one cluster in a block are one Poisson process on a line, the cells' depths laid end to end: sorted
+exponential spacings give each cell's cuts in the order of its peaks, and nothing is ever sorted or made dense.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Standard deviation of the log of: peak rates, expected open peaks a cell, a batch's peak rates, a batch's depth.
+PEAK_SPREAD, DEPTH_SPREAD, BATCH_PEAK_SPREAD, BATCH_DEPTH_SPREAD = 1.0, 0.35, 0.3, 0.2
+#: Shares of all peaks in a cluster's own program and in a pair's, at most; and in all programs of a kind together.
+PROGRAM_SHARE, ALL_PROGRAMS_SHARE = 0.04, 0.3
+#: Separation of sibling clusters, in standard deviations, that is left after a spectral embedding: this, and this times the
+#: share of open peaks. Both measured (see `_effect`).
+SEPARATION, SEPARATION_BY_SHARE = 3.3, 55.0
+#: Largest log fold change of a program's peaks.
+LARGEST_EFFECT = 4.0
+
+_OPEN_PEAKS_A_BLOCK = 2_000_000
+_CELLS_A_BLOCK = 1024
+
+# Streams of random numbers, so that a change of one part leaves the others as they were.
+_PEAKS, _CELLS, _BATCHES, _BLOCKS, _INTERVALS = range(5)
+
+
+class PlantedCells:
+    """The truth about simulated cells and peaks, and their counts as CSR blocks of rows (a `lazy.RowBlocks`).
+
+    Parameters
+    ----------
+    n_cells, n_peaks, n_clusters, n_batches
+        Sizes.
+    open_peaks
+        Median number of open peaks a cell.
+    doublets, continuum
+        Shares of cells that are the union of two cells of different clusters, or lie on a path between two clusters.
+    seed
+        Of everything: equal arguments give equal bytes.
+
+    Attributes
+    ----------
+    cluster, other
+        Cluster of each cell, and the other cluster of a doublet or of a path; -1: none.
+    batch
+        Batch of each cell.
+    is_doublet
+        Whether a cell is a doublet.
+    position
+        Where on the path from `cluster` to `other` a cell lies, in [0, 1]; NaN off any path.
+    depth
+        Expected number of open peaks of each cell; of a doublet, of each of its two cells.
+    program
+        Program of each peak: a cluster's own, or n_clusters + the number of a pair; -1: none.
+    """
+
+    dtype = np.dtype(np.float32)
+    format = "csr"
+
+    def __init__(
+        self,
+        *,
+        n_cells: int,
+        n_peaks: int,
+        n_clusters: int,
+        open_peaks: float,
+        n_batches: int = 1,
+        doublets: float = 0.0,
+        continuum: float = 0.0,
+        seed: int = 18,
+    ) -> None:
+        self.shape = (n_cells, n_peaks)
+        self.n_clusters, self.open_peaks, self.seed = n_clusters, open_peaks, seed
+        self._plant_peaks()
+        self._plant_batches(n_batches)
+        self._plant_cells(doublets, continuum)
+        self.effect = _effect(self)
+
+    def _plant_peaks(self) -> None:
+        rng = self._rng(_PEAKS)
+        n_peaks, n_pairs = self.shape[1], (self.n_clusters + 1) // 2
+        self.base = rng.normal(0, PEAK_SPREAD, n_peaks)
+        self.lift = rng.uniform(0.5, 1.5, n_peaks)
+        sizes = [
+            max(1, int(n_peaks * min(PROGRAM_SHARE, ALL_PROGRAMS_SHARE / n)))
+            for n in (self.n_clusters, n_pairs)
+            for _ in range(n)
+        ]
+        programs = np.repeat(np.arange(len(sizes)), sizes)[:n_peaks]
+        self.program = np.full(n_peaks, -1)
+        self.program[rng.permutation(n_peaks)[: len(programs)]] = programs
+
+    def _plant_batches(self, n_batches: int) -> None:
+        rng = self._rng(_BATCHES)
+        self.n_batches = n_batches
+        shift = rng.normal(0, BATCH_DEPTH_SPREAD, n_batches)
+        self.batch_depth = np.exp(shift - shift.mean())
+
+    def _plant_cells(self, doublets: float, continuum: float) -> None:
+        rng, n_cells, k = self._rng(_CELLS), self.shape[0], self.n_clusters
+        share = rng.dirichlet(np.full(k, 20.0))
+        self.cluster = np.concatenate([np.arange(k), rng.choice(k, n_cells - k, p=share)])[rng.permutation(n_cells)]
+        self.batch = rng.integers(0, self.n_batches, n_cells)
+        self.depth = self.open_peaks * np.exp(rng.normal(0, DEPTH_SPREAD, n_cells)) * self.batch_depth[self.batch]
+        np.minimum(self.depth, 0.9 * self.shape[1], out=self.depth)
+        order = rng.permutation(n_cells)
+        n_doublets, n_continuum = round(doublets * n_cells), round(continuum * n_cells)
+        on_path = order[n_doublets : n_doublets + n_continuum]
+        self.is_doublet = np.zeros(n_cells, bool)
+        self.is_doublet[order[:n_doublets]] = True
+        mixed = order[: n_doublets + n_continuum]
+        self.other = np.full(n_cells, -1)
+        self.other[mixed] = (self.cluster[mixed] + rng.integers(1, max(k, 2), len(mixed))) % k
+        self.position = np.full(n_cells, np.nan)
+        self.position[on_path] = rng.random(len(on_path))
+
+    def blocks(self) -> Iterator[sparse.csr_matrix]:
+        """Yield the counts of consecutive cells; block i is the same whatever else is made."""
+        height = max(1, min(_CELLS_A_BLOCK, int(_OPEN_PEAKS_A_BLOCK / self.open_peaks)))
+        for number, start in enumerate(range(0, self.shape[0], height)):
+            yield self._block(self._rng(_BLOCKS, number), np.arange(start, min(start + height, self.shape[0])))
+
+    def _block(self, rng: np.random.Generator, cells: np.ndarray) -> sparse.csr_matrix:
+        opened: list[np.ndarray] = [np.empty(0, np.int32)] * len(cells)
+        on_path = np.isfinite(self.position[cells])
+        for rows, clusters in [
+            (np.flatnonzero(~on_path), self.cluster[cells]),
+            (np.flatnonzero(self.is_doublet[cells]), self.other[cells]),  # the doublets' other halves
+        ]:
+            groups = clusters[rows] * self.n_batches + self.batch[cells[rows]]
+            for group in np.unique(groups):
+                members = rows[groups == group]
+                log_rate = self.log_rates(*divmod(int(group), self.n_batches))
+                for row, peaks in zip(members, _open_peaks(rng, log_rate, self.depth[cells[members]])):
+                    opened[row] = np.union1d(opened[row], peaks) if len(opened[row]) else peaks
+        for row in np.flatnonzero(on_path):
+            cell = cells[row]
+            start, end = (self.log_rates(int(c[cell]), int(self.batch[cell])) for c in (self.cluster, self.other))
+            log_rate = start + self.position[cell] * (end - start)
+            (opened[row],) = _open_peaks(rng, log_rate, self.depth[[cell]])
+        starts = np.cumsum([0, *map(len, opened)])
+        counts = _COUNTS[rng.integers(0, len(_COUNTS), starts[-1], np.uint16)]
+        return sparse.csr_matrix((counts, np.concatenate(opened), starts), shape=(len(cells), self.shape[1]))
+
+    def log_rates(self, cluster: int, batch: int = 0) -> np.ndarray:
+        """Log rate of each peak in a cluster and batch, up to a constant."""
+        rate = self.cluster_log_rates(cluster, self.effect)
+        if self.n_batches > 1:
+            rate += self._rng(_BATCHES, batch + 1).normal(0, BATCH_PEAK_SPREAD, len(rate))
+        return rate - _log_sum(rate)
+
+    def cluster_log_rates(self, cluster: int, effect: float) -> np.ndarray:
+        """Log rate of each peak in a cluster, up to a constant, where programs have the log fold change `effect`."""
+        raised = (self.program == cluster) | (self.program == self.n_clusters + cluster // 2)
+        return self.base + effect * self.lift * raised
+
+    def intervals(self) -> list[str]:
+        """Peak names ``chr:start-end``: 500 bp each, sorted, without overlap, over chr1 to chr22 and X of GRCh38."""
+        return _intervals(self._rng(_INTERVALS), self.shape[1])
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *stream])
+
+
+def _open_peaks(rng: np.random.Generator, log_rate: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
+    """Sorted open peaks of each of some cells with the same peak rates and `wanted` expected open peaks each."""
+    rate = np.exp(log_rate)
+    rate /= rate.sum()
+    depths = _depths(rate, wanted)
+    ends = np.cumsum(depths)
+    # Sorted uniform points on the line of all cells' depths: the partial sums of exponential spacings.
+    cuts = np.cumsum(rng.standard_exponential(rng.poisson(ends[-1]) + 1))
+    cuts = cuts[:-1] * (ends[-1] / cuts[-1])
+    splits = np.searchsorted(cuts, ends[:-1])
+    cell = np.repeat(np.arange(len(depths)), np.diff([0, *splits, len(cuts)]))
+    place = (cuts - (ends - depths)[cell]) / depths[cell]
+    peak = np.searchsorted(np.cumsum(rate), place, side="right").astype(np.int32)
+    np.minimum(peak, len(rate) - 1, out=peak)
+    first = np.empty(len(peak), bool)
+    first[:1] = True
+    np.not_equal(peak[1:], peak[:-1], out=first[1:])
+    first[splits[splits < len(first)]] = True
+    return np.split(peak[first], np.cumsum(np.bincount(cell[first], minlength=len(depths)))[:-1])
+
+
+def _depths(rate: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Depths D at which the expected number of open peaks, Σ_j 1 − exp(−D rate_j), is `wanted`."""
+    # Peaks of nearly equal rate are taken together: a few hundred groups in place of many thousand peaks.
+    order = np.sort(rate)
+    edges = np.unique(np.linspace(0, len(order), min(len(order), 512) + 1).astype(int))
+    sizes = np.diff(edges)
+    means = np.add.reduceat(order, edges[:-1]) / sizes
+    grid = np.geomspace(max(wanted.min(), 1e-3) * 0.5, wanted.max() * 1e4, 400)
+    expected = (sizes * -np.expm1(-grid[:, None] * means)).sum(axis=1)
+    return np.exp(np.interp(np.log(wanted), np.log(expected), np.log(grid)))
+
+
+def _effect(cells: PlantedCells) -> float:
+    """Log fold change δ of the programs at which sibling clusters lie `SEPARATION` apart in a spectral embedding.
+
+    Seen from the peaks, two siblings lie d apart, in standard deviations of a cell of median depth along the line between
+    them. A truncated SVD of n cells finds that line only in part: for a direction of variance v, in units of the noise,
+    among c = (effective peaks)/n noise directions a cell, the squared cosine between the true and the found coordinates of
+    the cells is (v² − c)/(v² + v), and 0 where v² < c (Benaych-Georges & Nadakuditi 2012, J Multivar Anal 111:120). δ is
+    where d² times that cosine is the square of `SEPARATION` + `SEPARATION_BY_SHARE` · (share of open peaks), so that a
+    small shallow set has stronger programs than a large deep one, and both are equally hard. The second term is there
+    because depth saturates where many peaks are open, and then takes a dimension of its own, which k-means splits first.
+    The two constants were fitted once so that TF-IDF and SVD with k-means score an ARI of 0.85 to 0.95 (figures by
+    ``benchmarks/simulator_difficulty.py`` in ``benchmarks/RESULTS.md``).
+    """
+    if cells.n_clusters == 1:
+        return 1.0
+    wanted = SEPARATION + SEPARATION_BY_SHARE * cells.open_peaks / cells.shape[1]
+    low, high = 0.0, LARGEST_EFFECT
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _separation(cells, middle) < wanted else (low, middle)
+    return (low + high) / 2
+
+
+def _separation(cells: PlantedCells, effect: float) -> float:
+    """Distance of the first two clusters that is left after a spectral embedding, in standard deviations."""
+    p = []
+    for cluster in (0, 1):
+        rate = np.exp(cells.cluster_log_rates(cluster, effect))
+        rate /= rate.sum()
+        p.append(-np.expm1(-_depths(rate, np.array([min(cells.open_peaks, 0.9 * len(rate))])) * rate))
+    noise = (p[0] * (1 - p[0]) + p[1] * (1 - p[1])) / 2
+    apart = (p[0] - p[1]) ** 2
+    if not apart.any():
+        return 0.0
+    noise_along = (apart * noise).sum() / apart.sum()  # variance along the line between the two
+    noise_typical = (noise**2).sum() / noise.sum()  # and along a direction that an SVD would find in noise
+    distance = apart.sum() / noise_along
+    variance = apart.sum() / (2 * cells.n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
+    directions = noise.sum() / noise_typical / cells.shape[0]
+    return (distance * max(0.0, variance**2 - directions) / (variance**2 + variance)) ** 0.5
+
+
+def _log_sum(log_rate: np.ndarray) -> float:
+    top = log_rate.max()
+    return top + np.log(np.exp(log_rate - top).sum())
+
+
+def _count_table() -> np.ndarray:
+    """65,536 equally likely counts of an open peak.
+
+    1 + Poisson(0.15) fragments, each cut at both ends within the peak with probability 0.55: 39 % ones, 49 % twos, mean
+    1.8, as in Granja's 10x bone marrow (39 % and 52 %).
+    """
+    rng = np.random.default_rng(0)
+    fragments = 1 + rng.poisson(0.15, 2**16)
+    return (fragments + rng.binomial(fragments, 0.55)).astype(np.float32)
+
+
+_COUNTS = _count_table()
+
+# Lengths of chr1 to chr22 and X of GRCh38, in Mb.
+_CHROMOSOMES = dict(
+    zip(
+        [*map(str, range(1, 23)), "X"],
+        [248, 242, 198, 190, 181, 170, 159, 145, 138, 133, 135, 133, 114, 107, 101, 90, 83, 80, 58, 64, 46, 50, 156],
+    )
+)
+PEAK_WIDTH = 500
+#: More peaks than this would overlap.
+MOST_PEAKS = sum(_CHROMOSOMES.values()) * 10**6 // (2 * PEAK_WIDTH)
+
+
+def _intervals(rng: np.random.Generator, n_peaks: int) -> list[str]:
+    lengths = np.array(list(_CHROMOSOMES.values())) * 10**6
+    last = np.rint(np.cumsum(lengths) / lengths.sum() * n_peaks).astype(int)
+    names = []
+    for name, length, count in zip(_CHROMOSOMES, lengths, np.diff([0, *last])):
+        room = length / max(count, 1)
+        starts = (np.arange(count) * room + rng.random(count) * (room - PEAK_WIDTH)).astype(int)
+        names += [f"chr{name}:{start}-{start + PEAK_WIDTH}" for start in starts.tolist()]
+    return names
