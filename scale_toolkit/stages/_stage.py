@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from importlib.metadata import version
@@ -104,9 +104,13 @@ def receipts(adata: AnnData) -> list[dict[str, Any]]:
 def digest(adata: Any, reads: tuple[keys.Slot | str, ...]) -> str:
     """BLAKE2b digest (32 hex digits) of what a stage reads: its slots, and X as open peaks and counts.
 
-    Lists of AnnData are digested in order. A CSR, CSC or dense X of the same counts give different digests.
+    Lists of AnnData are digested in order, mappings with their names. A CSR, CSC or dense X of the same counts give
+    different digests.
     """
     state = blake2b(digest_size=16)
+    if isinstance(adata, Mapping):
+        state.update("\n".join(map(str, adata)).encode())
+        adata = list(adata.values())
     for one in adata if isinstance(adata, (list, tuple)) else [adata]:
         if one is None:
             continue
