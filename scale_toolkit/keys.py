@@ -64,9 +64,7 @@ SELECTED = Slot("var", "selected", "select-peaks", "peaks", "bool", "whether the
 # train
 LATENT = Slot("obsm", "X_scale", "train", "cells × latent", "float32", "posterior mean of z, not a sample")
 LATENT_SCALE = Slot("obsm", "latent", "train", "cells × latent", "float32", "the same array under the name SCALE used")
-HIDDEN = Slot(
-    "obsm", "scale_hidden", "train", "cells × hidden", "float32", "the decoder's last hidden layer, where it has one"
-)
+HIDDEN = Slot("obsm", "scale_hidden", "train", "cells × hidden", "float32", "the decoder's last hidden layer, where it has one")
 DECODER = Slot("varm", "scale_decoder", "train", "peaks × latent", "float32", "loadings w_j; 0 where not modelled")
 BIAS = Slot("var", "scale_bias", "train", "peaks", "float32", "intercept b_j of a peak's logit; NaN where not modelled")
 OFFSET = Slot("obs", "scale_offset", "train", "cells", "float32", "depth offset s_i of a cell's logits")
@@ -79,7 +77,9 @@ HISTORY = Slot("uns", "scale_history", "train", "", "dict", "learning curves, on
 
 # impute
 IMPUTED = Slot("obsm", "imputed", "impute", "cells × peaks", "float32", "probability that a peak is open")
-BINARY = Slot("obsm", "binary", "impute", "cells × peaks", "uint8 CSR", "imputed, thresholded by the cell's and the peak's rate")
+BINARY = Slot(
+    "obsm", "binary", "impute", "cells × peaks", "uint8 CSR", "imputed, thresholded by the cell's and the peak's rate"
+)
 IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns of both")
 
 # embed
@@ -106,12 +106,18 @@ DOUBLET_WITH = Slot("obs", "doublet_with", "simulate", "cells", "category", "clu
 PATH_FROM = Slot("obs", "path_from", "simulate", "cells", "category", "start of the path between two clusters a cell is on")
 PATH_TO = Slot("obs", "path_to", "simulate", "cells", "category", "end of that path")
 PATH_POSITION = Slot("obs", "path_position", "simulate", "cells", "float64", "place on that path, in [0, 1]; NaN off any")
-TRUE_DEPTH = Slot("obs", "true_depth", "simulate", "cells", "float64", "expected open peaks of a cell, or of a doublet's halves")
-PROGRAM = Slot("var", "program", "simulate", "peaks", "category", "cluster, or pair of clusters, that has the peak's odds raised")
+TRUE_DEPTH = Slot(
+    "obs", "true_depth", "simulate", "cells", "float64", "expected open peaks of a cell, or of a doublet's halves"
+)
+PROGRAM = Slot(
+    "var", "program", "simulate", "peaks", "category", "cluster, or pair of clusters, that has the peak's odds raised"
+)
 
 # every stage
 RECEIPTS = Slot("uns", "scale", "any stage", "", "str", "JSON list: stage, version, options, seed, threads, input digest")
-RUNTIME = Slot("uns", "scale_runtime", "any stage", "", "str", "JSON list: seconds, peak memory, host; differs between equal runs")
+RUNTIME = Slot(
+    "uns", "scale_runtime", "any stage", "", "str", "JSON list: seconds, peak memory, host; differs between equal runs"
+)
 
 #: Elements larger than a stage after `train` needs: copied from file to file, never loaded on the way through.
 LARGE = ("X", "layers", "raw", IMPUTED.path, BINARY.path)
