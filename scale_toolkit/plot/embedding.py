@@ -1,0 +1,201 @@
+"""Cells as points in two dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scale_toolkit import keys
+from scale_toolkit.errors import InputError, MissingSlotError
+from scale_toolkit.plot import _figure
+from scale_toolkit.plot._figure import UNKNOWN, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+#: Names of the axes of the embeddings we know.
+AXES = {keys.UMAP.name: "UMAP", keys.TSNE.name: "tSNE", keys.LATENT.name: "latent", keys.LATENT_SCALE.name: "latent"}
+
+
+@styled
+def embedding(
+    adata: AnnData,
+    basis: str = keys.UMAP.name,
+    color: str | Sequence[str] | None = keys.CLUSTER.name,
+    *,
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+    size: float | None = None,
+    palette: Any = None,
+    cmap: str = "viridis",
+    legend: bool = True,
+    names_on_data: bool = False,
+    title: str | None = None,
+    figsize: tuple[float, float] = (4.2, 4.0),
+) -> Axes | np.ndarray:
+    """Draw cells as points, coloured by a column of obs or by a peak.
+
+    Points are drawn in a random order that is always the same, so that no cluster covers another, and as pixels in a
+    PDF or SVG, so that a figure of 100,000 cells stays small. Text and axes stay text and lines.
+
+    Parameters
+    ----------
+    adata
+        ``obsm[basis]``: cells × 2 or more; the first two are drawn.
+    basis
+        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well.
+    color
+        A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in X), None for one
+        colour, or a list of these for one panel each. Cells without a label are grey.
+    ax
+        Draw here; not with a list of colours.
+    save
+        Write the figure there (.pdf, .png or .svg).
+    size
+        Area of a point in pt²; by default larger for fewer cells.
+    palette
+        Colours of the categories: a dict, a list, or a name of a matplotlib colour map. Default: colour-blind-safe.
+    cmap
+        Colour map of numbers.
+    legend
+        Draw the legend or colour bar.
+    names_on_data
+        Write the categories at their middle.
+    title
+        Instead of the name of `color`.
+    figsize
+        Inches, a panel.
+
+    Returns
+    -------
+    The axes; for a list of colours an array of axes.
+    """
+    points, name = _coordinates(adata, basis)
+    if color is not None and not isinstance(color, str):
+        return _panels(adata, list(color), ax, save, figsize, {
+            "basis": basis, "size": size, "palette": palette, "cmap": cmap, "legend": legend, "names_on_data": names_on_data,
+            "title": title,
+        })  # fmt: skip
+    ax = _figure.axes_for(ax, figsize)
+    size = point_size(len(points)) if size is None else size
+    values = _values(adata, color)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        draw_categories(ax, points, values, size=size, palette=palette, legend=legend, names_on_data=names_on_data)
+    else:
+        _draw_numbers(ax, points, values.to_numpy(dtype=float), size=size, cmap=cmap, legend=legend)
+    ax.set_title(title if title is not None else (color or ""))
+    _frame(ax, name)
+    return _figure.finish(ax, save)
+
+
+def point_size(n: int) -> float:
+    """Area of a point in pt² for `n` points: 16 for some hundred cells, 0.3 for 100,000 and more."""
+    return float(np.clip(6000 / max(n, 1), 0.3, 16))
+
+
+def _panels(
+    adata: AnnData,
+    color: list[str],
+    ax: Axes | None,
+    save: str | Path | None,
+    figsize: tuple[float, float],
+    options: dict[str, Any],
+) -> np.ndarray:
+    if ax is not None:
+        raise InputError("got one ax and a list of colours", "one colour", "call it once for each, or leave ax out")
+    n = max(len(color), 1)
+    # a legend needs some room beside each panel
+    figure = _figure.new_figure((figsize[0] * 1.45 * n, figsize[1]))
+    axes = figure.subplots(1, n, squeeze=False, gridspec_kw={"wspace": 0.55})[0]
+    for panel, one in zip(axes, color):
+        embedding(adata, color=one, ax=panel, **options)
+    if save is not None:
+        _figure.save_figure(figure, save)
+    return axes
+
+
+def _coordinates(adata: AnnData, basis: str) -> tuple[np.ndarray, str]:
+    if basis not in adata.obsm and f"X_{basis}" in adata.obsm:
+        basis = f"X_{basis}"
+    for slot in (keys.UMAP, keys.TSNE):
+        if basis in (slot.name, slot.name[2:]):
+            basis, points = slot.name, slot.get(adata)
+            break
+    else:
+        if basis not in adata.obsm:
+            raise MissingSlotError(
+                f"obsm[{basis!r}] is missing",
+                "one of " + (", ".join(adata.obsm) or "(there is none)"),
+                "run `scale embed` first",
+            )
+        points = adata.obsm[basis]
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] < 2:
+        raise InputError(f"obsm[{basis!r}] has the shape {points.shape}", "cells × 2 or more")
+    return points[:, :2], AXES.get(basis, basis)
+
+
+def _values(adata: AnnData, color: str | None) -> pd.Series:
+    if color is None:
+        return pd.Series(pd.Categorical(["cells"] * adata.n_obs))
+    if color in adata.obs:
+        values = adata.obs[color]
+        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+        return values if numeric else _figure.as_categories(values)
+    if color in adata.var_names:
+        column = adata[:, color].X
+        return pd.Series(np.ravel(column.toarray() if sparse.issparse(column) else np.asarray(column)))
+    if color == keys.CLUSTER.name:
+        keys.CLUSTER.get(adata)
+    raise MissingSlotError(f"obs[{color!r}] is missing", "a peak or one of " + ", ".join(map(str, adata.obs.columns)))
+
+
+def draw_categories(
+    ax: Axes, points: np.ndarray, values: pd.Series, *, size: float, palette: Any, legend: bool, names_on_data: bool
+) -> None:
+    """Draw points in the colours of their categories, with a legend beside the axes."""
+    from matplotlib.colors import to_rgba_array
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    names, codes = list(values.cat.categories), values.cat.codes.to_numpy()
+    shades = to_rgba_array([*_figure.palette_for(names, palette), UNKNOWN])  # code −1: no label
+    order = np.random.default_rng(0).permutation(len(points))
+    order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
+    ax.scatter(*points[order].T, s=size, c=shades[codes[order]], linewidths=0, rasterized=True)
+    if names_on_data:
+        for code, name in enumerate(names):
+            middle = np.median(points[codes == code], axis=0)
+            halo = [withStroke(linewidth=2.5, foreground="white")]
+            ax.annotate(name, middle, ha="center", va="center", fontsize=9, fontweight="bold", path_effects=halo)
+    if not legend or (len(names) < 2 and (codes >= 0).all()):
+        return
+    entries = [*zip(names, shades), *([("no label", shades[-1])] if (codes < 0).any() else [])]
+    dots = [Line2D([], [], marker="o", linestyle="", markersize=5.5, color=shade, label=name) for name, shade in entries]
+    columns = 1 + (len(dots) - 1) // 16
+    ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, handletextpad=0.2, columnspacing=1)
+
+
+def _draw_numbers(ax: Axes, points: np.ndarray, values: np.ndarray, *, size: float, cmap: str, legend: bool) -> None:
+    known = np.isfinite(values)
+    if not known.all():
+        ax.scatter(*points[~known].T, s=size, c=UNKNOWN, linewidths=0, rasterized=True)
+    order = np.flatnonzero(known)
+    order = order[np.argsort(values[order], kind="stable")]  # high values on top
+    dots = ax.scatter(*points[order].T, s=size, c=values[order], cmap=cmap, linewidths=0, rasterized=True)
+    if legend and known.any():
+        bar = ax.figure.colorbar(dots, ax=ax, fraction=0.04, pad=0.03, shrink=0.6)
+        bar.outline.set_visible(False)
+
+
+def _frame(ax: Axes, name: str) -> None:
+    ax.set(xticks=[], yticks=[], xlabel=f"{name} 1", ylabel=f"{name} 2")
+    ax.set_box_aspect(1)
+    ax.margins(0.03)
