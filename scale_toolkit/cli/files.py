@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.errors import UsageError
+from scale_toolkit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,6 +73,13 @@ def check_readable(path: Path | None) -> None:
 
     if path is not None:
         existing_file(path)
+
+
+def check_column(adata: AnnData, reference: str | None) -> None:
+    """Refuse a ``--reference`` that is not there before the long work, not after it."""
+    if reference is not None and reference not in adata.obs:
+        columns = ", ".join(map(str, adata.obs.columns))
+        raise InputError(f"obs has no column {reference!r} to compare with", f"one of {columns}", "name it with --reference")
 
 
 def check_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from scale_toolkit.errors import ScaleError, UsageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: What Typer raises for words it cannot parse (`ClickException` of the click it uses, bundled or not).
 CallError = typer.BadParameter.__mro__[2]
@@ -40,6 +43,9 @@ def outcome(talk: Talk, spellings: dict[str, str] | None = None) -> Iterator[Non
     except (Exception, KeyboardInterrupt) as error:
         code, message = translated(error, spellings or {})
         talk.error(error, message, code)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            sys.stderr.flush()
+            os._exit(code)  # HDF5 would crash at exit over the file that it could not finish
         raise typer.Exit(code) from error
 
 
@@ -54,9 +60,17 @@ def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, st
     if isinstance(error, MemoryError):
         detail = f" ({error})" if str(error) else ""
         return 1, f"out of memory{detail}; use fewer peaks (scale select-peaks --n-peaks) or a machine with more memory"
-    if isinstance(error, OSError) and error.strerror:
-        return 1, error.strerror + (f": {error.filename}" if error.filename else "")
+    if isinstance(error, OSError) and error.errno:
+        return 1, _of_the_system(error)
     return 1, f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback"
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what the operating system refused, in its words: HDF5's own run over several lines."""
+    message = os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+    if error.errno in _FULL:
+        message += "; make room, or choose another -o (between pipes, another TMPDIR)"
+    return message
 
 
 def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_folder, check_readable
+from scale_toolkit.cli.files import check_column, check_folder, check_readable
 from scale_toolkit.cli.inputs import read_inputs
 from scale_toolkit.cli.options import Gpu, Options, Pretrain, command, given, on_gpu
 from scale_toolkit.cli.summary import results
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Columns of obs that SCALE's users keep known labels in: the reference where none is named.
 LABELS = ("celltype", "cell_type")
+MOST_LABELS = 100
 #: Fewest cells of a peak, where --min-cells is not given: as SCALE 1.1.2 has it.
 RELEASE_MIN_CELLS = 3
 
@@ -140,6 +141,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     figure = plan.folder / f"{plan.embed.method}.pdf"
     with talk.progress() as progress:
         adata = prepare(cells, plan.prepare, progress=progress)
+    check_column(adata, plan.cluster.reference)
     if plan.pretrain:
         talk.info("the peaks are the model's: --n-feature is not applied")
         with talk.progress() as progress:
@@ -178,4 +180,6 @@ def _with(config: Config, **values: object) -> Config:
 
 
 def _with_labels(config: ClusterConfig, adata: AnnData) -> ClusterConfig:
-    return config if config.reference else _with(config, reference=next((name for name in LABELS if name in adata.obs), None))
+    """Compare with SCALE's own column of labels where it is there and holds some, and no reference is named."""
+    usable = (name for name in LABELS if name in adata.obs and 1 < adata.obs[name].nunique() <= MOST_LABELS)
+    return config if config.reference else _with(config, reference=next(usable, None))

@@ -55,6 +55,9 @@ class Talk:
             warnings.simplefilter("default" if self.debug else "ignore")
             warnings.simplefilter("always", ScaleWarning)
             warnings.showwarning = self._show_warning
+            if not self.debug:  # h5py prints a traceback for every object it cannot close on a full disk
+                stack.enter_context(_replaced(sys, "excepthook", lambda *_: None))
+                stack.enter_context(_replaced(sys, "unraisablehook", lambda *_: None))
             package.addHandler(handler)
             package.setLevel(logging.DEBUG if self.debug else logging.WARNING if self.quiet else logging.INFO)
             package.propagate = False
@@ -86,10 +89,10 @@ class Talk:
             traceback.print_exception(error, file=sys.stderr)
         self.say("error", message, exit_code=exit_code)
 
-    def show(self, table: Any, **facts: Any) -> None:
-        """Print a rich renderable, or its facts as a line of JSON."""
+    def show(self, table: Any, facts: dict[str, Any]) -> None:
+        """Print a rich renderable, or the same as a line of JSON."""
         if self.json_logs:
-            self.info("", **facts)
+            self.info("result", **facts)
         elif not self.quiet:
             from rich.console import Console
 
@@ -120,6 +123,16 @@ class Talk:
     def _show_warning(self, message: Any, category: type, filename: str, lineno: int, *_: Any) -> None:
         where = "" if issubclass(category, ScaleWarning) else f" ({category.__name__}, {filename}:{lineno})"
         self.say("warning", f"{message}{where}")
+
+
+@contextlib.contextmanager
+def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(place, name)
+    setattr(place, name, value)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
 
 
 class _Handler(logging.Handler):

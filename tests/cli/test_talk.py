@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -85,7 +86,7 @@ def test_progress_away_from_a_terminal_is_silent_but_for_verbose_and_json(capsys
         (typer.BadParameter("no such thing"), 2, "Invalid value: no such thing"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError("cannot allocate 3 GiB"), 1, "out of memory (cannot allocate 3 GiB); use fewer peaks"),
-        (OSError(28, "No space left on device", "x.h5ad"), 1, "No space left on device: x.h5ad"),
+        (OSError(13, "HDF5's long words", "x.h5ad"), 1, "Permission denied: x.h5ad"),
         (ZeroDivisionError("by 0"), 1, "unexpected ZeroDivisionError: by 0; run again with --debug for the traceback"),
     ],
 )
@@ -138,3 +139,13 @@ def test_a_terminal_gets_a_bar():
     assert out == b""
     assert b"epoch 2, loss 512.3" in seen
     assert b"2/4" in seen
+
+
+def test_a_full_disk_ends_the_process_at_once(capsys, monkeypatch):
+    """HDF5 crashes at exit over a file it could not finish; by then temporary files are gone and the line is out."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with pytest.raises(typer.Exit), outcome(Talk()):
+        raise OSError(errno.ENOSPC, "HDF5's long words")
+    assert codes == [1]
+    assert capsys.readouterr().err.startswith("error: No space left on device; make room, or choose another -o")
