@@ -96,7 +96,7 @@ def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> Non
     temporary.mkdir(exist_ok=True)
     environment = {"TMPDIR": str(temporary), **os.environ}
     environment.pop("PYTHONPATH", None)
-    log, count = venv / MARKER / "log", 0
+    log, count, start = venv / MARKER / "log", 0, time.monotonic()
     with log.open("a") as out:
         command = [str(python), *arguments]
         print("$", *command, file=out, flush=True)
@@ -104,7 +104,7 @@ def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> Non
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
         ) as child:
             for line in child.stdout:
-                out.write(line)
+                out.write(f"{time.monotonic() - start:6.1f} {line}")
                 if sys.stderr.isatty() and (package := re.match(r"Collecting ([^ =]+)", line)):
                     count += 1
                     print(f"\r\033[Kscale: {count} of at most {total}: {package[1]}", end="", file=sys.stderr, flush=True)
