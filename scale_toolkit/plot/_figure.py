@@ -76,13 +76,13 @@ def styled(draw: Callable) -> Callable:
     return call
 
 
-def new_figure(figsize: tuple[float, float]) -> Figure:
+def new_figure(figsize: tuple[float, float], **options: Any) -> Figure:
     """Make an empty figure; in a notebook one that pyplot will show."""
     if mpl.is_interactive():
         from matplotlib import pyplot as plt
 
-        return plt.figure(figsize=figsize)
-    return Figure(figsize=figsize)
+        return plt.figure(figsize=figsize, **options)
+    return Figure(figsize=figsize, **options)
 
 
 def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
@@ -135,11 +135,13 @@ def labels_of(adata: AnnData, column: str | None) -> pd.Series:
 
 
 def as_categories(values: Any) -> pd.Series:
-    """Labels as a categorical of texts without empty categories; the order of a categorical is kept, numbers go by size."""
+    """Labels as a categorical of texts without empty categories; a categorical keeps its order, numbers go by size."""
     series = pd.Series(np.asarray(values) if not isinstance(values, (pd.Series, pd.Categorical)) else values)
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.cat.remove_unused_categories()
         order = list(series.cat.categories)
+        if all(_natural(name)[0] == 0 for name in order):
+            order.sort(key=_natural)  # pandas puts "10" before "2"
     else:
         order = sorted(series.dropna().unique(), key=_natural)
     text = {name: str(name) for name in order}

@@ -91,7 +91,8 @@ def embedding(
     else:
         _draw_numbers(ax, points, values.to_numpy(dtype=float), size=size, cmap=cmap, legend=legend)
     ax.set_title(title if title is not None else (color or ""))
-    _frame(ax, name)
+    _frame(ax)
+    ax.set(xlabel=f"{name} 1", ylabel=f"{name} 2")
     return _figure.finish(ax, save)
 
 
@@ -111,9 +112,9 @@ def _panels(
     if ax is not None:
         raise InputError("got one ax and a list of colours", "one colour", "call it once for each, or leave ax out")
     n = max(len(color), 1)
-    # a legend needs some room beside each panel
-    figure = _figure.new_figure((figsize[0] * 1.45 * n, figsize[1]))
-    axes = figure.subplots(1, n, squeeze=False, gridspec_kw={"wspace": 0.55})[0]
+    # constrained: each panel leaves room for its legend
+    figure = _figure.new_figure((figsize[0] * 1.3 * n, figsize[1]), layout="constrained")
+    axes = figure.subplots(1, n, squeeze=False)[0]
     for panel, one in zip(axes, color):
         embedding(adata, color=one, ax=panel, **options)
     if save is not None:
@@ -171,16 +172,36 @@ def draw_categories(
     order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
     ax.scatter(*points[order].T, s=size, c=shades[codes[order]], linewidths=0, rasterized=True)
     if names_on_data:
-        for code, name in enumerate(names):
-            middle = np.median(points[codes == code], axis=0)
-            halo = [withStroke(linewidth=2.5, foreground="white")]
-            ax.annotate(name, middle, ha="center", va="center", fontsize=9, fontweight="bold", path_effects=halo)
+        middles = [np.median(points[codes == code], axis=0) for code in range(len(names))]
+        halo = [withStroke(linewidth=2.5, foreground="white")]
+        style = {"ha": "center", "va": "center", "fontsize": 8, "fontweight": "bold", "path_effects": halo}
+        _move_apart(ax, [ax.text(*middle, name, **style) for middle, name in zip(middles, names)])
     if not legend or (len(names) < 2 and (codes >= 0).all()):
         return
     entries = [*zip(names, shades), *([("no label", shades[-1])] if (codes < 0).any() else [])]
     dots = [Line2D([], [], marker="o", linestyle="", markersize=5.5, color=shade, label=name) for name, shade in entries]
     columns = 1 + (len(dots) - 1) // 16
     ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, handletextpad=0.2, columnspacing=1)
+
+
+def _move_apart(ax: Axes, texts: list) -> None:
+    """Move texts that cover one another up and down until they do not."""
+    _frame(ax)  # the axes take their final shape, which the texts' extents depend on
+    ax.figure.draw_without_rendering()
+    boxes = np.array([text.get_window_extent().extents for text in texts])  # left, bottom, right, top in pixels
+    for _ in range(200):
+        wide = (boxes[:, None, 0] < boxes[None, :, 2]) & (boxes[None, :, 0] < boxes[:, None, 2])
+        over = np.minimum(boxes[:, None, 3] - boxes[None, :, 1], boxes[None, :, 3] - boxes[:, None, 1])
+        lower, upper = np.nonzero(np.triu(wide & (over > 0), 1))
+        if not len(lower):
+            break
+        swap = boxes[lower, 1] > boxes[upper, 1]
+        lower, upper, by = np.where(swap, upper, lower), np.where(swap, lower, upper), over[lower, upper] / 2 + 0.5
+        np.subtract.at(boxes, lower, by[:, None] * [0, 1, 0, 1])
+        np.add.at(boxes, upper, by[:, None] * [0, 1, 0, 1])
+    centres = ax.transData.inverted().transform(np.c_[boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)])
+    for text, centre in zip(texts, centres):
+        text.set_position(centre)
 
 
 def _draw_numbers(ax: Axes, points: np.ndarray, values: np.ndarray, *, size: float, cmap: str, legend: bool) -> None:
@@ -195,7 +216,7 @@ def _draw_numbers(ax: Axes, points: np.ndarray, values: np.ndarray, *, size: flo
         bar.outline.set_visible(False)
 
 
-def _frame(ax: Axes, name: str) -> None:
-    ax.set(xticks=[], yticks=[], xlabel=f"{name} 1", ylabel=f"{name} 2")
+def _frame(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
     ax.margins(0.03)

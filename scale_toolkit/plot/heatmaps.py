@@ -70,7 +70,7 @@ def heatmap(
     shares = share_of_open_cells(adata[:, peaks].X, labels)
     if relative:
         shares = shares / np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1)
-    ax = _figure.axes_for(ax, figsize or (1.6 + 0.16 * max(len(peaks), 10), 1.4 + 0.22 * len(names)))
+    ax = _figure.axes_for(ax, figsize or (1.6 + 0.16 * min(max(len(peaks), 10), 60), 1.4 + 0.22 * len(names)))
     image = ax.imshow(shares, aspect="auto", cmap=cmap, interpolation="nearest", vmin=0)
     for border in borders:
         ax.axvline(border, color="white", linewidth=0.8)

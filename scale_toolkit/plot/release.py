@@ -220,6 +220,7 @@ def plot_heatmap(
     strips(ax, above, palette=palette, legend=show_legend, ncol=ncol, fontsize=legend_font)
     if row_labels is not None:
         strips(ax, [_categories(np.asarray(row_labels)[rows], everything)], palette=palette, legend=False, side="left")
+        ax.tick_params(axis="y", pad=18)  # the names go left of the strip
     if show_cax:
         _bar(ax, image, cax_title, where="bottom")
     return _figure.finish(ax, save)
