@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from scale_toolkit import errors, plot, utils
+from scale_toolkit.plot._figure import new_figure
+
+
+def image(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def names(ticks):
+    return [label.get_text() for label in ticks]
+
+
+def shares(cells, labels, peaks):
+    is_open = pd.DataFrame(cells[:, peaks].X.toarray() > 0)
+    return is_open.groupby(np.asarray(labels), observed=True).mean().to_numpy()
+
+
+def test_heatmap_shows_the_share_of_open_cells_of_specific_peaks(cells):
+    ax = plot.heatmap(cells, n_peaks=5)
+    peaks = names(ax.get_xticklabels())
+    assert names(ax.get_yticklabels()) == ["0", "1", "2"]
+    np.testing.assert_allclose(image(ax), shares(cells, cells.obs["scale_cluster"].astype(str), peaks))
+    best, _ = utils.cluster_specific(utils.specificity(cells), top=5)
+    assert peaks == list(cells.var_names[best])
+    assert [line.get_xdata()[0] for line in ax.lines] == [4.5, 9.5]
+
+
+def test_heatmap_options(cells):
+    peaks = list(cells.var_names[[3, 1, 2]])
+    cells.obs.loc[cells.obs_names[:6], "cell_type"] = np.nan
+    labelled = cells[6:].copy()
+    ax = plot.heatmap(cells, "cell_type", peaks, title="mine")
+    expected = shares(labelled, labelled.obs["cell_type"].astype(str), peaks)
+    np.testing.assert_allclose(image(ax), expected)
+    assert names(ax.get_xticklabels()) == peaks
+    assert ax.get_title() == "mine"
+    np.testing.assert_allclose(image(plot.heatmap(cells, "cell_type", peaks, relative=True)), expected / expected.max(0))
+    assert plot.heatmap(cells, cmap="magma").images[0].get_cmap().name == "magma"
+    many = plot.heatmap(cells, n_peaks=30)
+    assert names(many.get_xticklabels()) == []
+    assert many.get_xlabel() == "90 peaks"
+    with pytest.raises(errors.InputError, match="1 of 2 peaks are not in var_names: chrZ"):
+        plot.heatmap(cells, peaks=["chrZ", peaks[0]])
+    with pytest.raises(errors.MissingSlotError, match=r"obs\['typ'\] is missing; expected one of cell_type"):
+        plot.heatmap(cells, "typ")
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_confusion_matrix(cells, normalize, tmp_path):
+    cells.obs.loc[cells.obs_names[:6], "cell_type"] = np.nan
+    ax = plot.confusion_matrix(cells, "cell_type", normalize=normalize, save=tmp_path / "cm.svg")
+    labelled = cells[6:].obs
+    table = pd.crosstab(labelled["cell_type"], labelled["scale_cluster"], normalize="index" if normalize else False)
+    columns = names(ax.get_xticklabels())
+    assert columns == ["0", "1", "2"]  # in the order of the classes they match
+    np.testing.assert_allclose(image(ax), table[columns])
+    assert names(ax.get_yticklabels()) == ["type0", "type1", "type2"]
+    ari = adjusted_rand_score(labelled["cell_type"], labelled["scale_cluster"])
+    nmi = normalized_mutual_info_score(labelled["cell_type"], labelled["scale_cluster"])
+    assert ax.get_title() == f"ARI {ari:.2f}   NMI {nmi:.2f}"
+    assert len(ax.texts) == np.count_nonzero(table)
+    assert ax.texts[0].get_text() == (f"{table.iloc[0, 0]:.2f}" if normalize else str(table.iloc[0, 0]))
+    assert (tmp_path / "cm.svg").exists()
+
+
+def test_confusion_matrix_options(cells):
+    ax = plot.confusion_matrix(cells, "cell_type", "cell_type", title="same", cmap="Greens", figsize=(3, 3))
+    np.testing.assert_array_equal(image(ax), np.eye(3) * 40)
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("same", "cell_type", "cell_type")
+    cells.obs["none"] = pd.Categorical([None] * 120, categories=["a"])
+    with pytest.raises(errors.InputError, match=r"no cell has both a label in obs\['none'\] and a cluster"):
+        plot.confusion_matrix(cells, "none")
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman"])
+def test_correlation_of_cells_sorted_by_cluster(cells, method):
+    ax = plot.correlation(cells, method=method)
+    order = np.argsort(cells.obs["scale_cluster"].cat.codes, kind="stable")
+    expected = pd.DataFrame(cells.obsm["X_scale"][order].T).corr(method=method)
+    np.testing.assert_allclose(image(ax), expected, atol=1e-6)
+    assert ax.images[0].get_clim() == (-1, 1)
+    assert names(ax.get_legend().get_texts()) == ["0", "1", "2"]
+    strip = np.asarray(ax.child_axes[0].images[0].get_array())[0]
+    shades = np.array(plot.colors(3))[cells.obs["scale_cluster"].cat.codes.to_numpy()[order]]
+    np.testing.assert_allclose(strip[:, :3], shades)
+
+
+def test_correlation_options(cells):
+    cells.obsm["X_other"] = np.random.default_rng(1).normal(size=(120, 6))
+    assert image(plot.correlation(cells, "cell_type", max_cells=30)).shape == (30, 30)
+    other = plot.correlation(cells, basis="X_other", title="other")
+    assert not np.allclose(image(other), image(plot.correlation(cells)))
+    assert other.get_title() == "other"
+
+
+def test_feature_specificity_by_anova(cells):
+    ax = plot.feature_specificity(cells, "cell_type", vmax=9)
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    for j, name in enumerate(["type0", "type1", "type2"]):
+        for i, column in enumerate(cells.obsm["X_scale"].T.astype(float)):
+            p = scipy.stats.f_oneway(column[labels == name], column[labels != name]).pvalue
+            assert image(ax)[i, j] == pytest.approx(-np.log10(p), rel=1e-5)
+    assert ax.images[0].get_clim() == (0, 9)
+    assert names(ax.get_yticklabels()) == ["1", "2", "3", "4"]
+    assert names(ax.get_xticklabels()) == ["type0", "type1", "type2"]
+
+
+def test_every_function_draws_on_the_axes_given(cells):
+    for draw in (
+        plot.heatmap,
+        plot.correlation,
+        plot.feature_specificity,
+        lambda a, ax: plot.confusion_matrix(a, "cell_type", ax=ax),
+    ):
+        ax = new_figure((4, 4)).add_subplot()
+        assert draw(cells, ax=ax) is ax
+        assert ax.images
