@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 PEAK_SPREAD, DEPTH_SPREAD, BATCH_PEAK_SPREAD, BATCH_DEPTH_SPREAD = 1.0, 0.35, 0.3, 0.2
 #: Shares of all peaks in a cluster's own program and in a pair's, at most; and in all programs of a kind together.
 PROGRAM_SHARE, ALL_PROGRAMS_SHARE = 0.04, 0.3
-#: Separation of sibling clusters, in standard deviations, that is left after a spectral embedding: this, and this times the
-#: share of open peaks. Both measured (see `_effect`).
-SEPARATION, SEPARATION_BY_SHARE = 3.3, 55.0
+#: Separation of sibling clusters, in standard deviations, that is left after a spectral embedding: this, and this times
+#: sqrt(open peaks · share of open peaks³). Both measured (see `_effect`).
+SEPARATION, SEPARATION_BY_SATURATION = 4.3, 3.05
 #: Largest log fold change of a program's peaks.
 LARGEST_EFFECT = 4.0
 
-_OPEN_PEAKS_A_BLOCK = 2_000_000
-_CELLS_A_BLOCK = 1024
+_OPEN_PEAKS_A_BLOCK = 4_000_000
+_CELLS_A_BLOCK = 2048
 
 # Streams of random numbers, so that a change of one part leaves the others as they were.
 _PEAKS, _CELLS, _BATCHES, _BLOCKS, _INTERVALS = range(5)
@@ -93,6 +93,7 @@ class PlantedCells:
         self._plant_batches(n_batches)
         self._plant_cells(doublets, continuum)
         self.effect = _effect(self)
+        self._depth_tables: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def _plant_peaks(self) -> None:
         rng = self._rng(_PEAKS)
@@ -133,7 +134,7 @@ class PlantedCells:
         self.position[on_path] = rng.random(len(on_path))
 
     def blocks(self) -> Iterator[sparse.csr_matrix]:
-        """Yield the counts of consecutive cells; block i is the same whatever else is made."""
+        """Yield the counts of consecutive cells; each block has random numbers of its own, and can be made again."""
         height = max(1, min(_CELLS_A_BLOCK, int(_OPEN_PEAKS_A_BLOCK / self.open_peaks)))
         for number, start in enumerate(range(0, self.shape[0], height)):
             yield self._block(self._rng(_BLOCKS, number), np.arange(start, min(start + height, self.shape[0])))
@@ -148,24 +149,41 @@ class PlantedCells:
             groups = clusters[rows] * self.n_batches + self.batch[cells[rows]]
             for group in np.unique(groups):
                 members = rows[groups == group]
-                log_rate = self.log_rates(*divmod(int(group), self.n_batches))
-                for row, peaks in zip(members, _open_peaks(rng, log_rate, self.depth[cells[members]])):
+                rate = self.rates(*divmod(int(group), self.n_batches))
+                cuts = np.exp(self._log_cuts(*divmod(int(group), self.n_batches), self.depth[cells[members]]))
+                for row, peaks in zip(members, _open_peaks(rng, rate, cuts)):
                     opened[row] = np.union1d(opened[row], peaks) if len(opened[row]) else peaks
         for row in np.flatnonzero(on_path):
-            cell = cells[row]
-            start, end = (self.log_rates(int(c[cell]), int(self.batch[cell])) for c in (self.cluster, self.other))
-            log_rate = start + self.position[cell] * (end - start)
-            (opened[row],) = _open_peaks(rng, log_rate, self.depth[[cell]])
+            (opened[row],) = _open_peaks(rng, *self._on_path(cells[row]))
         starts = np.cumsum([0, *map(len, opened)])
         counts = _COUNTS[rng.integers(0, len(_COUNTS), starts[-1], np.uint16)]
         return sparse.csr_matrix((counts, np.concatenate(opened), starts), shape=(len(cells), self.shape[1]))
 
-    def log_rates(self, cluster: int, batch: int = 0) -> np.ndarray:
-        """Log rate of each peak in a cluster and batch, up to a constant."""
-        rate = self.cluster_log_rates(cluster, self.effect)
+    def _on_path(self, cell: int) -> tuple[np.ndarray, np.ndarray]:
+        """Peak rates and expected cuts of a cell between two clusters: the rates are interpolated in logs."""
+        position, batch, depth = self.position[cell], int(self.batch[cell]), self.depth[[cell]]
+        ends = [int(self.cluster[cell]), int(self.other[cell])]
+        start, end = (np.log(self.rates(cluster, batch)) for cluster in ends)
+        rate = _normalised(start + position * (end - start))
+        first, last = (self._log_cuts(cluster, batch, depth) for cluster in ends)
+        cuts = np.exp(first + position * (last - first))
+        for _ in range(2):  # Newton steps in log(cuts) from the interpolated guess
+            shut = np.exp(-cuts * rate)
+            cuts *= np.exp(np.clip((depth - (1 - shut).sum()) / (cuts * (rate * shut).sum()), -1, 1))
+        return rate, cuts
+
+    def _log_cuts(self, cluster: int, batch: int, wanted: np.ndarray) -> np.ndarray:
+        """Log of the expected number of cuts at which `wanted` peaks are expected to be open."""
+        if (cluster, batch) not in self._depth_tables:
+            self._depth_tables[cluster, batch] = _depth_table(self.rates(cluster, batch), self.depth.min(), self.depth.max())
+        return np.interp(np.log(wanted), *self._depth_tables[cluster, batch])
+
+    def rates(self, cluster: int, batch: int = 0) -> np.ndarray:
+        """Share of each peak in the cuts of a cell of a cluster and batch."""
+        log_rate = self.cluster_log_rates(cluster, self.effect)
         if self.n_batches > 1:
-            rate += self._rng(_BATCHES, batch + 1).normal(0, BATCH_PEAK_SPREAD, len(rate))
-        return rate - _log_sum(rate)
+            log_rate += self._rng(_BATCHES, batch + 1).normal(0, BATCH_PEAK_SPREAD, len(log_rate))
+        return _normalised(log_rate)
 
     def cluster_log_rates(self, cluster: int, effect: float) -> np.ndarray:
         """Log rate of each peak in a cluster, up to a constant, where programs have the log fold change `effect`."""
@@ -180,37 +198,38 @@ class PlantedCells:
         return np.random.default_rng([self.seed, *stream])
 
 
-def _open_peaks(rng: np.random.Generator, log_rate: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
-    """Sorted open peaks of each of some cells with the same peak rates and `wanted` expected open peaks each."""
-    rate = np.exp(log_rate)
-    rate /= rate.sum()
-    depths = _depths(rate, wanted)
-    ends = np.cumsum(depths)
+def _open_peaks(rng: np.random.Generator, rate: np.ndarray, cuts: np.ndarray) -> list[np.ndarray]:
+    """Sorted open peaks of each of some cells with the same peak rates and `cuts` expected cuts each."""
+    ends = np.cumsum(cuts)
     # Sorted uniform points on the line of all cells' depths: the partial sums of exponential spacings.
-    cuts = np.cumsum(rng.standard_exponential(rng.poisson(ends[-1]) + 1))
-    cuts = cuts[:-1] * (ends[-1] / cuts[-1])
-    splits = np.searchsorted(cuts, ends[:-1])
-    cell = np.repeat(np.arange(len(depths)), np.diff([0, *splits, len(cuts)]))
-    place = (cuts - (ends - depths)[cell]) / depths[cell]
+    points = np.cumsum(rng.standard_exponential(rng.poisson(ends[-1]) + 1))
+    points = points[:-1] * (ends[-1] / points[-1])
+    splits = np.searchsorted(points, ends[:-1])
+    cell = np.repeat(np.arange(len(cuts)), np.diff([0, *splits, len(points)]))
+    place = (points - (ends - cuts)[cell]) / cuts[cell]
     peak = np.searchsorted(np.cumsum(rate), place, side="right").astype(np.int32)
-    np.minimum(peak, len(rate) - 1, out=peak)
+    np.minimum(peak, len(rate) - 1, out=peak)  # the rates add up to 1 only up to rounding
     first = np.empty(len(peak), bool)
     first[:1] = True
     np.not_equal(peak[1:], peak[:-1], out=first[1:])
     first[splits[splits < len(first)]] = True
-    return np.split(peak[first], np.cumsum(np.bincount(cell[first], minlength=len(depths)))[:-1])
+    return np.split(peak[first], np.cumsum(np.bincount(cell[first], minlength=len(cuts)))[:-1])
 
 
-def _depths(rate: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Depths D at which the expected number of open peaks, Σ_j 1 − exp(−D rate_j), is `wanted`."""
+def _depth_table(rate: np.ndarray, fewest: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logs of Σ_j 1 − exp(−D rate_j), the expected number of open peaks, and of D, so that it spans `fewest` to `most`."""
     # Peaks of nearly equal rate are taken together: a few hundred groups in place of many thousand peaks.
     order = np.sort(rate)
     edges = np.unique(np.linspace(0, len(order), min(len(order), 512) + 1).astype(int))
     sizes = np.diff(edges)
     means = np.add.reduceat(order, edges[:-1]) / sizes
-    grid = np.geomspace(max(wanted.min(), 1e-3) * 0.5, wanted.max() * 1e4, 400)
-    expected = (sizes * -np.expm1(-grid[:, None] * means)).sum(axis=1)
-    return np.exp(np.interp(np.log(wanted), np.log(expected), np.log(grid)))
+    cuts = np.geomspace(fewest / 2, most * 1e4, 400)
+    return np.log((sizes * -np.expm1(-cuts[:, None] * means)).sum(axis=1)), np.log(cuts)
+
+
+def _normalised(log_rate: np.ndarray) -> np.ndarray:
+    rate = np.exp(log_rate - log_rate.max())
+    return rate / rate.sum()
 
 
 def _effect(cells: PlantedCells) -> float:
@@ -220,15 +239,17 @@ def _effect(cells: PlantedCells) -> float:
     them. A truncated SVD of n cells finds that line only in part: for a direction of variance v, in units of the noise,
     among c = (effective peaks)/n noise directions a cell, the squared cosine between the true and the found coordinates of
     the cells is (v² − c)/(v² + v), and 0 where v² < c (Benaych-Georges & Nadakuditi 2012, J Multivar Anal 111:120). δ is
-    where d² times that cosine is the square of `SEPARATION` + `SEPARATION_BY_SHARE` · (share of open peaks), so that a
-    small shallow set has stronger programs than a large deep one, and both are equally hard. The second term is there
-    because depth saturates where many peaks are open, and then takes a dimension of its own, which k-means splits first.
-    The two constants were fitted once so that TF-IDF and SVD with k-means score an ARI of 0.85 to 0.95 (figures by
-    ``benchmarks/simulator_difficulty.py`` in ``benchmarks/RESULTS.md``).
+    where d² times that cosine is the square of `SEPARATION` + `SEPARATION_BY_SATURATION` · sqrt(m share³), m the median
+    open peaks and share their share of all peaks: a small shallow set has stronger programs than a large deep one, and both
+    are about equally hard. The second term is there because depth saturates where many peaks are open, and then takes a
+    dimension of its own, which k-means splits first. The two constants were fitted once, so that TF-IDF and SVD with k-means score
+    an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks (figures by ``benchmarks/simulator_difficulty.py``
+    in ``benchmarks/RESULTS.md``).
     """
     if cells.n_clusters == 1:
         return 1.0
-    wanted = SEPARATION + SEPARATION_BY_SHARE * cells.open_peaks / cells.shape[1]
+    saturation = (cells.open_peaks * (cells.open_peaks / cells.shape[1]) ** 3) ** 0.5
+    wanted = SEPARATION + SEPARATION_BY_SATURATION * saturation
     low, high = 0.0, LARGEST_EFFECT
     for _ in range(20):
         middle = (low + high) / 2
@@ -240,9 +261,9 @@ def _separation(cells: PlantedCells, effect: float) -> float:
     """Distance of the first two clusters that is left after a spectral embedding, in standard deviations."""
     p = []
     for cluster in (0, 1):
-        rate = np.exp(cells.cluster_log_rates(cluster, effect))
-        rate /= rate.sum()
-        p.append(-np.expm1(-_depths(rate, np.array([min(cells.open_peaks, 0.9 * len(rate))])) * rate))
+        rate = _normalised(cells.cluster_log_rates(cluster, effect))
+        cuts = np.exp(np.interp(np.log(cells.open_peaks), *_depth_table(rate, cells.open_peaks, cells.open_peaks)))
+        p.append(-np.expm1(-cuts * rate))
     noise = (p[0] * (1 - p[0]) + p[1] * (1 - p[1])) / 2
     apart = (p[0] - p[1]) ** 2
     if not apart.any():
@@ -253,11 +274,6 @@ def _separation(cells: PlantedCells, effect: float) -> float:
     variance = apart.sum() / (2 * cells.n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
     directions = noise.sum() / noise_typical / cells.shape[0]
     return (distance * max(0.0, variance**2 - directions) / (variance**2 + variance)) ** 0.5
-
-
-def _log_sum(log_rate: np.ndarray) -> float:
-    top = log_rate.max()
-    return top + np.log(np.exp(log_rate - top).sum())
 
 
 def _count_table() -> np.ndarray:

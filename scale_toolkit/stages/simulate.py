@@ -12,7 +12,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from scale_toolkit import keys
-from scale_toolkit.config import LIKE, SimulateConfig
+from scale_toolkit.config import SimulateConfig
 from scale_toolkit.core.simulate import MOST_PEAKS, PlantedCells
 from scale_toolkit.errors import OptionError
 from scale_toolkit.stages._stage import note, stage
@@ -43,11 +43,8 @@ DATA_SETS = {
     "gm12878-hl": Sizes(597, 10_431, 2, 420),
     "breast-tumor": Sizes(384, 27_884, 2, 1_100),
 }
-assert tuple(DATA_SETS) == LIKE
 
 DEFAULT = Sizes(1_000, 20_000, 8, 2_000)
-#: The default depth where there are too few peaks for it: this share of them.
-DEFAULT_SHARE = DEFAULT.open_peaks / DEFAULT.n_peaks
 
 
 def simulate(config: SimulateConfig | None = None, *, progress: Progress | None = None, **options: Any) -> AnnData:
