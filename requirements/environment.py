@@ -119,7 +119,7 @@ def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> Non
 
 def install(venv: Path, lock: str, *options: str) -> None:
     """Install a lock."""
-    total = sum(line.startswith(tuple("abcdefghijklmnopqrstuvwxyz")) for line in (LOCKS / lock).open())
+    total = len(re.findall(r"^\w", (LOCKS / lock).read_text(), re.MULTILINE))
     call(venv, venv / "bin" / "python", *LOCKED, *options, f"--requirement={LOCKS / lock}", total=total)
 
 
