@@ -242,9 +242,9 @@ def _effect(cells: PlantedCells) -> float:
     where d² times that cosine is the square of `SEPARATION` + `SEPARATION_BY_SATURATION` · sqrt(m share³), m the median
     open peaks and share their share of all peaks: a small shallow set has stronger programs than a large deep one, and both
     are about equally hard. The second term is there because depth saturates where many peaks are open, and then takes a
-    dimension of its own, which k-means splits first. The two constants were fitted once, so that TF-IDF and SVD with k-means score
-    an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks (figures by ``benchmarks/simulator_difficulty.py``
-    in ``benchmarks/RESULTS.md``).
+    dimension of its own, which k-means splits first. The two constants were fitted once, so that TF-IDF and SVD with k-means
+    score an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks (``benchmarks/simulator_difficulty.py``,
+    figures in ``benchmarks/RESULTS.md``).
     """
     if cells.n_clusters == 1:
         return 1.0
