@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, ScaleWarning
-
-if TYPE_CHECKING:
-    from pynndescent import PyNNDescentTransformer
-    from scipy.sparse import csr_matrix
 
 log = logging.getLogger("scale_toolkit")
 
@@ -72,37 +68,49 @@ def neighbor_graph(latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads
         )
         n_neighbors = n_cells
     graph = AnnData(obsm={keys.LATENT.name: latent})
-    search = (
-        _ExactNeighbors(n_neighbors, n_threads) if n_cells <= EXACT_UP_TO else _descent(n_cells, n_neighbors, seed, n_threads)
-    )
+    search = _Search(n_neighbors, seed, n_threads)
     sc.pp.neighbors(graph, use_rep=keys.LATENT.name, transformer=search, random_state=seed)
     graph.uns["neighbors"].pop("rp_forest", None)  # the search tree: larger than the graph, and nobody reads it
     return graph
 
 
-class _ExactNeighbors:
-    """The nearest neighbours of each cell, itself left out even where others lie on the same point."""
+class _Search:
+    """The nearest neighbours of each cell, in the shape scanpy asks of a search."""
 
-    def __init__(self, n_neighbors: int, n_threads: int) -> None:
-        self.n_neighbors, self.n_threads = n_neighbors, n_threads
+    def __init__(self, n_neighbors: int, seed: int, n_threads: int) -> None:
+        self.n_neighbors, self.seed, self.n_threads = n_neighbors, seed, n_threads
 
     def get_params(self) -> dict[str, int]:
-        """What scanpy asks a search for: the number of neighbours, the cell itself included."""
+        """What scanpy asks for: the number of neighbours, the cell itself included."""
         return {"n_neighbors": self.n_neighbors}
 
-    def fit_transform(self, latent: np.ndarray) -> csr_matrix:
+    def fit_transform(self, latent: np.ndarray) -> sparse.csr_matrix:
         """Cells × cells: the distances to the ``n_neighbors - 1`` nearest others, nearest first."""
-        search = NearestNeighbors(n_neighbors=self.n_neighbors - 1, algorithm="brute", n_jobs=self.n_threads or -1)
-        return search.fit(latent).kneighbors_graph(mode="distance")
+        if len(latent) <= EXACT_UP_TO:
+            # asked without points, it leaves each cell itself out, even where others lie on the same point
+            search = NearestNeighbors(n_neighbors=self.n_neighbors - 1, algorithm="brute", n_jobs=self.n_threads or -1)
+            return search.fit(latent).kneighbors_graph(mode="distance")
+        return _without_self(*self._descend(latent))
+
+    def _descend(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and distances (both cells × n_neighbors) by nearest-neighbour descent, mostly with the cell itself."""
+        from pynndescent import NNDescent  # compiles for half a minute: only where it is needed
+
+        n_cells = len(latent)
+        return NNDescent(
+            latent.astype(np.float32),
+            n_neighbors=self.n_neighbors,
+            n_trees=min(64, 5 + round(n_cells**0.5 / 20)),  # trees and rounds as UMAP sets them
+            n_iters=max(5, round(np.log2(n_cells))),
+            random_state=self.seed,
+            n_jobs=self.n_threads or -1,
+        ).neighbor_graph
 
 
-def _descent(n_cells: int, n_neighbors: int, seed: int, n_threads: int) -> PyNNDescentTransformer:
-    from pynndescent import PyNNDescentTransformer
-
-    return PyNNDescentTransformer(
-        n_neighbors=n_neighbors,
-        n_trees=min(64, 5 + round(n_cells**0.5 / 20)),  # trees and rounds as UMAP sets them
-        n_iters=max(5, round(np.log2(n_cells))),
-        random_state=seed,
-        n_jobs=n_threads or -1,
-    )
+def _without_self(indices: np.ndarray, distances: np.ndarray) -> sparse.csr_matrix:
+    """Drop each cell from its own neighbours, or the last neighbour where the cell is not among them."""
+    n_cells, n_found = indices.shape
+    keep = indices != np.arange(n_cells)[:, None]
+    keep[keep.all(axis=1), -1] = False
+    indptr = np.arange(n_cells + 1) * (n_found - 1)
+    return sparse.csr_matrix((distances[keep].astype(np.float64), indices[keep], indptr), shape=(n_cells, n_cells))

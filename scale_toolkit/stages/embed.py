@@ -78,7 +78,10 @@ def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig) -> np.ndarray
     # UMAP sets weak edges to 0 in the very arrays it is given
     graph.obsp[keys.CONNECTIVITIES.name] = graph.obsp[keys.CONNECTIVITIES.name].copy()
     init = "spectral" if len(latent) >= SPECTRAL_FROM else "random"
-    sc.tl.umap(graph, min_dist=config.min_dist, random_state=config.seed, init_pos=init)
+    with warnings.catch_warnings():
+        # UMAP lays out the parts of a graph one by one, and asks scikit-learn to place the parts
+        warnings.filterwarnings("ignore", message="Graph is not fully connected", category=UserWarning)
+        sc.tl.umap(graph, min_dist=config.min_dist, random_state=config.seed, init_pos=init)
     adata.uns["umap"] = graph.uns["umap"]  # scanpy's own record of a, b and the seed
     note(adata, n_neighbors=int(graph.uns["neighbors"]["params"]["n_neighbors"]), neighbors_key=key)
     return np.asarray(graph.obsm[keys.UMAP.name], dtype=np.float32)

@@ -170,7 +170,7 @@ def test_gmm_with_another_k_is_refitted_as_scikit_learn_would(loose):
 def test_gmm_with_k_needs_no_posterior_and_without_k_says_so(loose):
     cluster(loose, method="gmm", n_clusters=3)
     assert loose.obs["gmm"].nunique() == 3
-    with pytest.raises(MissingSlotError, match="scale_posterior.*scale train"):
+    with pytest.raises(MissingSlotError, match=r"scale_posterior.*scale train"):
         cluster(loose, method="gmm")
 
 
@@ -281,16 +281,16 @@ def test_a_component_nobody_belongs_to_is_made_up_for_by_a_split():
 
 @pytest.mark.parametrize("method", ["leiden", "kmeans", "gmm"])
 def test_more_clusters_than_cells_or_points_is_an_error(method):
-    with pytest.raises(InputError, match="151 clusters asked of 150 cells; expected no more clusters than cells; .* -k"):
+    with pytest.raises(InputError, match=r"151 clusters asked of 150 cells; expected no more clusters than cells; .* -k"):
         cluster(with_latent(blobs()[0]), method=method, n_clusters=151)
     three = np.repeat([[0.0, 0], [0, 1], [2, 2]], 20, axis=0)
-    with pytest.raises(InputError, match="4 clusters asked, but .* only 3 distinct points in 60 cells"):
+    with pytest.raises(InputError, match=r"4 clusters asked, but .* only 3 distinct points in 60 cells"):
         cluster(with_latent(three), method=method, n_clusters=4)
     assert cluster(with_latent(three), method=method, n_clusters=3).obs["scale_cluster"].nunique() == 3
 
 
 def test_kmeans_wants_a_number(loose):
-    with pytest.raises(OptionError, match="method kmeans without a number of clusters.*-k"):
+    with pytest.raises(OptionError, match=r"method kmeans without a number of clusters.*-k"):
         cluster(loose, method="kmeans")
 
 
@@ -414,7 +414,7 @@ def test_a_reference_that_is_not_there_lists_what_is(loose):
     loose.obs["depth"] = np.linspace(0.5, 2, 150)
     loose.obs["donor"] = "one"
     with pytest.raises(
-        InputError, match="no column 'celltype' to compare with; expected one of cell_type, donor; .*--reference"
+        InputError, match=r"no column 'celltype' to compare with; expected one of cell_type, donor; .*--reference"
     ):
         cluster(loose, n_clusters=4, reference="celltype")
     assert "scale_cluster" not in loose.obs
@@ -423,9 +423,9 @@ def test_a_reference_that_is_not_there_lists_what_is(loose):
 def test_a_reference_without_labels_or_of_measurements_is_an_error(loose):
     loose.obs["depth"] = np.linspace(0.5, 2, 150)
     loose.obs["nothing"] = np.nan
-    with pytest.raises(InputError, match="obs\\['depth'\\] has 150 distinct values .*no measurements"):
+    with pytest.raises(InputError, match=r"obs\['depth'\] has 150 distinct values .*no measurements"):
         cluster(loose, n_clusters=4, reference="depth")
-    with pytest.raises(InputError, match="obs\\['nothing'\\] has no label in any of 150 cells"):
+    with pytest.raises(InputError, match=r"obs\['nothing'\] has no label in any of 150 cells"):
         cluster(loose, n_clusters=4, reference="nothing")
 
 
@@ -435,18 +435,18 @@ def test_a_reference_without_labels_or_of_measurements_is_an_error(loose):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_latent_that_is_not_finite_is_an_error(loose, bad):
     loose.obsm["X_scale"][[3, 8], 1] = bad
-    with pytest.raises(InputError, match="obsm\\['X_scale'\\] is NaN or infinite in 2 of 150 cells.*scale train"):
+    with pytest.raises(InputError, match=r"obsm\['X_scale'\] is NaN or infinite in 2 of 150 cells.*scale train"):
         cluster(loose, n_clusters=4)
 
 
 def test_a_posterior_that_is_not_finite_is_an_error(loose):
     keys.POSTERIOR.set(loose, np.full((150, 3), np.nan, dtype=np.float32))
-    with pytest.raises(InputError, match="scale_posterior.* NaN or infinite in 150 of 150 cells"):
+    with pytest.raises(InputError, match=r"scale_posterior.* NaN or infinite in 150 of 150 cells"):
         cluster(loose, method="gmm")
 
 
 def test_no_latent_names_train():
-    with pytest.raises(MissingSlotError, match="obsm\\['X_scale'\\] is missing; expected the output of `scale train`"):
+    with pytest.raises(MissingSlotError, match=r"obsm\['X_scale'\] is missing; expected the output of `scale train`"):
         cluster(anndata.AnnData(np.zeros((3, 2), np.float32)))
 
 
@@ -462,7 +462,7 @@ def test_cells_on_one_point_are_one_cluster():
         cluster(cells)
     assert list(cells.obs["leiden"].cat.categories) == ["0"]
     for method in ("leiden", "kmeans", "gmm"):
-        assert cluster(cells, method=method, n_clusters=1).obs["scale_cluster"].nunique() == 1
+        assert set(cluster(cells, method=method, n_clusters=1).obs["scale_cluster"]) == {"0"}
 
 
 def test_fewer_cells_than_neighbours_says_so_and_takes_them_all():
