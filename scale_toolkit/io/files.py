@@ -126,6 +126,17 @@ def unlinked() -> Iterator[IO[bytes]]:
         yield file
 
 
+@contextmanager
+def private_file() -> Iterator[tuple[IO[bytes], Path]]:
+    """Yield a temporary file in TMPDIR, open, with the name it still has: whoever opens it by name unlinks it."""
+    handle, name = tempfile.mkstemp(prefix="scale-")
+    try:
+        with os.fdopen(handle, "rb") as file:
+            yield file, Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
     """Copy `stream` to its end into `spool`, a block at a time; returns the number of bytes."""
     shutil.copyfileobj(stream, spool, _BLOCK)

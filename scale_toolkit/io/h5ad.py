@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit.errors import InputError, ScaleWarning
+from scale_toolkit.errors import InputError, ScaleError, ScaleWarning
 from scale_toolkit.io import files
 
 if TYPE_CHECKING:
@@ -70,16 +70,13 @@ class H5adFile:
         with warnings.catch_warnings():
             # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
             warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-            if isinstance(self.root["obs"], h5py.Dataset):
-                adata = self._read_oldest(without)
-            else:
-                adata = anndata.AnnData(**self._elements(without))
+            adata = anndata.AnnData(**self._elements(without))
         self.left_out = tuple(sorted(path for path in without if path in self.root))
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
 
     def _elements(self, without: set[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {name: _read(self, name) for name in ("obs", "var")}
+        found: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
         if "X" in self.root and "X" not in without:
             found["X"] = _read(self, "X")
         if "raw" in self.root and "raw" not in without:
@@ -90,28 +87,20 @@ class H5adFile:
                 found[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
         return found
 
-    def _read_oldest(self, without: set[str]) -> AnnData:
-        """Files of anndata before 0.7 keep obs as one compound array; only `read_h5ad` knows how to read them."""
-        import anndata
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                adata = anndata.read_h5ad(self.root.filename)
-        except Exception as error:
-            raise _unreadable(self.name, "obs", error) from error
-        for path in without:
-            where, _, name = path.partition("/")
-            if path == "X":
-                adata.X = None
-            elif path == "raw":
-                del adata.raw
-            elif not name:
-                for name in [key for key in getattr(adata, where) if key is not None]:
-                    del getattr(adata, where)[name]
-            elif name in getattr(adata, where):
-                del getattr(adata, where)[name]
-        return adata
+    def _table(self, name: str) -> pd.DataFrame:
+        group = self.root[name]
+        if not isinstance(group, h5py.Dataset):
+            return _read(self, name)
+        # anndata before 0.7: one compound array, the index its first field, categories of a column in uns
+        table = pd.DataFrame.from_records(group[:], index=group.dtype.names[0])
+        table.index = pd.Index([_text(value) for value in table.index], dtype=object)
+        for column in table:
+            if f"uns/{column}_categories" in self.root:
+                categories = [_text(value) for value in np.atleast_1d(self.root[f"uns/{column}_categories"][()])]
+                table[column] = pd.Categorical.from_codes(table[column], categories)
+            elif table[column].dtype == object:
+                table[column] = [_text(value) for value in table[column]]
+        return table
 
 
 @contextmanager
@@ -192,13 +181,15 @@ def write_h5ad(
     ------
     UsageError
         Standard output is a terminal, the folder is missing, or `destination` is the file that is carried from.
+    ScaleError
+        The disk is full or refuses the write; nothing is left behind.
     """
     streamed = dict(streamed or {})
     _check_shapes(adata, streamed)
     if files.is_stream(destination):
         sink = files.output_stream(stdout)
-        with files.unlinked() as spool:
-            with h5py.File(spool, "w") as root:
+        with files.private_file() as (spool, path):
+            with _new_file(path, f"the temporary file in {path.parent} (TMPDIR)", unlink=True) as root:
                 _write(root, adata, carry, streamed, _GZIP if files.is_regular(sink) else {})
             files.copy_to_stdout(spool, sink)
         return
@@ -209,16 +200,14 @@ def write_h5ad(
         and os.path.samestat(carry.status, Path(destination).stat())
     ):
         raise files.same_file(destination)
-    with files.atomic(destination) as private, h5py.File(private, "w") as root:
+    with files.atomic(destination) as private, _new_file(private, os.fspath(destination)) as root:
         _write(root, adata, carry, streamed, _GZIP)
 
 
 def _open(place: Path | IO[bytes], name: str) -> h5py.File:
-    # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which is as fast;
-    # without locks: reading needs none, and network file systems refuse them
-    options = {"locking": False} if isinstance(place, Path) else {}
+    # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which is as fast
     try:
-        return h5py.File(place, "r", **options)
+        return h5py.File(place, "r")
     except OSError as error:
         text = str(error)
         if "truncated" in text or "eof" in text.lower():
@@ -251,9 +240,30 @@ def _read(file: H5adFile, path: str) -> Any:
         raise _unreadable(file.name, path, error) from error
 
 
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _unreadable(name: str, what: str, error: Exception) -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return InputError(f"{name}: {what} cannot be read ({reason})", "a whole h5ad", "make or copy it again")
+
+
+@contextmanager
+def _new_file(path: Path, name: str, *, unlink: bool = False) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file; a full disk becomes one line.
+
+    HDF5 opens it by path, for its driver for Python files crashes when a write fails. With `unlink` the name is gone as
+    soon as it is open, so the file dies with the process.
+    """
+    try:
+        with h5py.File(path, "w") as root:
+            if unlink:
+                path.unlink()
+            yield root
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise ScaleError(f"{name} cannot be written ({reason})", "", "free some space or choose another place") from error
 
 
 def _check_shapes(adata: AnnData, streamed: Mapping[str, RowBlocks]) -> None:

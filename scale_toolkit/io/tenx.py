@@ -21,7 +21,7 @@ _PEAKS = "Peaks"
 def is_tenx(path: Path) -> bool:
     """Whether an HDF5 file is laid out as 10x does."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(path, "r") as file:
             return isinstance(file.get("matrix"), h5py.Group) and "obs" not in file
     except OSError:
         return False
@@ -48,7 +48,7 @@ def read_tenx(path: Path) -> AnnData:
     from anndata import AnnData
 
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with h5py.File(path, "r") as file:
             group = file["matrix"]
             barcodes = group["barcodes"].asstr()[:]
             features = group["features"]

@@ -1,0 +1,169 @@
+import gzip
+import io
+import os
+import stat
+import threading
+
+import pytest
+
+from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.io import files
+
+
+class Terminal(io.BytesIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def umask():
+    old = os.umask(0o027)
+    yield
+    os.umask(old)
+
+
+def test_a_file_appears_whole_with_the_users_mode(tmp_path, umask):
+    target = tmp_path / "model.pt"
+    with files.atomic(target) as private:
+        assert private.parent == tmp_path
+        assert private.suffix == ".pt"  # so that a library that goes by the suffix writes the right format
+        assert stat.S_IMODE(private.stat().st_mode) == 0o600
+        private.write_bytes(b"whole")
+        assert not target.exists()
+    assert target.read_bytes() == b"whole"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    target = tmp_path / "a.tsv"
+    target.write_bytes(b"old")
+    with pytest.raises(RuntimeError), files.atomic(target) as private:
+        private.write_bytes(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    files.write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_a_named_pipe_gets_the_bytes_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    files.write_bytes(pipe, b"bytes")
+    reader.join()
+    assert got == [b"bytes"]
+    assert pipe.is_fifo()
+
+
+def test_a_very_long_name_still_fits(tmp_path):
+    target = tmp_path / ("n" * 250)
+    files.write_bytes(target, b"x")
+    assert target.read_bytes() == b"x"
+
+
+def test_destination_in_a_missing_folder(tmp_path):
+    expected = r"the output folder .*none does not exist; make it first: mkdir -p"
+    with pytest.raises(UsageError, match=expected):
+        files.check_destination(tmp_path / "none" / "a.h5ad")
+    with pytest.raises(UsageError, match=expected):
+        files.write_bytes(tmp_path / "none" / "a.h5ad", b"")
+
+
+def test_destination_is_a_folder(tmp_path):
+    with pytest.raises(UsageError, match="is a folder; expected a file"):
+        files.check_destination(tmp_path)
+    with pytest.raises(UsageError, match="is a folder; expected a file"):
+        files.write_bytes(tmp_path, b"")
+
+
+@pytest.mark.parametrize("how", ["same", "symlink", "hardlink", "dots"])
+def test_destination_is_the_input_under_another_name(tmp_path, how):
+    source = tmp_path / "a.h5ad"
+    source.write_bytes(b"x")
+    other = tmp_path / "b.h5ad"
+    if how == "symlink":
+        other.symlink_to(source)
+    elif how == "hardlink":
+        other.hardlink_to(source)
+    else:
+        other = source if how == "same" else tmp_path / ".." / tmp_path.name / "a.h5ad"
+    with pytest.raises(UsageError, match="is also the input; expected another file"):
+        files.check_destination(other, [source])
+    files.check_destination(tmp_path / "c.h5ad", [source])
+
+
+def test_destination_is_what_stdin_is_redirected_from(tmp_path):
+    source = tmp_path / "a.h5ad"
+    source.write_bytes(b"x")
+    with source.open("rb") as stdin, pytest.raises(UsageError, match="is also the input"):
+        files.check_destination(source, ["-"], stdin=stdin)
+    with source.open("ab") as stdout, pytest.raises(UsageError, match="standard output is also the input"):
+        files.check_destination("-", [source], stdout=stdout)
+
+
+def test_terminals_are_refused():
+    with pytest.raises(UsageError, match=r"standard output is a terminal; expected a file or a pipe.*-o FILE"):
+        files.check_destination("-", stdout=Terminal())
+    with pytest.raises(UsageError, match="standard output is a terminal"):
+        files.output_stream(Terminal())
+    with pytest.raises(UsageError, match=r"standard input is a terminal; expected a file or a pipe.*pipe an h5ad in"):
+        files.input_stream(Terminal())
+
+
+def test_closed_streams_are_refused(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(UsageError, match="standard input is closed"):
+        files.input_stream()
+    with pytest.raises(UsageError, match="standard output is closed"):
+        files.output_stream()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_text_opens_plain_or_gzip_by_content(tmp_path, compressed):
+    path = tmp_path / "misnamed.txt"
+    path.write_bytes(gzip.compress("é\n".encode()) if compressed else "é\n".encode())
+    with files.open_text(path) as file:
+        assert file.read() == "é\n"
+
+
+def test_truncated_gzip_is_one_line(tmp_path):
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:300])
+    with pytest.raises(InputError, match="is truncated or damaged gzip; expected a whole file"), files.open_text(path) as file:
+        file.read()
+
+
+def test_binary_is_no_text(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="is no text"), files.open_text(path) as file:
+        file.read()
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        files.existing_file(tmp_path / "none")
+    with pytest.raises(InputError, match="is a folder; expected a file"):
+        files.existing_file(tmp_path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match=r"is empty \(0 bytes\)"):
+        files.existing_file(tmp_path / "empty")
+
+
+def test_a_reader_that_has_gone_away_ends_the_copy_quietly():
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "wb") as stdout:
+        files.copy_to_stdout(io.BytesIO(bytes(1 << 21)), stdout)
+        stdout.write(b"more")  # to the null device by now: closing must not raise either

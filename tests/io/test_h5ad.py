@@ -1,0 +1,529 @@
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+
+from scale_toolkit import keys
+from scale_toolkit.errors import InputError, ScaleWarning, UsageError
+from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
+
+
+class Blocks:
+    """A matrix in memory handed out in blocks of rows."""
+
+    def __init__(self, matrix, rows, *, says=None):
+        self.matrix, self.rows = matrix, rows
+        self.format = "csr" if sparse.issparse(matrix) else "dense"
+        self.shape, self.dtype = says or matrix.shape, matrix.dtype
+
+    def blocks(self):
+        for at in range(0, self.matrix.shape[0], self.rows):
+            yield self.matrix[at : at + self.rows]
+
+
+@pytest.fixture
+def full(planted):
+    """An AnnData with something in every place."""
+    rng = np.random.default_rng(0)
+    n, m = planted.shape
+    planted.layers["counts"] = planted.X.copy()
+    planted.layers["scaled"] = rng.random((n, m)).astype(np.float32)
+    planted.raw = planted.copy()
+    planted.obsm["imputed"] = rng.random((n, m)).astype(np.float32)
+    planted.obsm["binary"] = sparse.random(n, m, 0.1, "csr", np.float32, random_state=0)
+    planted.obsm["X_scale"] = rng.random((n, 3))
+    planted.varm["scale_decoder"] = rng.random((m, 3))
+    planted.obsp["distances"] = sparse.random(n, n, 0.1, "csr", random_state=0)
+    planted.uns["nested"] = {"b": {"x": 1, "a": "text"}, "a": np.arange(3)}
+    planted.obs["name"] = [f"n{i}" for i in range(n)]
+    return planted
+
+
+@pytest.fixture
+def saved(full, tmp_path):
+    """The same, written by anndata itself."""
+    path = tmp_path / "in.h5ad"
+    full.write_h5ad(path)
+    return path
+
+
+def dense(value):
+    return value.toarray() if sparse.issparse(value) else np.asarray(value)
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+    pd.testing.assert_frame_equal(one.var, other.var)
+    if sparse.issparse(one.X):
+        assert (one.X != other.X).nnz == 0
+    else:
+        np.testing.assert_array_equal(one.X, other.X)
+    for mapping in ("layers", "obsm", "varm", "obsp"):
+        keys_ = {k for k in getattr(one, mapping) if k is not None}
+        assert keys_ == {k for k in getattr(other, mapping) if k is not None}
+        for key in keys_:
+            np.testing.assert_array_equal(dense(getattr(one, mapping)[key]), dense(getattr(other, mapping)[key]))
+    assert (one.raw is None) == (other.raw is None)
+    if one.raw is not None:
+        np.testing.assert_array_equal(dense(one.raw.X), dense(other.raw.X))
+        assert list(one.raw.var_names) == list(other.raw.var_names)
+
+
+def read(path, without=()):
+    with open_h5ad(path) as file:
+        return file.read(without)
+
+
+def test_reads_what_anndata_wrote_and_anndata_reads_what_is_written(saved, tmp_path):
+    adata = read(saved)
+    same(adata, anndata.read_h5ad(saved))
+    write_h5ad(adata, tmp_path / "out.h5ad")
+    again = anndata.read_h5ad(tmp_path / "out.h5ad")
+    same(again, adata)
+    assert again.uns["nested"]["b"]["a"] == "text"
+    assert isinstance(again.X, sparse.csr_matrix)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+def test_x_of_every_form(planted, tmp_path, form):
+    counts = planted.X.toarray()
+    planted.X = counts if form == "dense" else sparse.csr_matrix(counts).asformat(form)
+    planted.write_h5ad(tmp_path / "in.h5ad")
+    adata = read(tmp_path / "in.h5ad")
+    assert (adata.X.format if form != "dense" else "dense") == form
+    write_h5ad(adata, tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(dense(anndata.read_h5ad(tmp_path / "out.h5ad").X), counts)
+
+
+def test_what_is_left_out_is_not_read_and_is_carried(saved, tmp_path):
+    with open_h5ad(saved) as file:
+        adata = file.read(keys.LARGE)
+        assert adata.X is None
+        assert not [name for name in adata.layers if name is not None]
+        assert adata.raw is None
+        assert set(adata.obsm) == {"X_scale"}
+        adata.obs["new"] = 1
+        write_h5ad(adata, tmp_path / "out.h5ad", carry=file)
+    again, before = anndata.read_h5ad(tmp_path / "out.h5ad"), anndata.read_h5ad(saved)
+    assert (again.obs.pop("new") == 1).all()
+    same(again, before)
+
+
+def test_the_carried_bytes_are_never_loaded(saved, tmp_path, monkeypatch):
+    with open_h5ad(saved) as file:
+        adata = file.read(keys.LARGE)
+
+        def refuse(*_args, **_kwargs):
+            raise AssertionError("loaded")
+
+        monkeypatch.setattr(h5py.Dataset, "__getitem__", refuse)
+        write_h5ad(adata, tmp_path / "out.h5ad", carry=file)
+    monkeypatch.undo()
+    same(anndata.read_h5ad(tmp_path / "out.h5ad"), anndata.read_h5ad(saved))
+
+
+def test_what_was_read_and_then_removed_is_not_brought_back(saved, tmp_path):
+    with open_h5ad(saved) as file:
+        adata = file.read(["X"])
+        del adata.layers["counts"], adata.obsm["imputed"]
+        write_h5ad(adata, tmp_path / "out.h5ad", carry=file)
+    again = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert "counts" not in again.layers
+    assert "imputed" not in again.obsm
+    assert again.X is not None
+
+
+def test_a_new_element_wins_over_the_carried_one(saved, tmp_path):
+    with open_h5ad(saved) as file:
+        adata = file.read(keys.LARGE)
+        adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+        adata.layers["scaled"] = np.ones(adata.shape, np.float32)
+        blocks = Blocks(np.full(adata.shape, 2, np.float32), 50)
+        write_h5ad(adata, tmp_path / "out.h5ad", carry=file, streamed={"obsm/imputed": blocks})
+    again = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert again.X.nnz == 0
+    assert (again.layers["scaled"] == 1).all()
+    assert again.layers["counts"].nnz > 0
+    assert (again.obsm["imputed"] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("cut", "stale", "kept"),
+    [
+        (np.s_[:50, :], ["X", "layers/counts", "layers/scaled", "raw", "obsm/imputed", "obsm/binary"], []),
+        (np.s_[:, :50], ["X", "layers/counts", "layers/scaled"], ["raw", "obsm/imputed", "obsm/binary"]),
+        (np.s_[::-1, :], ["X", "layers/counts", "layers/scaled", "raw", "obsm/imputed", "obsm/binary"], []),
+    ],
+)
+def test_stale_elements_are_dropped_by_name(saved, tmp_path, cut, stale, kept):
+    with open_h5ad(saved) as file:
+        adata = file.read(keys.LARGE)[cut].copy()
+        with pytest.warns(ScaleWarning, match="^dropped .*: their cells or peaks are no longer") as caught:
+            write_h5ad(adata, tmp_path / "out.h5ad", carry=file)
+    assert "\n" not in str(caught[0].message)
+    for path in stale:
+        assert path in str(caught[0].message)
+    with h5py.File(tmp_path / "out.h5ad") as out:
+        assert [path for path in stale if path in out] == []
+        assert [path for path in kept if path not in out] == []
+
+
+counts = hnp.arrays(
+    np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.sampled_from([0, 0, 0, 1, 2.5])
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    matrix=counts,
+    rows=st.integers(1, 5),
+    form=st.sampled_from(["csr", "dense"]),
+    place=st.sampled_from(["X", "layers/a", "obsm/a"]),
+)
+def test_a_matrix_in_blocks_reads_back(tmp_path_factory, matrix, rows, form, place):
+    path = tmp_path_factory.mktemp("blocks") / "out.h5ad"
+    value = sparse.csr_matrix(matrix) if form == "csr" else matrix
+    n, m = matrix.shape
+    names = {"obs": pd.DataFrame(index=[f"c{i}" for i in range(n)]), "var": pd.DataFrame(index=[f"p{j}" for j in range(m)])}
+    write_h5ad(AnnData(**names), path, streamed={place: Blocks(value, rows)})
+    again = anndata.read_h5ad(path)
+    got = again.X if place == "X" else getattr(again, place.split("/")[0])["a"]
+    assert sparse.issparse(got) == (form == "csr")
+    np.testing.assert_array_equal(dense(got), matrix)
+    assert got.dtype == np.float32
+    with h5py.File(path) as file:
+        if form == "csr":
+            assert file[place]["indptr"].dtype == np.int64
+            assert file[place]["indices"].dtype == np.int32
+
+
+def test_no_more_than_a_block_is_held(tmp_path):
+    alive = []
+
+    class Watched(Blocks):
+        def blocks(self):
+            import weakref
+
+            for at in range(0, 400, 20):
+                block = np.full((20, 50), at, np.float32)
+                alive.append(weakref.ref(block))
+                assert sum(ref() is not None for ref in alive) <= 2
+                yield block
+                del block
+
+    names = {"obs": pd.DataFrame(index=[f"c{i}" for i in range(400)]), "var": pd.DataFrame(index=[f"p{j}" for j in range(50)])}
+    write_h5ad(AnnData(**names), tmp_path / "a.h5ad", streamed={"obsm/imputed": Watched(np.zeros((400, 50), np.float32), 20)})
+    assert len(alive) == 20
+    assert anndata.read_h5ad(tmp_path / "a.h5ad").obsm["imputed"][:, 0].tolist() == [i // 20 * 20 for i in range(400)]
+
+
+def test_blocks_that_do_not_fit_are_refused_and_nothing_is_left(planted, tmp_path):
+    short = Blocks(np.zeros((10, planted.n_vars), np.float32), 5, says=planted.shape)
+    with pytest.raises(ValueError, match="have 10 rows, its shape says 120"):
+        write_h5ad(planted, tmp_path / "a.h5ad", streamed={"layers/a": short})
+    with pytest.raises(ValueError, match=r"layers/a has shape \(10, 300\)"):
+        write_h5ad(planted, tmp_path / "a.h5ad", streamed={"layers/a": Blocks(np.zeros((10, 300)), 5)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_content_gives_equal_bytes(full, tmp_path):
+    other = full.copy()
+    other.uns = {"scale": "[]", "nested": {"a": np.arange(3), "b": {"a": "text", "x": 1}}}
+    full.uns["scale"] = "[]"
+    for key in ("X_scale", "binary", "imputed"):  # the same elements, entered in another order
+        other.obsm[key] = other.obsm.pop(key)
+    unsorted = full.X[:, ::-1][:, ::-1].copy()
+    unsorted.has_sorted_indices = False
+    other.X = unsorted
+    write_h5ad(full, tmp_path / "a.h5ad")
+    write_h5ad(other, tmp_path / "b.h5ad")
+    out = io.BytesIO()
+    assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
+    write_h5ad(full, "-", stdout=out)
+    again = io.BytesIO()
+    write_h5ad(other, "-", stdout=again)
+    assert out.getvalue() == again.getvalue()
+
+
+def test_writing_changes_nothing_in_memory(full, tmp_path):
+    before = full.copy()
+    write_h5ad(full, tmp_path / "a.h5ad")
+    same(full, before)
+    assert list(full.uns) == list(before.uns)
+
+
+def test_columns_that_anndata_is_strict_about(planted, tmp_path):
+    n = planted.n_obs
+    planted.obs["string"] = pd.array(["a", "b"] * (n // 2), dtype="string")
+    planted.obs["gaps"] = [None if i % 3 else f"v{i % 2}" for i in range(n)]
+    planted.obs["kind"] = pd.Categorical(pd.array(["a", "b"] * (n // 2), dtype="string"))
+    planted.obs["whole"] = pd.array([1, None] * (n // 2), dtype="Int64")
+    planted.uns["table"] = pd.DataFrame({"s": pd.array(["x", "y"], dtype="string")}, index=["0", "1"])
+    write_h5ad(planted, tmp_path / "a.h5ad")
+    obs = anndata.read_h5ad(tmp_path / "a.h5ad").obs
+    assert obs["string"].tolist()[:2] == ["a", "b"]
+    assert obs["kind"].tolist()[:2] == ["a", "b"]
+    assert obs["gaps"].isna().sum() == planted.obs["gaps"].isna().sum()
+    assert obs["gaps"].dropna().tolist() == planted.obs["gaps"].dropna().tolist()
+    assert obs["whole"].isna().sum() == n // 2
+
+
+def test_a_subset_that_was_not_copied_can_be_written(full, tmp_path):
+    write_h5ad(full[5:9, 10:30], tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(dense(anndata.read_h5ad(tmp_path / "a.h5ad").X), dense(full.X)[5:9, 10:30])
+
+
+def pipe_of(data):
+    end, start = os.pipe()
+
+    def feed():
+        with os.fdopen(start, "wb") as sink:
+            with contextlib.suppress(BrokenPipeError):
+                sink.write(data)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    return os.fdopen(end, "rb"), thread
+
+
+@pytest.fixture
+def piped():
+    opened = []
+
+    def make(data):
+        opened.append(pipe_of(data))
+        return opened[-1][0]
+
+    yield make
+    for stream, thread in opened:
+        stream.close()
+        thread.join()
+
+
+def test_a_pipe_in_and_a_pipe_out(saved, tmp_path, piped):
+    out = io.BytesIO()
+    with open_h5ad("-", stdin=piped(saved.read_bytes())) as file:
+        adata = file.read(keys.LARGE)
+        write_h5ad(adata, "-", carry=file, stdout=out)
+    (tmp_path / "out.h5ad").write_bytes(out.getvalue())
+    same(anndata.read_h5ad(tmp_path / "out.h5ad"), anndata.read_h5ad(saved))
+
+
+def test_a_pipe_is_spooled_to_a_file_without_a_name(saved, tmp_path, piped, monkeypatch):
+    spools = tmp_path / "spools"
+    spools.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(spools))
+    with open_h5ad("-", stdin=piped(saved.read_bytes())) as file:
+        assert list(spools.iterdir()) == []
+        assert file.read().n_obs == 120
+
+
+def test_a_redirected_file_needs_no_spool(saved, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("spooled")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with saved.open("rb") as stdin, open_h5ad("-", stdin=stdin) as file:
+        assert file.read().n_obs == 120
+
+
+def test_a_pipe_is_not_compressed_and_a_file_is(full, tmp_path):
+    out = io.BytesIO()
+    write_h5ad(full, "-", stdout=out)
+    write_h5ad(full, tmp_path / "a.h5ad")
+    with h5py.File(out) as piped, h5py.File(tmp_path / "a.h5ad") as file:
+        assert piped["X/data"].compression is None
+        assert file["X/data"].compression == "gzip"
+    with (tmp_path / "b.h5ad").open("wb") as stdout:
+        write_h5ad(full, "-", stdout=stdout)
+    assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
+
+
+class Terminal(io.BytesIO):
+    def isatty(self):
+        return True
+
+
+def test_terminals(planted):
+    with pytest.raises(UsageError, match="standard input is a terminal"), open_h5ad("-", stdin=Terminal()):
+        pass
+    with pytest.raises(UsageError, match="standard output is a terminal"):
+        write_h5ad(planted, "-", stdout=Terminal())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", r"standard input is empty \(0 bytes\); expected the h5ad of the stage before"),
+        (b"peak\tc1\nchr1:1-2\t1\n" * 99, "standard input is no HDF5 file; expected an h5ad"),
+        (None, "standard input is truncated; expected a whole h5ad"),
+    ],
+)
+def test_a_pipe_that_holds_no_h5ad(saved, piped, data, words):
+    data = saved.read_bytes()[:20_000] if data is None else data
+    with pytest.raises(InputError, match=words) as caught, open_h5ad("-", stdin=piped(data)):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_h5ad(saved, tmp_path):
+    path = tmp_path / "x.h5ad"
+    for data, words in ((b"", "is empty"), (b"text" * 100, "is no HDF5 file"), (saved.read_bytes()[:9999], "is truncated")):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=words), open_h5ad(path):
+            pass
+    with pytest.raises(InputError, match="does not exist"), open_h5ad(tmp_path / "none.h5ad"):
+        pass
+    with h5py.File(path, "w") as file:
+        file["matrix/barcodes"] = [b"a"]
+    with pytest.raises(InputError, match=r"is a 10x h5; expected an h5ad; run `scale prepare`"), open_h5ad(path):
+        pass
+    with h5py.File(path, "w") as file:
+        file["weights"] = [1]
+    with pytest.raises(InputError, match=r"is HDF5 but no h5ad \(it holds weights\); expected obs and var"), open_h5ad(path):
+        pass
+
+
+def test_damaged_inside_is_one_line_and_names_the_element(saved):
+    with h5py.File(saved, "r+") as file:
+        del file["X/indices"]
+    with pytest.raises(InputError, match=r"in\.h5ad: X cannot be read") as caught:
+        read(saved)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_carried_file_cannot_be_the_destination(saved, tmp_path):
+    (tmp_path / "link.h5ad").symlink_to(saved)
+    before = saved.read_bytes()
+    with open_h5ad(saved) as file:
+        adata = file.read()
+        for destination in (saved, tmp_path / "link.h5ad"):
+            with pytest.raises(UsageError, match="is also the input"):
+                write_h5ad(adata, destination, carry=file)
+    assert saved.read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_old_file(planted, tmp_path):
+    path = tmp_path / "a.h5ad"
+    path.write_bytes(b"old")
+    planted.uns["bad"] = object()
+    with pytest.raises(Exception, match="object"):
+        write_h5ad(planted, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+FULL_DISK = """
+import resource, sys
+from anndata import AnnData
+import numpy as np
+from scale_toolkit.errors import ScaleError
+from scale_toolkit.io.h5ad import write_h5ad
+
+class Endless:
+    shape, dtype, format = (10**6, 3000), np.dtype("f4"), "dense"
+    def blocks(self):
+        for made in range(10**6):
+            assert made < 1000, "writes on although the disk is full"
+            yield np.ones((1, 3000), np.float32)
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+for streamed in ({}, {"obsm/imputed": Endless()}):
+    cells = AnnData(shape=(10**6, 3000)) if streamed else AnnData(np.random.default_rng(0).random((300, 3000), np.float32))
+    cells.obs_names, cells.var_names = cells.obs_names.astype(str), cells.var_names.astype(str)
+    try:
+        write_h5ad(cells, sys.argv[1], streamed=streamed)
+    except ScaleError as error:
+        print(error)
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "a.h5ad")], capture_output=True, text=True, check=True
+    )
+    lines = run.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "a.h5ad cannot be written (File too large); free some space" in line
+    assert run.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repeated_names_are_left_to_prepare(planted, tmp_path):
+    planted.obs_names = ["c"] * planted.n_obs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        planted.write_h5ad(tmp_path / "a.h5ad")
+    assert read(tmp_path / "a.h5ad").obs_names.has_duplicates
+
+
+def test_files_of_older_writers(planted, tmp_path):
+    path = tmp_path / "old.h5ad"
+    planted.write_h5ad(path)
+    with h5py.File(path, "r+") as file:  # no encoding anywhere, as converters from R leave it
+        for place in ("", "X", "layers", "obsm", "varm", "obsp", "varp", "uns"):
+            item = file[place] if place else file
+            for name in ("encoding-type", "encoding-version"):
+                item.attrs.pop(name, None)
+        file["X"].attrs["h5sparse_format"], file["X"].attrs["h5sparse_shape"] = "csr", planted.shape
+    np.testing.assert_array_equal(dense(read(path).X), dense(planted.X))
+
+
+def test_files_with_obs_as_one_compound_array(planted, tmp_path):
+    path = tmp_path / "oldest.h5ad"
+    with h5py.File(path, "w") as file:
+        file["X"] = planted.X.toarray()
+        for name, index in (("obs", planted.obs_names), ("var", planted.var_names)):
+            table = np.array([(key.encode(), 7) for key in index], dtype=[("index", "S40"), ("n", "i4")])
+            file[name] = table
+    adata = read(path, without=["layers"])
+    assert adata.obs_names.tolist() == planted.obs_names.tolist()
+    assert adata.obs["n"].tolist() == [7] * planted.n_obs
+    np.testing.assert_array_equal(dense(adata.X), dense(planted.X))
+    assert read(path, without=["X"]).X is None
+
+
+STEP = """
+from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
+with open_h5ad("-") as file:
+    write_h5ad(file.read(["X"]), "-", carry=file)
+"""
+
+
+def test_in_a_real_shell_pipe(saved, tmp_path):
+    out = tmp_path / "out.h5ad"
+    step = tmp_path / "step.py"
+    step.write_text(STEP)
+    python = f"{sys.executable} {step}"
+    subprocess.run(["bash", "-o", "pipefail", "-c", f"cat {saved} | {python} | {python} > {out}"], check=True)
+    same(anndata.read_h5ad(out), anndata.read_h5ad(saved))
+    early = subprocess.run(
+        ["bash", "-c", f"{python} < {saved} | head -c 5 | wc -c"], check=True, capture_output=True, text=True
+    )
+    assert early.stdout.strip() == "5"
+    assert early.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["tiny_blood", "liver_unlabelled", "mouse_unlabelled"])
+def test_real_files_pass_through_unchanged(data_path, tmp_path, name):
+    source = data_path(f"{name}.h5ad")
+    with open_h5ad(source) as file:
+        write_h5ad(file.read(keys.LARGE), tmp_path / "out.h5ad", carry=file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        same(anndata.read_h5ad(tmp_path / "out.h5ad"), anndata.read_h5ad(source))
