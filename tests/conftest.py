@@ -43,7 +43,7 @@ def planted_cells(n_cells=120, n_peaks=300, n_clusters=3, seed=0, open_share=0.0
     labels = np.arange(n_cells) % n_clusters
     rate = np.clip(rng.gamma(2, open_share / 2, n_peaks), 0.01, 0.5)[None, :].repeat(n_clusters, 0)
     for cluster in range(n_clusters):
-        rate[cluster, cluster :: 10] *= 5
+        rate[cluster, cluster::10] *= 5
     depth = rng.lognormal(0, 0.3, n_cells)[:, None]
     is_open = rng.random((n_cells, n_peaks)) < np.clip(rate[labels] * depth, 0, 0.95)
     counts = is_open * rng.integers(1, 4, is_open.shape)
@@ -61,3 +61,9 @@ def planted_cells(n_cells=120, n_peaks=300, n_clusters=3, seed=0, open_share=0.0
 def planted() -> anndata.AnnData:
     """120 cells × 300 peaks of counts in 3 planted clusters (``obs['cell_type']``)."""
     return planted_cells()
+
+
+@pytest.fixture
+def plant():
+    """Return `planted_cells`, to make planted data of another size."""
+    return planted_cells

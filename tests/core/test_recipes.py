@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from scale_toolkit.core.checkpoint import NotAModel, dumps, loads
+from scale_toolkit.core.recipes import encode, near_cells, start_coordinates, train_fast, train_published
+from scale_toolkit.core.sparse import MatrixRows, binarise
+
+FAST = {
+    "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "spectral_dim": 6, "lr": 2e-3, "batch_size": 32,
+    "max_iter": 1000, "max_epochs": 30, "mixture_epoch": 5, "weight_decay": 0.0, "mask": 0.3, "n_neighbors": 5,
+    "neighbour_share": 0.5, "ridge": 1.0, "patience": 10, "log_transform": False, "seed": 0, "device": torch.device("cpu"),
+}  # fmt: skip
+PUBLISHED = {
+    "n_components": 3, "latent": 4, "encode_dim": (32, 16), "decode_dim": (), "lr": 2e-3, "batch_size": 32, "max_iter": 60,
+    "weight_decay": 5e-4, "patience": 50, "log_transform": False, "release": False, "seed": 0, "device": torch.device("cpu"),
+}  # fmt: skip
+
+
+def test_fast_finds_planted_clusters_and_beats_its_start(plant):
+    cells = plant(200, 400, 4)
+    trained = train_fast(MatrixRows(cells.X), **FAST)
+    z = encode(trained, MatrixRows(cells.X), seed=0).latent
+    labels = KMeans(4, n_init=10, random_state=0).fit_predict(z)
+    assert adjusted_rand_score(cells.obs["cell_type"], labels) > 0.95
+    curve = trained.history.held_out
+    assert curve[trained.history.best_epoch] > curve[0]
+
+
+def test_depth_stays_out_of_the_latent_space(plant):
+    cells = plant(200, 400, 4)
+    z = encode(train_fast(MatrixRows(cells.X), **FAST), MatrixRows(cells.X), seed=0).latent
+    depth = np.log(np.asarray((cells.X > 0).sum(1)).ravel())
+    assert max(abs(np.corrcoef(z[:, d], depth)[0, 1]) for d in range(4)) < 0.6
+
+
+def test_offsets_reproduce_the_depth_of_each_cell_at_the_start(planted):
+    trained = train_fast(MatrixRows(planted.X), **FAST | {"max_epochs": 1})
+    n_open = np.asarray((planted.X > 0).sum(1)).ravel()
+    offsets = trained.offsets(n_open)
+    expected = 1 / (1 + np.exp(-(offsets[:, None] + trained.depth_bias)))
+    np.testing.assert_allclose(expected.sum(1), n_open, rtol=1e-5)
+
+
+def test_start_is_standardised_spectral_coordinates(planted):
+    weighted = binarise(planted.X)
+    coordinates, projection = start_coordinates(weighted, 5, seed=0)
+    np.testing.assert_allclose(coordinates.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(coordinates.std(0), 1, atol=1e-3)
+    np.testing.assert_allclose(weighted @ projection.weight + projection.shift, coordinates, atol=1e-4)
+
+
+def test_near_cells_are_scikit_learns_and_never_the_cell_itself():
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    index = near_cells(points, 4, 0.5).index
+    distance = np.linalg.norm(points[:, None] - points, axis=2)
+    np.fill_diagonal(distance, np.inf)
+    np.testing.assert_array_equal(np.sort(index, 1), np.sort(np.argsort(distance, 1)[:, :4], 1))
+    assert near_cells(points[:1], 4, 0.5) is None
+    assert near_cells(points, 4, 0.0) is None
+
+
+def test_published_trains_and_release_differs_by_what_it_says(planted):
+    source = MatrixRows(planted.X)
+    paper = train_published(source, **PUBLISHED)
+    release = train_published(source, **PUBLISHED | {"release": True})
+    assert paper.history.held_out
+    assert not release.history.held_out
+    mean = encode(paper, source, seed=0).latent
+    np.testing.assert_array_equal(mean, encode(paper, source, seed=1).latent)
+    assert not np.array_equal(encode(release, source, seed=0).latent, encode(release, source, seed=1).latent)
+    assert (encode(paper, source, seed=0).offset == 0).all()
+    assert release.history.steps == 60
+    assert len(release.history.loss) == 20  # 3 whole batches of 32 an epoch: the last 24 cells are dropped
+
+
+def test_log_transform_changes_what_the_encoder_sees(planted):
+    source = MatrixRows(planted.X)
+    for train, settings in ((train_fast, FAST), (train_published, PUBLISHED)):
+        plain, logged = (
+            encode(train(source, **settings | {"log_transform": flag, "max_iter": 5}), source, seed=0).latent
+            for flag in (False, True)
+        )
+        assert not np.array_equal(plain, logged)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        np.ones((20, 30)),  # every peak open in every cell
+        np.eye(20, 30),  # one open peak a cell, and peaks open nowhere
+        np.repeat(np.eye(2, 30), 10, 0),  # identical cells
+        np.random.default_rng(0).random((20, 1)) < 0.5,  # one peak
+        np.vstack([np.zeros(30), np.random.default_rng(0).random((19, 30)) < 0.3]),  # a cell with nothing open
+        np.random.default_rng(0).random((2, 30)) < 0.5,  # two cells
+    ],
+    ids=["all-open", "one-peak-a-cell", "identical", "one-peak", "empty-cell", "two-cells"],
+)
+@pytest.mark.parametrize("recipe", ["fast", "published"])
+def test_degenerate_matrices_train_to_finite_numbers(counts, recipe):
+    source = MatrixRows(sparse.csr_matrix(counts.astype(np.float32)))
+    settings = {"max_iter": 20, "n_components": 40}
+    if recipe == "fast":
+        trained = train_fast(source, **FAST | settings)
+    else:
+        trained = train_published(source, **PUBLISHED | settings)
+    encoded = encode(trained, source, seed=0)
+    for values in (encoded.latent, encoded.hidden, encoded.posterior, encoded.offset):
+        assert np.isfinite(values).all()
+    np.testing.assert_allclose(encoded.posterior.sum(1), 1, rtol=1e-4)
+
+
+def test_many_peaks_are_sampled_and_still_learnt(plant, monkeypatch):
+    from scale_toolkit.core import recipes
+
+    monkeypatch.setattr(recipes, "ALL_PEAKS_UP_TO", 100)
+    monkeypatch.setattr(recipes, "SAMPLED_PEAKS", 60)
+    cells = plant(200, 400, 4)
+    trained = train_fast(MatrixRows(cells.X), **FAST)
+    labels = KMeans(4, n_init=10, random_state=0).fit_predict(encode(trained, MatrixRows(cells.X), seed=0).latent)
+    assert adjusted_rand_score(cells.obs["cell_type"], labels) > 0.95
+
+
+@pytest.mark.parametrize("recipe", ["fast", "paper", "release"])
+def test_model_file_gives_the_same_encoding_back(planted, recipe):
+    source = MatrixRows(planted.X)
+    if recipe == "fast":
+        trained = train_fast(source, **FAST | {"max_iter": 5, "decode_dim": (8,)})
+    else:
+        trained = train_published(source, **PUBLISHED | {"max_iter": 5, "release": recipe == "release"})
+    data = dumps(trained, planted.var_names.tolist(), {"version": "x"})
+    again, peaks, facts = loads(data)
+    assert peaks == planted.var_names.tolist()
+    assert facts == {"version": "x"}
+    first, second = (encode(one, source, seed=3) for one in (trained, again))
+    for name in ("latent", "hidden", "posterior", "offset"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_damaged_or_foreign_model_bytes_are_refused(planted, tmp_path):
+    data = dumps(train_fast(MatrixRows(planted.X), **FAST | {"max_iter": 2}), planted.var_names.tolist(), {})
+    torch.save({"other": 1}, tmp_path / "other.pt")
+    for bad in (b"", b"hello", data[: len(data) // 2], (tmp_path / "other.pt").read_bytes()):
+        with pytest.raises(NotAModel):
+            loads(bad)
