@@ -335,12 +335,12 @@ def test_gene_filter_keeps_the_order_of_rows():
     assert list(utils.gene_filter_(table, X=30).index) == ["b"]
 
 
-def test_sort_by_mad_by_scipy():
+def test_sort_by_mad_written_out():
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.normal(size=(8, 6)) * rng.random((1, 6)) * rng.random((8, 1)))
-    mad = np.abs(table - table.mean(0)).mean(0)
+    mad = np.abs(table - table.mean(axis=0)).mean(axis=0)
     assert list(utils.sort_by_mad(table).columns) == list(np.argsort(-mad))
-    rows = np.abs(table.T - table.mean(1)).mean(0)
+    rows = np.abs(table.T - table.mean(axis=1)).mean(axis=0)
     assert list(utils.sort_by_mad(table, axis=1).index) == list(np.argsort(-rows))
 
 

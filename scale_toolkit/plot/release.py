@@ -142,7 +142,8 @@ def _categories(labels: Any, classes: Sequence | None) -> pd.Series:
     if classes is None:
         return _figure.as_categories(labels)
     names = [str(name) for name in classes]
-    return pd.Series(pd.Categorical([str(label) for label in np.asarray(labels)], categories=names))
+    code = {name: i for i, name in enumerate(names)}
+    return pd.Series(pd.Categorical.from_codes([code.get(str(label), -1) for label in np.asarray(labels)], categories=names))
 
 
 @styled
