@@ -26,6 +26,7 @@ LOCKS = ROOT / "requirements"
 PLATFORMS = (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"))
 NEEDED_GB = {"Linux": 10, "Darwin": 3}  # while setting up; PyTorch brings its CUDA libraries on Linux
 MARKER = "made-by-scale-toolkit"
+RECIPE = "1"  # to be raised when the steps below change what they make of the same locks
 
 # Every file is checked against its hash. What pip resolves is already resolved, so it is told to add nothing of its own.
 PIP = ["-m", "pip", "install", "--no-deps", "--no-input", "--no-user", "--progress-bar=off", "--no-warn-script-location"]
@@ -56,7 +57,7 @@ def digest(*parts: str | Path) -> str:
 def keys(group: str) -> dict[str, str]:
     """Return the steps that `group` needs, in order, each with its key."""
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    steps = {"run": digest(version, LOCKS / "build.lock", LOCKS / "run.lock", Path(__file__))}
+    steps = {"run": digest(RECIPE, version, LOCKS / "build.lock", LOCKS / "run.lock")}
     if group == "test":
         steps["test"] = digest(LOCKS / "test.lock")
     return steps | {"package": digest(str(ROOT), ROOT / "pyproject.toml")}

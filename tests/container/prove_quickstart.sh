@@ -3,14 +3,16 @@
 # An IMAGE is a Debian with python3 and python3-venv and nothing else. Each gets the committed files (git archive of HEAD), a
 # plain user and no shared data; the commands are read from the README. Needs docker and git. Takes 10 to 20 minutes an image.
 #   PROVE_ONLY=demo|tests   do one of the two
+#   PROVE_TREE=COMMIT       prove another commit than HEAD
 #   CONTAINER_OPTIONS       further options of `docker run` (default: --network host)
 # pip's and the certificates' settings of this machine are handed on, so that the container reaches what this machine reaches.
 set -euo pipefail
-[ $# -gt 0 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
+tree=${PROVE_TREE:-HEAD}
 
 # The commands of the quick start: every line of its code blocks.
-commands=$(git show HEAD:README.md | awk '/^## /{inside = ($0 == "## Quick start")} inside && /^```/{code = !code; next} inside && code')
+commands=$(git show "$tree:README.md" | awk '/^## /{inside = ($0 == "## Quick start")} inside && /^```/{code = !code; next} inside && code')
 mapfile -t commands <<<"$commands"
 [ ${#commands[@]} = 2 ] || { echo "the quick start has ${#commands[@]} commands; expected 2" >&2; exit 1; }
 
@@ -25,12 +27,12 @@ for image in "$@"; do
 
     docker exec "$container" useradd --create-home person
     docker exec --user person "$container" mkdir /home/person/checkout
-    git archive HEAD | docker exec --interactive --user person "$container" tar -x -C /home/person/checkout
+    git archive "$tree" | docker exec --interactive --user person "$container" tar -x -C /home/person/checkout
     for tool in git gcc cc curl uv; do
         if in_container "command -v $tool" >/dev/null; then echo "$image is not bare: it has $tool" >&2; exit 1; fi
     done
 
-    echo "== $image: $(in_container 'python3 --version'), $(git rev-parse --short HEAD)"
+    echo "== $image: $(in_container 'python3 --version'), $(git rev-parse --short "$tree")"
     timed() {
         local start=$SECONDS status=0
         echo "-- $1"
