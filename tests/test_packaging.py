@@ -285,15 +285,45 @@ def test_a_fitting_python_behind_an_old_one_is_found(bare_path, tmp_path):
     assert re.match(r"took over: -I -S \S+/requirements/environment.py run scale --version", result.stdout)
 
 
+def ready_environment(folder: Path, command: str) -> Path:
+    """Make a folder that looks like a finished environment, with one command in it."""
+    module = load_environment()
+    (folder / "bin").mkdir(parents=True)
+    (folder / module.MARKER).mkdir()
+    (folder / "bin" / "scale").write_text(f"#!/bin/sh\n{command}\n")
+    (folder / "bin" / "scale").chmod(0o755)
+    for step, key in module.keys("run").items():
+        (folder / module.MARKER / step).write_text(key)
+    return folder
+
+
+def load_environment():
+    """Load the set-up script as a module."""
+    spec = importlib.util.spec_from_file_location("environment_under_test", ROOT / "requirements" / "environment.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_ready_environment_passes_everything_through(tmp_path):
+    venv = ready_environment(tmp_path / "my env", 'echo "args: $*"; echo "on PATH: ${PATH%%:*}"; cat; echo bad >&2; exit 7')
+    link = tmp_path / "elsewhere" / "scale"
+    link.parent.mkdir()
+    link.symlink_to(ROOT / "scale")
+    variables = os.environ | {"SCALE_VENV": str(venv), "SCALE_PYTHON": sys.executable}
+    result = subprocess.run([link, "train", "-o", "a b"], cwd=link.parent, env=variables, input=b"\x89HDF", capture_output=True)
+    assert result.returncode == 7
+    assert result.stdout == f"args: train -o a b\non PATH: {venv}/bin\n".encode() + b"\x89HDF"
+    assert result.stderr == b"bad\n"
+
+
 # the set-up, with its slow steps replaced by ones that only note that they were called
 
 
 @pytest.fixture
 def setup(tmp_path, monkeypatch):
     """Return the set-up on a checkout of its own: ``module``, ``venv``, ``root`` and the ``calls`` of its steps."""
-    spec = importlib.util.spec_from_file_location("environment_under_test", ROOT / "requirements" / "environment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_environment()
     root, calls = tmp_path / "checkout", []
     shutil.copytree(ROOT / "requirements", root / "requirements")
     shutil.copy(ROOT / "pyproject.toml", root)
@@ -436,9 +466,7 @@ def test_a_full_disk_is_said_before_any_download(setup, monkeypatch):
 
 
 def test_a_step_that_fails_shows_its_last_words_and_reads_nothing(tmp_path, capfd):
-    spec = importlib.util.spec_from_file_location("environment_under_test", ROOT / "requirements" / "environment.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_environment()
     (tmp_path / module.MARKER).mkdir()
     script = "import sys; print('left to read:', repr(sys.stdin.read())); print('no such hash'); sys.exit(3)"
     with pytest.raises(module.SetupError, match=r"the set-up failed, see above and .*the next call starts over"):
