@@ -120,21 +120,10 @@ def write_bytes(destination: str | os.PathLike[str], data: bytes) -> None:
 
 
 @contextmanager
-def unlinked() -> Iterator[IO[bytes]]:
+def unlinked(*, buffering: int = -1) -> Iterator[IO[bytes]]:
     """Yield a temporary file in TMPDIR without a name: it dies with the process, however that ends."""
-    with tempfile.TemporaryFile(prefix="scale-") as file:
+    with tempfile.TemporaryFile(prefix="scale-", buffering=buffering) as file:
         yield file
-
-
-@contextmanager
-def private_file() -> Iterator[tuple[IO[bytes], Path]]:
-    """Yield a temporary file in TMPDIR, open, with the name it still has: whoever opens it by name unlinks it."""
-    handle, name = tempfile.mkstemp(prefix="scale-")
-    try:
-        with os.fdopen(handle, "rb") as file:
-            yield file, Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:

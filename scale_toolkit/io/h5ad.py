@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -188,9 +189,9 @@ def write_h5ad(
     _check_shapes(adata, streamed)
     if files.is_stream(destination):
         sink = files.output_stream(stdout)
-        with files.private_file() as (spool, path):
-            with _new_file(path, f"the temporary file in {path.parent} (TMPDIR)", unlink=True) as root:
-                _write(root, adata, carry, streamed, _GZIP if files.is_regular(sink) else {})
+        with files.unlinked(buffering=0) as spool:
+            with _new_file(spool, "the temporary file in TMPDIR") as (root, made):
+                _write(root, made, adata, carry, streamed, _GZIP if files.is_regular(sink) else {})
             files.copy_to_stdout(spool, sink)
         return
     if (
@@ -200,8 +201,12 @@ def write_h5ad(
         and os.path.samestat(carry.status, Path(destination).stat())
     ):
         raise files.same_file(destination)
-    with files.atomic(destination) as private, _new_file(private, os.fspath(destination)) as root:
-        _write(root, adata, carry, streamed, _GZIP)
+    with (
+        files.atomic(destination) as private,
+        private.open("w+b", buffering=0) as file,
+        _new_file(file, os.fspath(destination)) as (root, made),
+    ):
+        _write(root, made, adata, carry, streamed, _GZIP)
 
 
 def _open(place: Path | IO[bytes], name: str) -> h5py.File:
@@ -249,21 +254,100 @@ def _unreadable(name: str, what: str, error: Exception) -> InputError:
     return InputError(f"{name}: {what} cannot be read ({reason})", "a whole h5ad", "make or copy it again")
 
 
-@contextmanager
-def _new_file(path: Path, name: str, *, unlink: bool = False) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file; a full disk becomes one line.
+class _Checked:
+    """Row blocks that stop being made when the disk is full."""
 
-    HDF5 opens it by path, for its driver for Python files crashes when a write fails. With `unlink` the name is gone as
-    soon as it is open, so the file dies with the process.
+    def __init__(self, matrix: RowBlocks, made: _Sink) -> None:
+        self._matrix, self._made = matrix, made
+        self.shape, self.dtype, self.format = matrix.shape, matrix.dtype, matrix.format
+
+    def blocks(self) -> Iterator[np.ndarray | sparse.csr_matrix]:
+        for block in self._matrix.blocks():
+            self._made.check()
+            yield block
+            del block  # or it would live on while the next one is made
+
+
+class _Sink(io.RawIOBase):
+    """The file HDF5 writes to. When the disk refuses a write, that and all later ones are kept in memory instead.
+
+    HDF5 does not survive a failed write: it reports it again for every object it closes, past any `except`, and may
+    crash. So it is told that all is well, reads back what it wrote, and `check` stops the work after the current piece.
     """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = 0
+        self._kept: list[tuple[int, bytes]] = []
+        self.failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raise what the disk refused."""
+        if self.failure is not None:
+            raise self.failure
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END:
+            offset += max([self._file.seek(0, os.SEEK_END), *(start + len(data) for start, data in self._kept)])
+        self._at = offset + (self._at if whence == os.SEEK_CUR else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self.failure is None:
+            try:
+                self._file.seek(self._at)
+                done = 0
+                while done < len(view):  # one call writes 2 GiB at most, and less where the disk is about to be full
+                    done += self._file.write(view[done:])
+            except OSError as error:
+                self.failure = error
+        if self.failure is not None:
+            self._kept.append((self._at, bytes(view)))
+        self._at += len(view)
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        self._file.seek(self._at)
+        got = 0
+        while more := self._file.readinto(view[got:]):
+            got += more
+        view[got:] = bytes(len(view) - got)
+        for start, data in self._kept:
+            first, last = max(start, self._at), min(start + len(data), self._at + len(view))
+            if first < last:
+                view[first - self._at : last - self._at] = data[first - start : last - start]
+        self._at += len(view)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.failure is None:
+            self._file.truncate(size)
+        return self._at if size is None else size
+
+    def flush(self) -> None:
+        if self.failure is None:
+            self._file.flush()
+
+
+@contextmanager
+def _new_file(file: IO[bytes], name: str) -> Iterator[tuple[h5py.File, _Sink]]:
+    """Yield a new HDF5 file inside an unbuffered open one; a full disk becomes one line."""
+    sink = _Sink(file)
     try:
-        with h5py.File(path, "w") as root:
-            if unlink:
-                path.unlink()
-            yield root
+        with h5py.File(sink, "w") as root:
+            yield root, sink
+        sink.check()
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise ScaleError(f"{name} cannot be written ({reason})", "", "free some space or choose another place") from error
+        if error is not sink.failure:
+            raise
+        raise ScaleError(
+            f"{name} cannot be written ({error.strerror})", "", "free some space or choose another place"
+        ) from error
 
 
 def _check_shapes(adata: AnnData, streamed: Mapping[str, RowBlocks]) -> None:
@@ -275,6 +359,7 @@ def _check_shapes(adata: AnnData, streamed: Mapping[str, RowBlocks]) -> None:
 
 def _write(
     root: h5py.File,
+    made: _Sink,
     adata: AnnData,
     carry: H5adFile | None,
     streamed: Mapping[str, RowBlocks],
@@ -285,6 +370,7 @@ def _write(
     root.attrs["encoding-type"], root.attrs["encoding-version"] = "anndata", "0.1.0"
     if adata.X is not None and "X" not in streamed:
         write_elem(root, "X", _plain_matrix(adata.X), dataset_kwargs=compression)
+        made.check()
     write_elem(root, "obs", _plain_table(adata.obs))
     write_elem(root, "var", _plain_table(adata.var))
     for mapping in _MAPPINGS:
@@ -294,7 +380,8 @@ def _write(
     if adata.raw is not None:
         write_elem(root, "raw", adata.raw, dataset_kwargs=compression)
     for path, blocks in sorted(streamed.items()):
-        _write_blocks(root, path, blocks, compression)
+        made.check()
+        _write_blocks(root, path, _Checked(blocks, made), compression)
     if carry is not None:
         _carry(root, adata, carry)
 

@@ -291,9 +291,8 @@ def pipe_of(data):
     end, start = os.pipe()
 
     def feed():
-        with os.fdopen(start, "wb") as sink:
-            with contextlib.suppress(BrokenPipeError):
-                sink.write(data)
+        with os.fdopen(start, "wb") as sink, contextlib.suppress(BrokenPipeError):
+            sink.write(data)
 
     thread = threading.Thread(target=feed)
     thread.start()
