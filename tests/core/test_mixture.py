@@ -56,7 +56,7 @@ def test_divergence_is_the_four_terms(parts):
 
 
 def test_divergence_from_one_component_is_torchs(parts):
-    _, means, variances, z, mean, log_variance = parts
+    _, means, variances, _z, mean, log_variance = parts
     got = divergence(torch.zeros(7, 1).double(), mean, log_variance, torch.zeros(1).double(), means[:1], variances[:1])
     q = Independent(Normal(mean, (0.5 * log_variance).exp()), 1)
     expected = kl_divergence(q, Independent(Normal(means[0], variances[0].sqrt()), 1))

@@ -103,10 +103,7 @@ def test_log_transform_changes_what_the_encoder_sees(planted):
 def test_degenerate_matrices_train_to_finite_numbers(counts, recipe):
     source = MatrixRows(sparse.csr_matrix(counts.astype(np.float32)))
     settings = {"max_iter": 20, "n_components": 40}
-    if recipe == "fast":
-        trained = train_fast(source, **FAST | settings)
-    else:
-        trained = train_published(source, **PUBLISHED | settings)
+    trained = train_fast(source, **(FAST | settings)) if recipe == "fast" else train_published(source, **(PUBLISHED | settings))
     encoded = encode(trained, source, seed=0)
     for values in (encoded.latent, encoded.hidden, encoded.posterior, encoded.offset):
         assert np.isfinite(values).all()

@@ -229,11 +229,30 @@ def test_the_effect_makes_small_and_large_sets_equally_hard():
 
 
 def test_separation_grows_with_the_effect_from_nothing():
-    planted = PlantedCells(n_cells=2000, n_peaks=2000, n_clusters=4, open_peaks=200)
-    separations = [simulate._separation(planted, effect) for effect in (0, 0.5, 1, 2, 3)]
+    sizes = (2000, 2000, 4, 200)
+    separations = [simulate._separation(*sizes, effect) for effect in (0, 0.5, 1, 2, 3)]
     assert separations[0] == 0 and (np.diff(separations) > 0).all()
     wanted = simulate.SEPARATION + simulate.SEPARATION_BY_SATURATION * (200 * 0.1**3) ** 0.5
-    assert simulate._separation(planted, planted.effect) == pytest.approx(wanted, rel=1e-3)
+    assert simulate._separation(*sizes, simulate._effect(*sizes)) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_separation_is_that_of_planted_siblings():
+    sizes = {"n_cells": 1000, "n_peaks": 20_000, "n_clusters": 2, "open_peaks": 1000}
+    seen = []
+    for seed in range(4):
+        planted = PlantedCells(**sizes, seed=seed)
+        p = []
+        for cluster in (0, 1):
+            rate = planted.rates(cluster)
+            depth = optimize.brentq(lambda depth, rate=rate: -np.expm1(-depth * rate).sum() - 1000, 1, 1e9)
+            p.append(-np.expm1(-depth * rate))
+        noise = (p[0] * (1 - p[0]) + p[1] * (1 - p[1])) / 2
+        line = p[1] - p[0]
+        distance = line @ line / (line**2 @ noise / (line @ line))
+        variance = line @ line / 4 / (noise @ noise / noise.sum())
+        directions = noise.sum() ** 2 / (noise @ noise) / 1000
+        seen.append(np.sqrt(distance * (variance**2 - directions) / (variance**2 + variance)))
+    assert simulate._separation(*sizes.values(), planted.effect) == pytest.approx(np.mean(seen), rel=0.1)
 
 
 @pytest.mark.parametrize(("chromosomes", "n_peaks"), [(None, 1), (None, 30), (None, 5000), ({"1": 1, "2": 2, "X": 1}, 4000)])

@@ -1,0 +1,250 @@
+import dataclasses
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+import scale_toolkit as scale
+from scale_toolkit import keys
+from scale_toolkit.config import PRESETS, TrainConfig
+from scale_toolkit.errors import DeviceError, InputError, MissingSlotError, OptionError, ScaleWarning, TrainingError
+
+QUICK = {"max_iter": 8, "n_components": 3, "latent": 4, "n_threads": 1}
+
+
+def quick(adata, **options):
+    return scale.train(adata.copy(), **QUICK | options)
+
+
+def test_every_slot_of_the_contract_is_written(planted):
+    trained = quick(planted)
+    assert keys.LATENT.get(trained).shape == (120, 4)
+    assert keys.DECODER.get(trained).shape == (300, 4)
+    assert keys.POSTERIOR.get(trained).shape == (120, 3)
+    np.testing.assert_array_equal(keys.LATENT.get(trained), keys.LATENT_SCALE.get(trained))
+    for slot in (keys.LATENT, keys.DECODER, keys.BIAS, keys.OFFSET, keys.POSTERIOR):
+        values = np.asarray(slot.get(trained))
+        assert values.dtype == slot.dtype
+        assert np.isfinite(values).all()
+    np.testing.assert_allclose(keys.POSTERIOR.get(trained).sum(1), 1, rtol=1e-5)
+    component = keys.COMPONENT.get(trained).astype(int)
+    np.testing.assert_array_equal(component, keys.POSTERIOR.get(trained).argmax(1))
+    dense = planted.X.toarray() > 0
+    np.testing.assert_array_equal(keys.CELL_OPEN_RATE.get(trained), dense.mean(1))
+    np.testing.assert_array_equal(keys.PEAK_OPEN_RATE.get(trained), dense.mean(0))
+    mixture = keys.MIXTURE.get(trained)
+    assert {name: value.shape for name, value in mixture.items()} == {
+        "weights": (3,),
+        "means": (3, 4),
+        "variances": (3, 4),
+    }
+    assert not keys.HIDDEN.found_in(trained)
+    np.testing.assert_array_equal(trained.X.toarray(), planted.X.toarray())
+
+
+def test_result_survives_a_file(planted, tmp_path):
+    trained = quick(planted)
+    trained.write_h5ad(tmp_path / "trained.h5ad")
+    again = anndata.read_h5ad(tmp_path / "trained.h5ad")
+    np.testing.assert_array_equal(keys.LATENT.get(again), keys.LATENT.get(trained))
+    np.testing.assert_array_equal(keys.HISTORY.get(again)["loss"], keys.HISTORY.get(trained)["loss"])
+    assert scale.receipts(again)[-1]["stage"] == "train"
+
+
+CHANGES = {
+    "preset": "paper",
+    "n_components": 4,
+    "latent": 3,
+    "encode_dim": (8,),
+    "decode_dim": (6,),
+    "lr": 0.01,
+    "batch_size": 50,
+    "max_iter": 4,
+    "weight_decay": 0.5,
+    "log_transform": True,
+    "seed": 1,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainConfig)])
+def test_every_option_changes_the_result(planted, name):
+    if name == "n_threads":
+        from threadpoolctl import threadpool_info
+
+        seen = []
+        quick(planted, n_threads=1, max_iter=4)  # load the libraries
+        scale.train(planted.copy(), max_iter=4, n_threads=1, progress=lambda *_: seen.append(threadpool_info()))
+        assert {pool["num_threads"] for pools in seen for pool in pools} == {1}
+        return
+    if name == "device":
+        with pytest.raises(DeviceError):
+            quick(planted, device="xpu")
+        return
+    if name == "patience":
+        epochs = [scale.receipts(quick(planted, max_iter=400, patience=p))[-1]["notes"]["epochs"] for p in (1, 0)]
+        assert epochs[0] < epochs[1]
+        return
+    plain, changed = (quick(planted, **options) for options in ({"max_iter": 8}, {name: CHANGES[name]}))
+    results = [np.concatenate([keys.LATENT.get(a).ravel(), keys.POSTERIOR.get(a).ravel()]) for a in (plain, changed)]
+    assert results[0].shape != results[1].shape or not np.array_equal(*results)
+
+
+def test_same_seed_gives_the_same_bytes(planted):
+    first, second = (quick(planted, max_iter=40) for _ in range(2))
+    for slot in (keys.LATENT, keys.DECODER, keys.BIAS, keys.OFFSET, keys.POSTERIOR):
+        assert np.asarray(slot.get(first)).tobytes() == np.asarray(slot.get(second)).tobytes()
+    assert first.uns[keys.RECEIPTS.name] == second.uns[keys.RECEIPTS.name]
+
+
+def test_presets_fill_what_is_left_out_and_nothing_else():
+    for preset, values in PRESETS.items():
+        resolved = TrainConfig(preset=preset).resolved()
+        assert {name: getattr(resolved, name) for name in values} == values
+    assert TrainConfig(preset="paper", lr=0.5).resolved().lr == 0.5
+    assert TrainConfig(preset="paper", weight_decay=0.0).resolved().weight_decay == 0
+    assert TrainConfig(preset="paper").resolved().lr == 0.002
+    assert TrainConfig(preset="release").resolved().lr == 0.0002
+
+
+def test_selected_peaks_alone_are_modelled(planted):
+    selected = np.arange(300) % 3 > 0
+    marked = planted.copy()
+    keys.SELECTED.set(marked, selected)
+    trained = quick(marked)
+    subset = quick(planted[:, selected].copy())
+    np.testing.assert_array_equal(keys.LATENT.get(trained), keys.LATENT.get(subset))
+    np.testing.assert_array_equal(np.isnan(keys.BIAS.get(trained)), ~selected)
+    np.testing.assert_array_equal(keys.DECODER.get(trained)[selected], keys.DECODER.get(subset))
+    assert (keys.DECODER.get(trained)[~selected] == 0).all()
+    np.testing.assert_array_equal(keys.CELL_OPEN_RATE.get(trained), keys.CELL_OPEN_RATE.get(subset))
+
+
+def test_hidden_layers_decode_linearly(planted):
+    trained = quick(planted, decode_dim=(6, 5))
+    assert keys.HIDDEN.get(trained).shape == (120, 5)
+    assert keys.DECODER.get(trained).shape == (300, 5)
+    assert not keys.HIDDEN.found_in(scale.train(trained, **QUICK))  # of a former model
+
+
+def test_counts_and_open_peaks_give_the_same_model(planted):
+    """The model is of open peaks: how many reads one has changes nothing unless the encoder is asked to see it."""
+    ones = planted.copy()
+    ones.X = (ones.X > 0).astype(np.float32)
+    np.testing.assert_array_equal(keys.LATENT.get(quick(planted)), keys.LATENT.get(quick(ones)))
+
+
+@pytest.mark.parametrize("form", [sparse.csc_matrix, lambda x: x.toarray(), sparse.csr_array], ids=["csc", "dense", "array"])
+def test_any_form_of_x_gives_the_same_model(planted, form):
+    other = planted.copy()
+    other.X = form(planted.X)
+    np.testing.assert_array_equal(keys.LATENT.get(quick(other)), keys.LATENT.get(quick(planted)))
+
+
+class TestEncode:
+    @pytest.fixture
+    def model(self, planted):
+        kept = []
+        trained = scale.train(planted.copy(), **QUICK, keep_model=kept.append)
+        return trained, kept[0]
+
+    def test_same_cells_get_the_same_latent_vectors(self, planted, model):
+        trained, data = model
+        encoded = scale.encode(planted.copy(), model=data)
+        for slot in (keys.LATENT, keys.POSTERIOR, keys.OFFSET, keys.DECODER, keys.BIAS):
+            np.testing.assert_array_equal(slot.get(encoded), slot.get(trained))
+        assert not keys.HISTORY.found_in(encoded)
+
+    def test_peaks_are_matched_by_name(self, planted, model):
+        trained, data = model
+        order = np.random.default_rng(0).permutation(300)
+        encoded = scale.encode(planted[:, order].copy(), model=data)
+        np.testing.assert_allclose(keys.LATENT.get(encoded), keys.LATENT.get(trained), atol=1e-6)
+        np.testing.assert_array_equal(keys.DECODER.get(encoded), keys.DECODER.get(trained)[order])
+
+    def test_absent_peaks_are_told_and_new_ones_not_modelled(self, planted, model):
+        trained, data = model
+        other = planted[:, 10:].copy()
+        other.var_names = [*other.var_names[:-1], "chr9:1-2"]
+        with pytest.warns(ScaleWarning, match="11 of the model's 300 peaks are not here"):
+            encoded = scale.encode(other, model=data)
+        assert np.isnan(keys.BIAS.get(encoded)).sum() == 1
+        assert np.isnan(keys.BIAS.get(encoded).iloc[-1])
+        correlation = np.corrcoef(keys.LATENT.get(encoded).ravel(), keys.LATENT.get(trained).ravel())[0, 1]
+        assert correlation > 0.9
+
+    def test_nothing_in_common_is_an_error(self, planted, model):
+        other = planted.copy()
+        other.var_names = [f"x{j}" for j in range(300)]
+        with pytest.raises(InputError, match="none of the model's 300 peaks is here"):
+            scale.encode(other, model=model[1])
+
+    def test_foreign_bytes_are_an_error(self, planted):
+        with pytest.raises(InputError, match="no torch file"):
+            scale.encode(planted, model=b"not a model")
+
+
+def test_bad_input_says_what_and_what_to_do(planted):
+    bad = planted.copy()
+    bad.X = bad.X * 0.5
+    with pytest.raises(InputError, match="fractional"):
+        quick(bad)
+    with pytest.raises(InputError, match="1 cells × 300 peaks"):
+        quick(planted[:1])
+    empty = planted.copy()
+    keys.SELECTED.set(empty, np.zeros(300, bool))
+    with pytest.raises(InputError, match="marks none of 300 peaks"):
+        quick(empty)
+    with pytest.raises(OptionError, match="n_component"):
+        quick(planted, n_component=3)
+    with pytest.raises(MissingSlotError, match="run `scale train`"):
+        keys.LATENT.get(planted)
+
+
+def test_device_that_is_not_there_names_the_way_out(planted):
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="--device auto"):
+            quick(planted, device="cuda")
+    with pytest.raises(DeviceError, match="'gpu'"):
+        quick(planted, device="gpu")
+
+
+def test_training_that_breaks_keeps_the_last_good_weights_and_says_so(planted):
+    with pytest.warns(ScaleWarning, match=r"not a number in epoch \d+, in .*; the last good weights are kept"):
+        trained = quick(planted, preset="paper", lr=10, max_iter=4000)
+    assert np.isfinite(keys.LATENT.get(trained)).all()
+    assert "not a number" in scale.receipts(trained)[-1]["notes"]["stopped"]
+
+
+def test_training_that_breaks_at_once_is_an_error_that_says_what_to_do(planted, monkeypatch):
+    from scale_toolkit.core import recipes, trainer
+
+    def broken(*_, **__):
+        raise trainer.Diverged(1, "decoder.weight", trainer.History())
+
+    monkeypatch.setattr(recipes, "fit", broken)
+    with pytest.raises(TrainingError, match=r"epoch 1, in decoder.weight; lower the learning rate: --lr 0.0002"):
+        quick(planted)
+
+
+@pytest.mark.gpu
+def test_gpu_gives_what_the_cpu_gives(planted):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here: unproved")
+    on_cpu, on_gpu = (keys.LATENT.get(quick(planted, device=device)) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(on_cpu, on_gpu, atol=1e-2)
+
+
+@pytest.mark.parametrize(("name", "floor"), [("leukemia", 0.6), ("tiny_two_lines", 0.75)])
+def test_real_cells_fall_into_their_types(real, name, floor):
+    cells = scale.prepare(real(name), min_peaks=50)
+    truth = cells.obs["cell_type"].astype(str)
+    scale.train(cells, n_threads=1)
+    labels = KMeans(truth.nunique(), n_init=10, random_state=0).fit_predict(keys.LATENT.get(cells))
+    assert adjusted_rand_score(truth, labels) > floor
