@@ -87,7 +87,7 @@ def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progres
     _say_if_fewer(n_peaks, config)
 
     keep_all = config.mark_only or selected.all()
-    result = _shallow_copy(adata) if keep_all else adata[:, selected].copy()
+    result = _shallow_copy(adata) if keep_all else _subset(adata, selected)
     mask = slice(None) if keep_all else selected
     keys.PEAK_SCORE.set(result, score[mask])
     keys.SELECTED.set(result, selected[mask])
@@ -148,7 +148,7 @@ def _binary_view(adata: AnnData) -> sparse.csr_matrix:
 
 
 def _cells_per_peak(is_open: sparse.csr_matrix) -> np.ndarray:
-    return np.bincount(is_open.indices, minlength=is_open.shape[1])
+    return sum(np.bincount(block.indices, minlength=is_open.shape[1]) for block in _row_blocks(is_open))
 
 
 def _row_blocks(matrix: sparse.csr_matrix) -> Iterator[sparse.csr_matrix]:
@@ -173,6 +173,11 @@ def _hvg(adata: AnnData, is_open: sparse.csr_matrix) -> np.ndarray:
         table = sc.pp.highly_variable_genes(cells, flavor="seurat", inplace=False)
     score = table["dispersions_norm"].to_numpy(dtype=np.float64)
     return np.where(_cells_per_peak(is_open) > 0, score, np.nan)  # scanpy may give a peak without any read a score
+
+
+def _subset(adata: AnnData, selected: np.ndarray) -> AnnData:
+    part = adata[:, selected]
+    return part.to_memory() if adata.isbacked else part.copy()
 
 
 def _shallow_copy(adata: AnnData) -> AnnData:
@@ -243,7 +248,8 @@ def _warn_if_stale(adata: AnnData, selected: np.ndarray) -> None:
 def _warn_of_empty_cells(is_open: sparse.csr_matrix, selected: np.ndarray) -> None:
     if selected.all():
         return
-    empty = np.count_nonzero((is_open @ selected.astype(np.int64) == 0) & (np.diff(is_open.indptr) > 0))
+    kept = selected.astype(np.int64)
+    empty = sum(np.count_nonzero((block @ kept == 0) & (np.diff(block.indptr) > 0)) for block in _row_blocks(is_open))
     if empty:
         warnings.warn(
             f"{empty} of {is_open.shape[0]} cells have none of their open peaks among the {selected.sum()} selected; keep more",

@@ -243,6 +243,9 @@ def test_views_and_files_on_disk(planted, tmp_path):
     for method in METHODS:
         marked = scale.select_peaks(on_disk, n_peaks=60, method=method, mark_only=True)
         assert marked.var["selected"].sum() == 60
+        subset = scale.select_peaks(on_disk, n_peaks=60, method=method)
+        assert list(subset.var_names) == list(marked.var_names[marked.var["selected"]])
+        assert not subset.isbacked
     on_disk.file.close()
 
 
