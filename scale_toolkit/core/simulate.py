@@ -17,6 +17,7 @@ exponential spacings give each cell's cuts in the order of its peaks, and nothin
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,7 +93,7 @@ class PlantedCells:
         self._plant_peaks()
         self._plant_batches(n_batches)
         self._plant_cells(doublets, continuum)
-        self.effect = _effect(self)
+        self.effect = _effect(n_cells, n_peaks, n_clusters, open_peaks)
         self._depth_tables: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def _plant_peaks(self) -> None:
@@ -100,11 +101,8 @@ class PlantedCells:
         n_peaks, n_pairs = self.shape[1], (self.n_clusters + 1) // 2
         self.base = rng.normal(0, PEAK_SPREAD, n_peaks)
         self.lift = rng.uniform(0.5, 1.5, n_peaks)
-        sizes = [
-            max(1, int(n_peaks * min(PROGRAM_SHARE, ALL_PROGRAMS_SHARE / n)))
-            for n in (self.n_clusters, n_pairs)
-            for _ in range(n)
-        ]
+        own, shared = _program_sizes(n_peaks, self.n_clusters)
+        sizes = [own] * self.n_clusters + [shared] * n_pairs
         programs = np.repeat(np.arange(len(sizes)), sizes)[:n_peaks]
         self.program = np.full(n_peaks, -1)
         self.program[rng.permutation(n_peaks)[: len(programs)]] = programs
@@ -180,15 +178,11 @@ class PlantedCells:
 
     def rates(self, cluster: int, batch: int = 0) -> np.ndarray:
         """Share of each peak in the cuts of a cell of a cluster and batch."""
-        log_rate = self.cluster_log_rates(cluster, self.effect)
+        raised = (self.program == cluster) | (self.program == self.n_clusters + cluster // 2)
+        log_rate = self.base + self.effect * self.lift * raised
         if self.n_batches > 1:
             log_rate += self._rng(_BATCHES, batch + 1).normal(0, BATCH_PEAK_SPREAD, len(log_rate))
         return _normalised(log_rate)
-
-    def cluster_log_rates(self, cluster: int, effect: float) -> np.ndarray:
-        """Log rate of each peak in a cluster, up to a constant, where programs have the log fold change `effect`."""
-        raised = (self.program == cluster) | (self.program == self.n_clusters + cluster // 2)
-        return self.base + effect * self.lift * raised
 
     def intervals(self) -> list[str]:
         """Peak names ``chr:start-end``: 500 bp each, sorted, without overlap, over chr1 to chr22 and X of GRCh38."""
@@ -232,7 +226,14 @@ def _normalised(log_rate: np.ndarray) -> np.ndarray:
     return rate / rate.sum()
 
 
-def _effect(cells: PlantedCells) -> float:
+def _program_sizes(n_peaks: int, n_clusters: int) -> tuple[int, int]:
+    """Peaks in a cluster's own program, and in one that a pair shares."""
+    n_pairs = (n_clusters + 1) // 2
+    own, shared = (max(1, int(n_peaks * min(PROGRAM_SHARE, ALL_PROGRAMS_SHARE / n))) for n in (n_clusters, n_pairs))
+    return own, shared
+
+
+def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> float:
     """Log fold change δ of the programs at which sibling clusters lie `SEPARATION` apart in a spectral embedding.
 
     Seen from the peaks, two siblings lie d apart, in standard deviations of a cell of median depth along the line between
@@ -246,33 +247,47 @@ def _effect(cells: PlantedCells) -> float:
     score an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks (``benchmarks/simulator_difficulty.py``,
     figures in ``benchmarks/RESULTS.md``).
     """
-    if cells.n_clusters == 1:
+    if n_clusters == 1:
         return 1.0
-    saturation = (cells.open_peaks * (cells.open_peaks / cells.shape[1]) ** 3) ** 0.5
+    saturation = (open_peaks * (open_peaks / n_peaks) ** 3) ** 0.5
     wanted = SEPARATION + SEPARATION_BY_SATURATION * saturation
     low, high = 0.0, LARGEST_EFFECT
     for _ in range(20):
         middle = (low + high) / 2
-        low, high = (middle, high) if _separation(cells, middle) < wanted else (low, middle)
+        separation = _separation(n_cells, n_peaks, n_clusters, open_peaks, middle)
+        low, high = (middle, high) if separation < wanted else (low, middle)
     return (low + high) / 2
 
 
-def _separation(cells: PlantedCells, effect: float) -> float:
-    """Distance of the first two clusters that is left after a spectral embedding, in standard deviations."""
-    p = []
-    for cluster in (0, 1):
-        rate = _normalised(cells.cluster_log_rates(cluster, effect))
-        cuts = np.exp(np.interp(np.log(cells.open_peaks), *_depth_table(rate, cells.open_peaks, cells.open_peaks)))
-        p.append(-np.expm1(-cuts * rate))
-    noise = (p[0] * (1 - p[0]) + p[1] * (1 - p[1])) / 2
-    apart = (p[0] - p[1]) ** 2
+def _separation(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, effect: float) -> float:
+    """Distance of two siblings that is left after a spectral embedding, in standard deviations; a mean over planted sets."""
+    own, shared = _program_sizes(n_peaks, n_clusters)
+    # Quantiles of the peaks' log rates × midpoints of their lifts, each point the same number of peaks.
+    base = np.array([NormalDist(0, PEAK_SPREAD).inv_cdf((i + 0.5) / 100) for i in range(100)])[:, None]
+    plain = np.exp(base + np.zeros(5)).ravel()
+    raised = np.exp(base + effect * np.linspace(0.6, 1.4, 5)).ravel()
+    rate = np.concatenate([plain, raised])
+    peaks = np.repeat([n_peaks - own - shared, own + shared], len(plain)) / len(plain)
+    rate /= (peaks * rate).sum()
+    cuts = np.geomspace(open_peaks / 2, open_peaks * 1e4, 100)
+    opened = (peaks * -np.expm1(-cuts[:, None] * rate)).sum(axis=1)
+    p = -np.expm1(-np.exp(np.interp(np.log(open_peaks), np.log(opened), np.log(cuts))) * rate)
+    p_plain, p_raised = np.split(p, 2)
+    variance_plain, variance_raised = np.split(p * (1 - p), 2)
+    # The two differ in both their own programs: raised in one of them, plain in the other.
+    apart = 2 * own * ((p_raised - p_plain) ** 2)
     if not apart.any():
         return 0.0
-    noise_along = (apart * noise).sum() / apart.sum()  # variance along the line between the two
-    noise_typical = (noise**2).sum() / noise.sum()  # and along a direction that an SVD would find in noise
-    distance = apart.sum() / noise_along
-    variance = apart.sum() / (2 * cells.n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
-    directions = noise.sum() / noise_typical / cells.shape[0]
+    noise_between = (variance_plain + variance_raised) / 2
+    all_noise = np.concatenate([variance_plain, variance_raised, noise_between])
+    all_peaks = np.repeat([n_peaks - 2 * own - shared, shared, 2 * own], len(plain)) / len(plain)
+    noise_along = (apart * noise_between).sum() / apart.sum()  # variance along the line between the two
+    noise_sum = (all_peaks * all_noise).sum()
+    noise_typical = (all_peaks * all_noise**2).sum() / noise_sum  # and along a direction that an SVD would find in noise
+    gap = apart.sum() / len(plain)
+    distance = gap / noise_along
+    variance = gap / (2 * n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
+    directions = noise_sum / noise_typical / n_cells
     return (distance * max(0.0, variance**2 - directions) / (variance**2 + variance)) ** 0.5
 
 
