@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,12 +125,17 @@ def _parse(path: Path, number: int, lines: list[str], separator: str, barcodes: 
 def _no_number(path: Path, number: int, lines: list[str], separator: str, barcodes: list[str]) -> InputError:
     for offset, line in enumerate(lines):
         for barcode, value in zip(barcodes, next(_rows([line], separator), [])[1:]):
-            try:
-                float(value)
-            except ValueError:
+            if not _is_finite(value):
                 found = f"{path}, line {number + offset}, column {barcode}: {value!r}"
                 return InputError(found, "a count", "mend that value; an absent count is 0")
     return InputError(f"{path}, lines {number} to {number + len(lines) - 1} cannot be read", "counts", "mend those lines")
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_orientation(path: Path, names: list[str], barcodes: list[str]) -> None:

@@ -160,11 +160,13 @@ def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
             f"{where}X is not there", "counts", f"name a layer that holds them: {', '.join(layers) or 'none is there'}"
         )
     if not sparse.issparse(values):
-        values = sparse.csr_matrix(np.asarray(values))
-    elif values.format not in ("csr", "csc"):
-        values = values.tocsr()
+        values = np.asarray(values)
     if values.dtype.kind not in "biuf":
         raise InputError(f"{where}{place} holds values of type {values.dtype}", "counts")
+    if not sparse.issparse(values):
+        values = sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)  # scipy has no float16
+    elif values.format not in ("csr", "csc"):
+        values = values.tocsr()
     try:
         values.check_format(full_check=True)
     except ValueError as error:
