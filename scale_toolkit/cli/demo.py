@@ -22,7 +22,7 @@ def demo(
     from scale_toolkit.io.h5ad import write_h5ad
     from scale_toolkit.stages.simulate import simulate
 
-    planted = SimulateConfig(n_cells=1000, n_clusters=8)
+    planted = SimulateConfig(n_cells=1000, n_peaks=8000, n_clusters=8, open_peaks=500)
     cells = simulate(planted)
     outdir.mkdir(parents=True, exist_ok=True)
     write_h5ad(cells, outdir / "simulated.h5ad")

@@ -25,6 +25,13 @@ class Cells:
         self.adata = adata
         self._file, self._output, self._talk = file, output, talk
 
+    def forget(self, *paths: str) -> None:
+        """Do not hand on these elements, which `through` left on disk: the stage makes them stale."""
+        whole = [(path, self._file.root[path]) for path in self._file.left_out]
+        each = [f"{path}/{name}" for path, group in whole if path == "layers" for name in group]
+        each += [path for path, _ in whole if path != "layers"]
+        self._file.left_out = tuple(path for path in each if path not in paths)
+
     def write(self, adata: AnnData, streamed: dict[str, RowBlocks] | None = None) -> None:
         """Write the stage's result, with what `through` left on disk copied from the input."""
         from scale_toolkit.io.h5ad import write_h5ad

@@ -158,7 +158,8 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     with talk.progress() as progress:
         adata = embed(adata, plan.embed, progress=progress)
     basis = {"umap": keys.UMAP, "tsne": keys.TSNE}[plan.embed.method]
-    plot.embedding(adata, basis=basis.name, color=keys.CLUSTER.name, save=figure)
+    columns = [keys.CLUSTER.name, *([by_label.reference] if by_label.reference else [])]
+    plot.embedding(adata, basis=basis.name, color=columns, save=figure)
     blocks = {}
     if plan.impute:
         adata, blocks = streamed(adata, plan.impute)

@@ -42,4 +42,6 @@ def train(
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
                 result = stage(cells.adata, config, progress=progress, keep_model=keep)
+        names = (keys.IMPUTED.name, keys.BINARY.name)
+        cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))  # of a former model
         cells.write(result)

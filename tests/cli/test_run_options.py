@@ -40,6 +40,7 @@ CASES = {
     "--drop-chromosomes": ("--drop_chromosomes chrM,chrX", {"prepare.drop_chromosomes": ("chrM", "chrX")}),
     "--n-feature": ("--n_feature 99", {"select.n_peaks": 99}),
     "--log-transform": ("--log_transform", {"train.log_transform": True}),
+    "--patience": ("--patience 4", {"train.patience": 4}),
     "--weight-decay": ("--weight_decay 0.5", {"train.weight_decay": 0.5}),
     "--impute": ("--impute", {"impute": ImputeConfig(numeric=True)}),
     "--binary": ("--binary", {"impute": ImputeConfig(binary=True)}),
@@ -199,7 +200,7 @@ def test_analyse_hands_each_stage_its_config(monkeypatch, tmp_path):
     end = [
         ("cluster", with_labels),
         ("embed", plan.embed),
-        ("plot", {"basis": "X_tsne", "color": "scale_cluster", "save": tmp_path / "out" / "tsne.pdf"}),
+        ("plot", {"basis": "X_tsne", "color": ["scale_cluster", "celltype"], "save": tmp_path / "out" / "tsne.pdf"}),
         ("streamed", plan.impute),
         ("write", (tmp_path / "out" / "adata.h5ad", {"obsm/imputed": "blocks"})),
     ]

@@ -1,0 +1,311 @@
+"""The commands in a real shell: by file, on a pipe, interrupted, and with everything that can be wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+import scale_toolkit
+from scale_toolkit import keys
+
+SCALE = Path(sys.executable).with_name("scale")
+QUICK = "--max-iter 20 --n-threads 1"
+
+
+@pytest.fixture(scope="session")
+def counts(tmp_path_factory, data_path):
+    """A small real file: 167 cells of two lines."""
+    return data_path("tiny_two_lines.h5ad")
+
+
+def sh(command: str, folder: Path, **how) -> subprocess.CompletedProcess:
+    """Run a line of bash in `folder` as a user would: warnings of libraries are not errors there."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+    environment |= {"PATH": f"{SCALE.parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **how,
+    )
+
+
+def good(command: str, folder: Path, **how) -> subprocess.CompletedProcess:
+    result = sh(command, folder, **how)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def bad(command: str, folder: Path, code: int, message: str) -> None:
+    """The call fails with `code` and one line that starts with `message`; what is in the folder stays as it was."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = sh(command, folder)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    assert len(errors) == 1, result.stderr
+    assert errors[0].startswith(f"error: {message}"), errors[0]
+    assert "Traceback" not in result.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory, counts):
+    """Every stage by file, each on the file before it."""
+    folder = tmp_path_factory.mktemp("chain")
+    good(
+        f"scale prepare --min-peaks 50 {counts} -o prepared.h5ad"
+        " && scale select-peaks prepared.h5ad --n-peaks 500 -o selected.h5ad"
+        f" && scale train selected.h5ad {QUICK} --model model.pt -o trained.h5ad"
+        " && scale impute --numeric --binary trained.h5ad -o imputed.h5ad"
+        " && scale cluster -k 3 imputed.h5ad -o clustered.h5ad"
+        " && scale embed clustered.h5ad -o embedded.h5ad",
+        folder,
+    )
+    return folder
+
+
+def test_stages_by_file_write_their_slots(chain):
+    cells = anndata.read_h5ad(chain / "embedded.h5ad")
+    assert cells.shape == (anndata.read_h5ad(chain / "prepared.h5ad").n_obs, 500)
+    for slot in (keys.N_PEAKS, keys.PEAK_SCORE, keys.LATENT, keys.IMPUTED, keys.BINARY, keys.CLUSTER, keys.UMAP):
+        assert slot.found_in(cells), slot
+    assert cells.obs["scale_cluster"].nunique() == 3
+    assert cells.X.nnz == anndata.read_h5ad(chain / "selected.h5ad").X.nnz
+    stages = [receipt["stage"] for receipt in scale_toolkit.receipts(cells)]
+    assert stages == ["prepare", "select-peaks", "train", "impute", "cluster", "embed"]
+
+
+def test_stages_on_a_pipe_give_what_they_give_by_file(chain, counts, tmp_path):
+    result = good(
+        f"cat {counts} | scale prepare --min-peaks 50 | scale select-peaks - --n-peaks 500 | scale train {QUICK}"
+        " | scale impute --numeric --binary | scale cluster -k 3 | scale embed -o a.h5ad",
+        tmp_path,
+    )
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
+    piped, filed = anndata.read_h5ad(tmp_path / "a.h5ad"), anndata.read_h5ad(chain / "embedded.h5ad")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5ad"]
+    for name in filed.obsm:
+        left, right = (getattr(x.obsm[name], "toarray", lambda x=x: x.obsm[name])() for x in (piped, filed))  # noqa: B023
+        np.testing.assert_array_equal(left, right, err_msg=name)
+    assert piped.obs["scale_cluster"].tolist() == filed.obs["scale_cluster"].tolist()
+    assert piped.uns["scale"] == filed.uns["scale"]
+
+
+def test_a_stage_again_on_the_file_before_it_gives_the_same_cells(chain, tmp_path):
+    good(f"scale train {chain}/selected.h5ad {QUICK} --model model.pt > again.h5ad", tmp_path)
+    again, first = anndata.read_h5ad(tmp_path / "again.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
+    np.testing.assert_array_equal(again.obsm["X_scale"], first.obsm["X_scale"])
+    assert again.uns["scale"] == first.uns["scale"]
+    assert (tmp_path / "model.pt").read_bytes() == (chain / "model.pt").read_bytes()
+
+
+def test_training_again_drops_what_an_older_model_imputed(chain, tmp_path):
+    good(f"scale impute --to layers --binary {chain}/imputed.h5ad | scale train {QUICK} --seed 3 -o again.h5ad", tmp_path)
+    again = anndata.read_h5ad(tmp_path / "again.h5ad")
+    assert not {"imputed", "binary"} & {*again.obsm, *again.layers}
+
+
+def test_pretrain_encodes_with_the_model_and_trains_nothing(chain, tmp_path):
+    good(f"scale train --pretrain {chain}/model.pt < {chain}/selected.h5ad -o encoded.h5ad", tmp_path)
+    encoded, first = anndata.read_h5ad(tmp_path / "encoded.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
+    np.testing.assert_allclose(encoded.obsm["X_scale"], first.obsm["X_scale"], rtol=1e-4, atol=1e-5)
+    assert "scale_history" not in encoded.uns
+
+
+def test_run_makes_scale_pys_folder(counts, tmp_path):
+    result = good(
+        f"SCALE.py -d {counts} -k 2 --min_peaks 50 --min_cells 3 --max_iter 20 --encode_dim 32 16 --latent 5 --embed tSNE"
+        " --cluster_method kmeans --impute --binary -o out/deep",
+        tmp_path,
+    )
+    out = tmp_path / "out" / "deep"
+    assert sorted(path.name for path in out.iterdir()) == ["adata.h5ad", "model.pt", "tsne.pdf"]
+    cells = anndata.read_h5ad(out / "adata.h5ad")
+    assert cells.obsm["X_scale"].shape == (cells.n_obs, 5)
+    assert cells.obs["kmeans"].nunique() == 2
+    assert cells.obsm["imputed"].shape == cells.obsm["binary"].shape == cells.shape
+    assert set(np.unique(cells.obsm["binary"].data)) <= {0, 1}
+    assert (out / "tsne.pdf").read_bytes().startswith(b"%PDF")
+    assert result.stdout == ""
+    for part in (f"{cells.n_obs} × {cells.n_vars:,}", "clusters", "ARI", "NMI", "'cell_type'", "out/deep/adata.h5ad"):
+        assert part in result.stderr
+
+
+def test_run_and_the_stages_agree(chain, counts, tmp_path):
+    good(f"scale run {counts} --min-peaks 50 --n-feature 500 {QUICK} -o out --verbose", tmp_path)
+    cells = anndata.read_h5ad(tmp_path / "out" / "adata.h5ad")
+    np.testing.assert_array_equal(cells.obsm["X_scale"], anndata.read_h5ad(chain / "trained.h5ad").obsm["X_scale"])
+    assert (tmp_path / "out" / "model.pt").read_bytes() == (chain / "model.pt").read_bytes()
+
+
+def test_cluster_reports_agreement_as_text_and_as_json(chain, tmp_path):
+    words = f"scale cluster -k 2 --method kmeans --reference cell_type {chain}/trained.h5ad -o a.h5ad"
+    text = good(words, tmp_path).stderr
+    assert "ARI" in text
+    assert "BJ" in text
+    lines = [json.loads(line) for line in good(f"{words} --json-logs", tmp_path).stderr.splitlines()]
+    facts = next(line for line in lines if line["message"] == "result")
+    figures = anndata.read_h5ad(tmp_path / "a.h5ad").uns["scale_cluster_report"]
+    assert facts["ari"] == pytest.approx(figures["ari"])
+    assert facts["confusion"] == figures["confusion"].tolist()
+    assert f"ARI {figures['ari']:.3f}" in text
+
+
+def test_prepare_of_two_inputs_names_their_batches(counts, tmp_path):
+    shutil.copy(counts, tmp_path / "one.h5ad")
+    shutil.copy(counts, tmp_path / "two.h5ad")
+    good("scale prepare one.h5ad two.h5ad -o a.h5ad; scale prepare one.h5ad two.h5ad --batch-names x,y -o b.h5ad", tmp_path)
+    assert set(anndata.read_h5ad(tmp_path / "a.h5ad").obs["batch"]) == {"one", "two"}
+    assert set(anndata.read_h5ad(tmp_path / "b.h5ad").obs["batch"]) == {"x", "y"}
+
+
+def test_prepare_counts_fragments_over_peaks(data_path, tmp_path):
+    fragments, blood = data_path("tiny_blood.fragments.tsv.gz"), anndata.read_h5ad(data_path("tiny_blood.h5ad"))
+    rows = blood.var_names.str.extract(r"^(?P<chrom>.+?)[:_-](?P<start>\d+)[_-](?P<end>\d+)$").astype(
+        {"start": int, "end": int}
+    )
+    rows["start"] -= 1
+    rows.to_csv(tmp_path / "peaks.bed", sep="\t", header=False, index=False)
+    words = f"scale prepare --fragments {fragments} --peaks peaks.bed --min-peaks 1 --min-cells 1"
+    good(f"{words} --cap 4 -o capped.h5ad && {words} --count fragments -o overlaps.h5ad", tmp_path)
+    capped, overlaps = (anndata.read_h5ad(tmp_path / name) for name in ("capped.h5ad", "overlaps.h5ad"))
+    shared = blood.obs_names.intersection(capped.obs_names)
+    assert len(shared) == blood.n_obs
+    assert capped[shared].X.sum() == blood.X.sum()
+    assert overlaps.X.sum() != capped.X.sum()
+
+
+def test_blacklist_drops_peaks(data_path, tmp_path):
+    blood = data_path("tiny_blood.h5ad")
+    (tmp_path / "black.bed").write_text("chr11\t0\t400000000\n")
+    good(f"scale prepare {blood} --blacklist black.bed --min-cells 1 -o a.h5ad", tmp_path)
+    assert not anndata.read_h5ad(tmp_path / "a.h5ad").var_names.str.startswith("chr11").any()
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (
+            "scale cluster {chain}/selected.h5ad -o x.h5ad",
+            1,
+            "obsm['X_scale'] is missing; expected the output of `scale train`",
+        ),
+        ("scale embed none.h5ad -o x.h5ad", 1, "none.h5ad does not exist"),
+        ("scale cluster -o x.h5ad < /dev/null", 1, "standard input is empty (0 bytes)"),
+        ("scale cluster -o x.h5ad < words.txt", 1, "standard input is not HDF5"),
+        ("scale cluster {chain}/trained.h5ad --method kmeans -o x.h5ad", 2, "--method kmeans without a number of clusters"),
+        ("scale cluster {chain}/trained.h5ad --reference foo -o x.h5ad", 1, "obs has no column 'foo'"),
+        ("scale train mine.h5ad -o mine.h5ad", 2, "mine.h5ad is also the input"),
+        ("scale train mine.h5ad -o x.h5ad --model x.h5ad", 2, "--model x.h5ad is also the input or output"),
+        ("scale train mine.h5ad -o x.h5ad --model none/m.pt", 2, "the output folder none does not exist"),
+        ("scale train mine.h5ad -o x.h5ad --pretrain none.pt", 1, "none.pt does not exist"),
+        ("scale train mine.h5ad -o x.h5ad --pretrain words.txt", 1, ""),
+        ("scale train mine.h5ad -o x.h5ad --pretrain a --model b", 2, "both --model and --pretrain"),
+        ("scale train mine.h5ad -o none/x.h5ad", 2, "the output folder none does not exist"),
+        ("scale prepare mine.h5ad mine.h5ad -o x.h5ad", 2, "two inputs are named 'mine'"),
+        ("scale prepare --fragments words.txt -o x.h5ad", 2, "--fragments alone"),
+        ("scale prepare mine.h5ad --min-peaks 100000 -o x.h5ad", 1, ""),
+        ("scale run -d none.h5ad -o out", 1, "none.h5ad does not exist"),
+        ("scale run -d mine.h5ad -o out --reference foo --min-peaks 50", 1, "obs has no column 'foo'"),
+        ("scale nonsense", 2, "No such command 'nonsense'"),
+    ],
+)
+def test_errors(chain, tmp_path, command, code, message):
+    shutil.copy(chain / "prepared.h5ad", tmp_path / "mine.h5ad")
+    (tmp_path / "words.txt").write_text("no h5ad\n")
+    bad(command.format(chain=chain), tmp_path, code, message)
+
+
+def test_gpu_where_there_is_none_is_an_error_at_once(chain, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    result = sh(f"scale train --gpu {chain}/selected.h5ad -o x.h5ad", tmp_path)
+    assert (result.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert "--device auto" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_error_early_in_a_pipe_ends_every_stage(tmp_path):
+    result = sh("scale prepare none.h5ad | scale train | scale cluster -o x.h5ad", tmp_path)
+    assert result.returncode == 1
+    assert "error: none.h5ad does not exist" in result.stderr
+    assert "standard input is empty" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_ends_the_writer_quietly(chain, tmp_path):
+    result = good(f"scale select-peaks --quiet {chain}/prepared.h5ad | head -c 8 | wc -c", tmp_path)
+    assert (result.stdout.strip(), result.stderr) == ("8", "")
+
+
+def test_a_full_disk_is_one_line(chain, tmp_path):
+    result = sh(f"(ulimit -f 20; scale select-peaks {chain}/prepared.h5ad -o x.h5ad) 2>&1 | cat", tmp_path)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith("error: File too large; make room")
+    assert "Traceback" not in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_gets_no_h5ad(chain, tmp_path):
+    """Standard output is a terminal: refused before the input is read, with what to do."""
+    pty = pytest.importorskip("pty")
+    main, worker = pty.openpty()
+    process = subprocess.Popen([SCALE, "embed", chain / "none.h5ad"], stdout=worker, stderr=subprocess.PIPE, text=True)
+    _, error = process.communicate()
+    os.close(worker)
+    os.close(main)
+    assert process.returncode == 2
+    assert error.startswith("error: standard output is a terminal")
+    assert "-o FILE" in error
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "error: interrupted\n"), (signal.SIGTERM, 143, "")])
+def test_a_signal_leaves_nothing_behind(tmp_path, number, code, said):
+    """A stage that waits for its input on a pipe, its spool already open."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [SCALE, "embed", "-o", tmp_path / "x.h5ad"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    process.stdin.write(b"x" * 100)
+    process.stdin.flush()
+    while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, b"\0" * 4), sys.byteorder):  # until it is read
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    error = process.stderr.read().decode()
+    assert (process.wait(), error) == (code, said)
+    process.stdin.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_streams_what_simulate_makes(tmp_path):
+    good("scale simulate --n-cells 50 --n-peaks 300 -k 2 --open-peaks 40 | cat > a.h5ad", tmp_path)
+    made = scale_toolkit.simulate(n_cells=50, n_peaks=300, n_clusters=2, open_peaks=40)
+    read = anndata.read_h5ad(tmp_path / "a.h5ad")
+    assert (read.X != made.X).nnz == 0
+    assert read.obs["cell_type"].astype(str).tolist() == made.obs["cell_type"].astype(str).tolist()
+
+
+def test_python_dash_m_and_the_version(tmp_path):
+    result = good(f"{sys.executable} -m scale_toolkit --version; scale --version; SCALE.py --help", tmp_path)
+    assert result.stdout.splitlines()[:2] == [f"scale {scale_toolkit.__version__}"] * 2
+    assert "--data-list" in result.stdout
