@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scale_toolkit.errors import InputError
@@ -14,6 +14,7 @@ CONTIGS = st.one_of(
 BOUNDS = st.tuples(st.integers(0, 10**9), st.integers(1, 10**6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(CONTIGS, BOUNDS, st.sampled_from([":-", "__", "--", "_-", ":_"])), min_size=1, max_size=20))
 def test_names_of_every_spelling_come_back_as_their_intervals(intervals):
     names = [f"{chrom}{seps[0]}{start}{seps[1]}{end}" for chrom, (start, end), seps in intervals]
@@ -38,6 +39,7 @@ def test_a_name_that_must_be_an_interval_is_named_in_the_error():
         require_intervals(["chr1:1-2", "peak_7", "peak_8"], "--blacklist")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(CONTIGS, BOUNDS), max_size=10))
 def test_names_round_trip(intervals):
     table = pd.DataFrame([(c, s, e) for c, (s, e) in intervals], columns=["chrom", "start", "end"])
@@ -53,6 +55,7 @@ SMALL = st.lists(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(SMALL, SMALL)
 def test_overlaps_are_those_of_the_definition(asked, table):
     columns = ["chrom", "start", "end"]

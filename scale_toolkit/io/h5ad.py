@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -268,7 +267,7 @@ class _Checked:
             del block  # or it would live on while the next one is made
 
 
-class _Sink(io.RawIOBase):
+class _Sink:
     """The file HDF5 writes to. When the disk refuses a write, that and all later ones are kept in memory instead.
 
     HDF5 does not survive a failed write: it reports it again for every object it closes, past any `except`, and may
@@ -309,6 +308,11 @@ class _Sink(io.RawIOBase):
             self._kept.append((self._at, bytes(view)))
         self._at += len(view)
         return len(view)
+
+    def read(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        self.readinto(buffer)
+        return bytes(buffer)
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")

@@ -142,10 +142,13 @@ def _checked_header(path: Path) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _read_matrix(path: Path) -> sparse.spmatrix | np.ndarray:
+def _read_matrix(path: Path) -> sparse.coo_matrix:
     from scipy.io import mmread
 
-    return sparse.coo_matrix(_guarded(path, lambda: mmread(path)))
+    # scipy warns that a default is about to change; whatever it returns becomes the same matrix here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return sparse.coo_matrix(_guarded(path, lambda: mmread(path)))
 
 
 def _guarded(path: Path, read: Callable):
