@@ -33,6 +33,9 @@ PROGRAM_SHARE, ALL_PROGRAMS_SHARE = 0.04, 0.3
 #: Separation of sibling clusters, in standard deviations, that is left after a spectral embedding: this, and this times
 #: sqrt(open peaks · share of open peaks³). Both measured (see `_effect`).
 SEPARATION, SEPARATION_BY_SATURATION = 4.3, 3.05
+#: Least variance between siblings that a spectral embedding shows, in units of its noise (below, k-means splits the noise):
+#: the first, or the second times the number of clusters less 0.4, whichever is more. Measured as well.
+CONTRAST, CONTRAST_A_CLUSTER = 1.35, 0.48
 #: Largest log fold change of a program's peaks.
 LARGEST_EFFECT = 4.0
 
@@ -243,24 +246,31 @@ def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> f
     where d² times that cosine is the square of `SEPARATION` + `SEPARATION_BY_SATURATION` · sqrt(m share³), m the median
     open peaks and share their share of all peaks: a small shallow set has stronger programs than a large deep one, and both
     are about equally hard. The second term is there because depth saturates where many peaks are open, and then takes a
-    dimension of its own, which k-means splits first. The two constants were fitted once, so that TF-IDF and SVD with k-means
-    score an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks (``benchmarks/simulator_difficulty.py``,
-    figures in ``benchmarks/RESULTS.md``).
+    dimension of its own, which k-means splits first. δ is at least so large that the embedding shows the line between
+    siblings above its noise (`CONTRAST`), which counts for few cells and for many clusters. The constants were fitted once, so
+    that TF-IDF and SVD with k-means score an ARI of 0.85 to 0.95 at the default size and at 10,000 cells × 50,000 peaks
+    (``benchmarks/simulator_difficulty.py``, figures in ``benchmarks/RESULTS.md``).
     """
     if n_clusters == 1:
         return 1.0
     saturation = (open_peaks * (open_peaks / n_peaks) ** 3) ** 0.5
     wanted = SEPARATION + SEPARATION_BY_SATURATION * saturation
+    least_contrast = max(CONTRAST, CONTRAST_A_CLUSTER * n_clusters - 0.4)
     low, high = 0.0, LARGEST_EFFECT
     for _ in range(20):
         middle = (low + high) / 2
-        separation = _separation(n_cells, n_peaks, n_clusters, open_peaks, middle)
-        low, high = (middle, high) if separation < wanted else (low, middle)
+        separation, contrast = _separation(n_cells, n_peaks, n_clusters, open_peaks, middle)
+        low, high = (middle, high) if separation < wanted or contrast < least_contrast else (low, middle)
     return (low + high) / 2
 
 
-def _separation(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, effect: float) -> float:
-    """Distance of two siblings that is left after a spectral embedding, in standard deviations; a mean over planted sets."""
+def _separation(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, effect: float) -> tuple[float, float]:
+    """What a spectral embedding leaves of two siblings, as a mean over planted sets.
+
+    Returns
+    -------
+    Their distance in standard deviations, and the variance between them in units of the embedding's noise.
+    """
     own, shared = _program_sizes(n_peaks, n_clusters)
     # Quantiles of the peaks' log rates × midpoints of their lifts, each point the same number of peaks.
     base = np.array([NormalDist(0, PEAK_SPREAD).inv_cdf((i + 0.5) / 100) for i in range(100)])[:, None]
@@ -277,7 +287,7 @@ def _separation(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, 
     # The two differ in both their own programs: raised in one of them, plain in the other.
     apart = 2 * own * ((p_raised - p_plain) ** 2)
     if not apart.any():
-        return 0.0
+        return 0.0, 0.0
     noise_between = (variance_plain + variance_raised) / 2
     all_noise = np.concatenate([variance_plain, variance_raised, noise_between])
     all_peaks = np.repeat([n_peaks - 2 * own - shared, shared, 2 * own], len(plain)) / len(plain)
@@ -288,7 +298,10 @@ def _separation(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, 
     distance = gap / noise_along
     variance = gap / (2 * n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
     directions = noise_sum / noise_typical / n_cells
-    return (distance * max(0.0, variance**2 - directions) / (variance**2 + variance)) ** 0.5
+    seen = max(0.0, variance**2 - directions)
+    separation = (distance * seen / (variance**2 + variance)) ** 0.5
+    contrast = n_clusters / 2 * seen * (variance + directions) / variance**2 / (1 + directions**0.5) ** 2
+    return separation, contrast
 
 
 def _count_table() -> np.ndarray:

@@ -230,10 +230,15 @@ def test_the_effect_makes_small_and_large_sets_equally_hard():
 
 def test_separation_grows_with_the_effect_once_an_svd_can_see_it():
     sizes = (2000, 2000, 4, 200)
-    separations = [simulate._separation(*sizes, effect) for effect in (0, 0.3, 1, 2, 3)]
-    assert separations[:2] == [0, 0] and (np.diff(separations[1:]) > 0).all()
+    separations, contrasts = zip(*(simulate._separation(*sizes, effect) for effect in (0, 0.3, 1, 2, 3)))
+    assert separations[:2] == contrasts[:2] == (0, 0)
+    assert (np.diff(separations[1:]) > 0).all() and (np.diff(contrasts[1:]) > 0).all()
     wanted = simulate.SEPARATION + simulate.SEPARATION_BY_SATURATION * (200 * 0.1**3) ** 0.5
-    assert simulate._separation(*sizes, simulate._effect(*sizes)) == pytest.approx(wanted, rel=1e-3)
+    separation, contrast = simulate._separation(*sizes, simulate._effect(*sizes))
+    assert separation == pytest.approx(wanted, rel=1e-3) and contrast > simulate.CONTRAST
+    few_cells_of_two = (384, 27_884, 2, 1100)
+    separation, contrast = simulate._separation(*few_cells_of_two, simulate._effect(*few_cells_of_two))
+    assert contrast == pytest.approx(simulate.CONTRAST, rel=1e-3) and separation > simulate.SEPARATION
 
 
 def test_separation_is_that_of_planted_siblings():
@@ -252,7 +257,8 @@ def test_separation_is_that_of_planted_siblings():
         variance = line @ line / 4 / (noise @ noise / noise.sum())
         directions = noise.sum() ** 2 / (noise @ noise) / 1000
         seen.append(np.sqrt(distance * (variance**2 - directions) / (variance**2 + variance)))
-    assert simulate._separation(*sizes.values(), planted.effect) == pytest.approx(np.mean(seen), rel=0.1)
+    separation, _ = simulate._separation(*sizes.values(), planted.effect)
+    assert separation == pytest.approx(np.mean(seen), rel=0.1)
 
 
 @pytest.mark.parametrize(("chromosomes", "n_peaks"), [(None, 1), (None, 30), (None, 5000), ({"1": 1, "2": 2, "X": 1}, 4000)])
