@@ -406,8 +406,10 @@ def _plain_matrix(matrix: Any) -> Any:
 
 
 def _plain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn string columns into what every anndata can write: plain strings, or a category where some are missing."""
+    """Turn strings into what every reader knows, whatever pandas made them: plain, or a category where some are missing."""
     table = pd.DataFrame(table)
+    if isinstance(table.index.dtype, pd.StringDtype):
+        table = table.set_axis(table.index.astype(object), axis=0)
     columns = {}
     for name in table.columns:
         column = table[name]
