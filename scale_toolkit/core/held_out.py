@@ -83,9 +83,9 @@ def hidden_likelihood(
         if rows.nnz == 0:
             continue
         logits = torch.addmm(bias, h[start : start + 256], weight.T) + offset[start : start + 256, None]
-        log_p = torch.nn.functional.logsigmoid(logits)
-        share = log_p - torch.logsumexp(log_p, 1, keepdim=True)
+        log_total = torch.sigmoid(logits).sum(1).log()
         cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(h.device)
-        total += float(share[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)].sum())
+        at_hidden = logits[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)]
+        total += float((torch.nn.functional.logsigmoid(at_hidden) - log_total[cell]).sum())
         count += rows.nnz
     return total / max(count, 1)

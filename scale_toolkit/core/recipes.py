@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
-HELD_OUT_CELLS = 2000
+HELD_OUT_PEAKS = 50_000  # hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
+HELD_OUT_CELLS = 2000  # watched at most
 ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
 SAMPLED_PEAKS = 5_000
 
@@ -162,7 +163,7 @@ def train_fast(
         As in `trainer.fit`.
     """
     rng, noise = generators(seed)
-    thinned = Thinned(source, HELD_OUT_SHARE, HELD_OUT_CELLS, seed)
+    thinned = Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
     cell_sums, peak_sums = open_sums(thinned)
     offset, bias = rasch(cell_sums, peak_sums)
 
@@ -243,7 +244,7 @@ def train_published(
     unconstrained, γ with a floor, no early stopping, the last partial batch dropped, and a latent vector that is a sample.
     """
     rng, noise = generators(seed)
-    cells = source if release else Thinned(source, HELD_OUT_SHARE, HELD_OUT_CELLS, seed)
+    cells = source if release else Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
 
     def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
         return view(counts, log_transform=log_transform)
@@ -276,6 +277,13 @@ def train_published(
         on_epoch=on_epoch,
     )
     return Trained(model, None, None, log_transform, release, history, stopped)
+
+
+def watched_cells(source: RowSource) -> int:
+    """How many cells to hide open peaks of, so that about `HELD_OUT_PEAKS` are hidden in all; judged by the first 1,000."""
+    first = source.rows(np.arange(min(source.n_cells, 1000)))
+    hidden_a_cell = HELD_OUT_SHARE * max(first.nnz / first.shape[0], 1)
+    return min(HELD_OUT_CELLS, int(np.ceil(HELD_OUT_PEAKS / hidden_a_cell)))
 
 
 def _fit(model: Scale, *args, **settings) -> tuple[History, str]:

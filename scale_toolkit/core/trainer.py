@@ -16,6 +16,7 @@ from scale_toolkit.core.held_out import Thinned, hidden_likelihood, keep_entries
 from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.core.mixture import standard_divergence
 from scale_toolkit.core.model import Scale, sample
+from scale_toolkit.core.optimiser import Adam
 from scale_toolkit.core.sparse import RowSource, binarise, blocks
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def fit(
     """
     device = model.decoder.weight.device
     offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
+    optimiser = Adam(model.parameters(), lr, weight_decay)
     held_out = source if isinstance(source, Thinned) else None
     history = History()
     if held_out is not None:
@@ -143,7 +144,7 @@ def fit(
             parts = elbo_parts(model, z, mean, log_variance, opened, offset[target], mixture, sampler, rng)
             loss = (parts["reconstruction"] + parts["divergence"]) / len(index)
 
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)

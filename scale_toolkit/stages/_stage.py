@@ -57,6 +57,8 @@ def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str
             for slot in reads:
                 if isinstance(slot, keys.Slot):
                     slot.get(adata)
+            if getattr(adata, "is_view", False):
+                adata = adata.copy()  # a stage writes its results into what it was given
             before = digest(adata, reads)
             started = time.perf_counter()
             with limited_threads(getattr(config, "n_threads", 0)) as threads:

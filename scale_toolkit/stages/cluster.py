@@ -77,8 +77,6 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
     ScaleWarning
         Fewer cells than neighbours, all cells at one point, a mixture that has not converged.
     """
-    if adata.is_view:
-        adata = adata.copy()
     latent = latent_of(adata)
     if config.n_clusters is not None:
         _check_distinct(latent, config.n_clusters)

@@ -56,8 +56,6 @@ def embed(adata: AnnData, config: EmbedConfig, *, progress: Progress | None = No
     ScaleWarning
         Fewer cells than neighbours, or than the perplexity needs.
     """
-    if adata.is_view:
-        adata = adata.copy()
     latent = latent_of(adata)
     if len(latent) < 3:
         raise InputError(f"{len(latent)} cells", "at least 3 to draw a picture of")

@@ -63,7 +63,6 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
         None of the peaks was modelled.
     """
     results = _row_blocks(adata, config)
-    adata = adata.copy() if adata.is_view else adata
     _name_columns(adata, config, results)
     for path, rows in results.items():
         where, name = path.split("/")
@@ -90,7 +89,6 @@ def streamed(
 def _prepared(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
     """Write everything that `impute` does except its matrices."""
     results = _row_blocks(adata, config)
-    adata = adata.copy() if adata.is_view else adata
     _name_columns(adata, config, results)
     return adata
 
@@ -155,19 +153,28 @@ def _check_finite(arrays: dict[keys.Slot, np.ndarray]) -> None:
             )
 
 
+def outdated(adata: AnnData, config: ImputeConfig) -> list[keys.Slot]:
+    """Former results in obsm whose columns are other peaks than those `impute` would write now, asked before it does."""
+    if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
+        return []
+    same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config))
+    return [] if same else [keys.IMPUTED, keys.BINARY]
+
+
+def _column_names(adata: AnnData, config: ImputeConfig) -> np.ndarray:
+    return adata.var_names[_modelled_peaks(adata, config)].to_numpy(dtype=object)
+
+
 def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks]) -> None:
     """Write the peak names of the columns, and drop an older result that has other columns."""
     if config.to == "layers":
         return
-    names = adata.var_names[_modelled_peaks(adata, config)].to_numpy(dtype=object)
-    for slot in (keys.IMPUTED, keys.BINARY):
-        if slot.path in results or not slot.found_in(adata):
-            continue
-        old = keys.IMPUTED_PEAKS.get(adata) if keys.IMPUTED_PEAKS.found_in(adata) else []
-        if not np.array_equal(old, names):
+    names = _column_names(adata, config)
+    for slot in outdated(adata, config):
+        if slot.found_in(adata) and slot.path not in results:
             warnings.warn(
-                f"{slot} is removed: its columns are {len(old)} other peaks than the {len(names)} imputed now; "
-                f"ask for --numeric and --binary together",
+                f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "
+                "ask for --numeric and --binary together",
                 ScaleWarning,
                 stacklevel=4,
             )
