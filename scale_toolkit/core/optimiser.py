@@ -1,7 +1,7 @@
 """Adam (Kingma and Ba 2015), as `torch.optim.Adam` computes it.
 
-Written out because the first step of any optimiser in `torch.optim` imports torch's compiler, which nothing here uses: seconds and
-hundreds of megabytes in every call of ``scale train``. A test holds it to torch's own.
+Written out because the first step of any optimiser in `torch.optim` imports torch's compiler, which nothing here uses:
+seconds and hundreds of megabytes in every call of ``scale train``. A test holds it to torch's own.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def limited_threads(n_threads: int) -> Iterator[int]:
 
 def _config(config_class: type[Config], config: Config | None, options: dict[str, Any]) -> Config:
     if config is None:
-        known = {spec for spec in config_class.__dataclass_fields__}
+        known = set(config_class.__dataclass_fields__)
         for name in options:
             if name not in known:
                 raise OptionError(f"there is no option {name!r}", "one of " + ", ".join(sorted(known)))
