@@ -53,7 +53,8 @@ def measure(name, cells, args):
         seconds.append(time.perf_counter() - started)
         history = keys.HISTORY.get(trained)
         if "held_out" in history:
-            gains.append(history["held_out"].max() - history["held_out_start"][0])
+            best = scale.receipts(trained)[-1]["notes"]["best_epoch"]
+            gains.append(history["held_out"][best] - history["held_out"][0])
         ours.append(readings(keys.LATENT.get(trained), labels, seed))
         plain.append(readings(tfidf_svd(cells.X, min(30, min(cells.shape) - 2), seed), labels, seed))
     for method, table in ((f"scale --preset {args.preset}", ours), ("TF-IDF + SVD", plain)):

@@ -2,8 +2,8 @@
 
     python benchmarks/main_job.py FOLDER/leukemia.h5ad 6 FOLDER/forebrain.h5ad 8 [--seeds 5] [--min-peaks 50]
 
-Each run is a whole process: start, read, prepare, train, cluster, embed, draw, write. Read afterwards from its adata.h5ad: k-means
-(10 restarts) on the latent space at K, and the clusters it wrote itself.
+Each run is a whole process: start, read, prepare, train, cluster, embed, draw, write. Read afterwards from its adata.h5ad:
+k-means (10 restarts) on the latent space at K, and the clusters it wrote itself.
 """
 
 from __future__ import annotations

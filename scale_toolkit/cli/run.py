@@ -135,8 +135,9 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.stages.impute import streamed
     from scale_toolkit.stages.prepare import prepare
     from scale_toolkit.stages.select_peaks import select_peaks
-    from scale_toolkit.stages.train import encode, train
+    from scale_toolkit.stages.train import encode, find_device, train
 
+    find_device(plan.train.device)  # an absent GPU is told before the work, not after half of it
     plan.folder.mkdir(parents=True, exist_ok=True)
     figure = plan.folder / f"{plan.embed.method}.pdf"
     with talk.progress() as progress:

@@ -53,9 +53,7 @@ def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str
 
     def wrap(run: Callable[..., AnnData]) -> Callable[..., AnnData]:
         @functools.wraps(run)
-        def call(
-            adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any
-        ) -> AnnData:
+        def call(adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any) -> AnnData:
             inputs = {key: keywords.pop(key) for key in list(keywords) if key in _extra_inputs(run)}
             config = _config(config_class, config, keywords)
             for slot in reads:
@@ -67,20 +65,29 @@ def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str
             started = time.perf_counter()
             with limited_threads(getattr(config, "n_threads", 0)) as threads:
                 result = run(adata, config, progress=progress, **inputs)
-            _append(result, keys.RECEIPTS, {
-                "stage": name,
-                "version": __version__,
-                "options": config.as_dict(),
-                "threads": threads,
-                "input": before,
-                "libraries": _versions(),
-            } | _notes(result))
-            _append(result, keys.RUNTIME, {
-                "stage": name,
-                "seconds": round(time.perf_counter() - started, 3),
-                "peak_memory_mb": round(_peak_memory_mb(), 1),
-                "host": platform.node(),
-            })
+            _append(
+                result,
+                keys.RECEIPTS,
+                {
+                    "stage": name,
+                    "version": __version__,
+                    "options": config.as_dict(),
+                    "threads": threads,
+                    "input": before,
+                    "libraries": _versions(),
+                }
+                | _notes(result),
+            )
+            _append(
+                result,
+                keys.RUNTIME,
+                {
+                    "stage": name,
+                    "seconds": round(time.perf_counter() - started, 3),
+                    "peak_memory_mb": round(_peak_memory_mb(), 1),
+                    "host": platform.node(),
+                },
+            )
             return result
 
         call.__signature__ = _signature(run, config_class)  # type: ignore[attr-defined]

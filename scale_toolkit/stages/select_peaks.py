@@ -220,12 +220,8 @@ def _nothing_left(score: np.ndarray, config: SelectPeaksConfig) -> NothingLeftEr
 
 
 def _say_if_fewer(n_found: int, config: SelectPeaksConfig) -> None:
-    if config.n_peaks <= n_found:
-        return
-    message = f"{config.n_peaks} peaks were asked for and there are {n_found}: none is left out for the number's sake"
-    if config.n_peaks == SelectPeaksConfig().n_peaks:
-        log.info(message)
-    else:
+    if n_found < config.n_peaks != SelectPeaksConfig().n_peaks:  # the default is an upper bound nobody asked for
+        message = f"{config.n_peaks} peaks were asked for and there are {n_found}: none is left out for the number's sake"
         warnings.warn(message, ScaleWarning, stacklevel=4)
 
 

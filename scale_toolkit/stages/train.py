@@ -70,7 +70,7 @@ def train(
     ``obs['scale_open_rate']``, ``var['scale_open_rate']`` (float64)
         Share of modelled peaks open in a cell, and of cells a peak is open in.
     ``uns['scale_mixture']``, ``uns['scale_history']``
-        The prior, and the learning curves.
+        The prior, and the learning curves, one value an epoch (``held_out`` begins with the start's own).
 
     Raises
     ------
@@ -320,8 +320,7 @@ def _write(
     if history.loss:
         curves = {"loss": history.loss, "reconstruction": history.reconstruction, "divergence": history.divergence}
         if history.held_out:
-            curves["held_out"] = history.held_out[1:]
-            curves["held_out_start"] = history.held_out[:1]
+            curves["held_out"] = history.held_out  # one value more: the start's comes first
         keys.HISTORY.set(adata, {name: np.asarray(curve) for name, curve in curves.items()})
 
 

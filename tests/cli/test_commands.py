@@ -276,12 +276,24 @@ def test_standard_input_that_is_no_h5ad(tmp_path, words, message):
     assert content(tmp_path) == before
 
 
-def test_gpu_where_there_is_none_is_an_error_at_once(chain, tmp_path):
+def test_imputed_values_of_other_peaks_are_not_handed_on(chain, tmp_path):
+    done(
+        f"scale select-peaks --n-peaks 100 {chain}/imputed.h5ad -o fewer.h5ad && scale impute --binary fewer.h5ad -o x.h5ad",
+        tmp_path,
+    )
+    cells = anndata.read_h5ad(tmp_path / "x.h5ad")
+    assert keys.BINARY.get(cells).shape[1] == len(keys.IMPUTED_PEAKS.get(cells)) == 100
+    assert not keys.IMPUTED.found_in(cells)  # of 500 peaks
+
+
+@pytest.mark.parametrize("words", ["train {}/selected.h5ad -o x.h5ad", "run {}/prepared.h5ad -o out"])
+def test_gpu_where_there_is_none_is_an_error_at_once(chain, tmp_path, words):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    code, out, err = call(f"scale train --gpu {chain}/selected.h5ad -o x.h5ad", tmp_path)
+    command, rest = words.format(chain).split(" ", 1)
+    code, out, err = call(f"scale {command} --gpu {rest}", tmp_path)
     assert (code, out, list(tmp_path.iterdir())) == (1, "", [])
     assert "--device auto" in err
     assert len(err.splitlines()) == 1

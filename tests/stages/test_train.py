@@ -42,6 +42,8 @@ def test_every_slot_of_the_contract_is_written(planted):
         "variances": (3, 4),
     }
     assert not keys.HIDDEN.found_in(trained)
+    curves = keys.HISTORY.get(trained)
+    assert len(curves["loss"]) == len(curves["divergence"]) == len(curves["held_out"]) - 1  # the start's value comes first
     np.testing.assert_array_equal(trained.X.toarray(), planted.X.toarray())
 
 
