@@ -60,7 +60,7 @@ def format_names(table: pd.DataFrame) -> pd.Index:
 
 
 class Overlaps:
-    """A table of intervals, asked again and again which of them overlap others (NCLS, one tree a chromosome).
+    """A table of intervals, asked again and again which of them overlap others (by bioframe).
 
     Parameters
     ----------
@@ -69,16 +69,14 @@ class Overlaps:
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        from ncls import NCLS
-
         start, end = (np.ascontiguousarray(table[name], np.int64) for name in ("start", "end"))
         groups = pd.Series(np.arange(len(table))).groupby(table["chrom"].to_numpy()).indices
-        self._trees = {chrom: NCLS(start[rows], end[rows], rows.astype(np.int64)) for chrom, rows in groups.items()}
+        self._rows = {chrom: (start[rows], end[rows], rows.astype(np.int64)) for chrom, rows in groups.items()}
 
     @property
     def chromosomes(self) -> list[str]:
         """Chromosomes that have an interval, sorted."""
-        return sorted(map(str, self._trees))
+        return sorted(map(str, self._rows))
 
     def pairs(self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Every overlap of the asked intervals with the table.
@@ -93,11 +91,13 @@ class Overlaps:
         tuple of ndarray
             Row numbers of the asked intervals and of the table's, int64, one pair an overlap.
         """
+        from bioframe.core.arrops import overlap_intervals
+
         asked, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, rows in pd.Series(np.arange(len(start))).groupby(np.asarray(chrom)).indices.items():
-            if name in self._trees:
-                query = [np.ascontiguousarray(values, np.int64) for values in (start[rows], end[rows], rows)]
-                left, right = self._trees[name].all_overlaps_both(*query)
-                asked.append(left)
-                found.append(right)
+            if name in self._rows:
+                table_start, table_end, table_rows = self._rows[name]
+                left, right = overlap_intervals(start[rows], end[rows], table_start, table_end)
+                asked.append(rows[left])
+                found.append(table_rows[right])
         return np.concatenate(asked), np.concatenate(found)

@@ -9,7 +9,11 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from scipy import sparse
+
+settings.register_profile("scale", deadline=None)  # nothing here is timed
+settings.load_profile("scale")
 
 DATA = Path(os.environ.get("SCALE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
