@@ -174,6 +174,7 @@ def test_analyse_hands_each_stage_its_config(monkeypatch, tmp_path):
     for module, functions in names.items():
         stub = SimpleNamespace(**{function: fake(function) for function in functions})
         monkeypatch.setitem(sys.modules, f"scale_toolkit.stages.{module}", stub)
+    sys.modules["scale_toolkit.stages.train"].find_device = lambda name: calls.append(("device", name))
     import scale_toolkit.io.h5ad
     import scale_toolkit.plot
 
@@ -204,11 +205,11 @@ def test_analyse_hands_each_stage_its_config(monkeypatch, tmp_path):
         ("streamed", plan.impute),
         ("write", (tmp_path / "out" / "adata.h5ad", {"obsm/imputed": "blocks"})),
     ]
-    assert calls == [("prepare", plan.prepare), ("select_peaks", plan.select), ("train", plan.train), *end]
+    assert calls == [("device", "auto"), ("prepare", plan.prepare), ("select_peaks", plan.select), ("train", plan.train), *end]
     assert said == [((tmp_path / "out", tmp_path / "out" / "tsne.pdf", "celltype"), {})]
 
     calls.clear()
     model = tmp_path / "model.pt"
     model.write_bytes(b"weights")
     run_module.analyse(cells, dataclasses.replace(plan, pretrain=model), talk)
-    assert calls == [("prepare", plan.prepare), ("encode", plan.train), *end]
+    assert calls == [("device", "auto"), ("prepare", plan.prepare), ("encode", plan.train), *end]
