@@ -333,13 +333,14 @@ def setup(tmp_path, monkeypatch):
 
     def call(venv, python, *arguments, total=0):
         files = [Path(word.split("=")[1]).name for word in arguments if word.startswith("--requirement=")]
-        calls.append(files[0] if files else "package" if "--editable" in arguments else "venv")
+        other = "package" if "--editable" in arguments else "bytecode" if "-c" in arguments else "venv"
+        calls.append(files[0] if files else other)
 
     monkeypatch.setattr(module, "call", call)
     return SimpleNamespace(module=module, venv=root / ".venv", root=root, calls=calls)
 
 
-RUN = ["venv", "build.lock", "run.lock"]
+RUN = ["venv", "build.lock", "run.lock", "bytecode"]
 
 
 def made(setup, group: str) -> list[str]:
