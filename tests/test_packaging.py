@@ -195,7 +195,7 @@ def test_the_wheel_installs_and_its_commands_answer(wheel, tmp_path):
     import scale_toolkit
 
     environment = tmp_path / "env"
-    own_pip = importlib.util.find_spec("pip") is not None
+    own_pip = any(importlib.metadata.distributions(name="pip"))  # find_spec would wake setuptools' stand-in for distutils
     subprocess.run([sys.executable, "-m", "venv", *["--without-pip"] * own_pip, environment], check=True, capture_output=True)
     python, site = environment / "bin" / "python", next(environment.glob("lib/python3*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # installed once is enough
