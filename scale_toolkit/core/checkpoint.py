@@ -15,7 +15,7 @@ from scale_toolkit.core.model import Scale, Shape
 from scale_toolkit.core.recipes import Trained
 from scale_toolkit.core.trainer import History
 
-FORMAT = "scale_toolkit model 1"
+FORMAT = "scale_toolkit model 2"
 
 
 class NotAModel(ValueError):
@@ -32,7 +32,6 @@ def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
         "weights": {name: value.detach().cpu() for name, value in trained.model.state_dict().items()},
         "depth_bias": None if trained.depth_bias is None else torch.from_numpy(trained.depth_bias),
         "idf": None if trained.weighting is None else torch.from_numpy(trained.weighting.idf),
-        "total": None if trained.weighting is None else torch.from_numpy(trained.weighting.total),
         "log_transform": trained.log_transform,
         "sampled": trained.sampled,
     }
@@ -61,7 +60,7 @@ def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
         model.load_state_dict(content["weights"])
         weighting = None
         if content["idf"] is not None:
-            weighting = Weighting(content["idf"].numpy(), content["total"].numpy())
+            weighting = Weighting(content["idf"].numpy())
         depth_bias = None if content["depth_bias"] is None else content["depth_bias"].numpy().astype(np.float64)
         trained = Trained(model, depth_bias, weighting, content["log_transform"], content["sampled"], History())
         peaks, facts = list(content["peaks"]), dict(content["facts"])

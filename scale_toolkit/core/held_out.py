@@ -37,28 +37,28 @@ class Thinned:
             hide[first[lengths > 0]] = False
         self.hidden = keep_entries(rows, hide)
         self.kept = keep_entries(rows, ~hide)
+        self._keep = np.split(~hide, rows.indptr[1:-1])
         self._place = np.full(source.n_cells, -1)
         self._place[self.cells] = np.arange(len(self.cells))
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
         """Counts of these cells without what is hidden."""
+        rows = self._source.rows(index)
         place = self._place[index]
-        thinned = place >= 0
-        if thinned.all():
-            return self.kept[place]
-        if not thinned.any():
-            return self._source.rows(index)
-        order = np.empty(len(index), np.int64)
-        order[np.flatnonzero(~thinned)] = np.arange((~thinned).sum())
-        order[np.flatnonzero(thinned)] = (~thinned).sum() + np.arange(thinned.sum())
-        stacked = sparse.vstack([self._source.rows(index[~thinned]), self.kept[place[thinned]]], format="csr")
-        return stacked[order]
+        thinned = np.flatnonzero(place >= 0)
+        if len(thinned) == 0:
+            return rows
+        keep = np.ones(rows.nnz, bool)
+        for cell in thinned:
+            keep[rows.indptr[cell] : rows.indptr[cell + 1]] = self._keep[place[cell]]
+        return keep_entries(rows, keep)
 
 
 def keep_entries(rows: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
     """The entries of `rows` where `keep` is true, one flag a stored value."""
-    kept = np.concatenate([[0], np.cumsum(keep)])[rows.indptr]
-    return sparse.csr_matrix((rows.data[keep], rows.indices[keep], kept.astype(rows.indptr.dtype)), rows.shape)
+    places = np.flatnonzero(keep)
+    pointers = np.searchsorted(places, rows.indptr).astype(rows.indptr.dtype)
+    return sparse.csr_matrix((rows.data[places], rows.indices[places], pointers), rows.shape)
 
 
 @torch.no_grad()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, svds
 from scipy.special import expit, logit
 
-from scale_toolkit.core.sparse import RowSource, binarise, blocks
+from scale_toolkit.core.sparse import RowSource, SparseRows, binarise, blocks
+
+#: Spectral vectors and the decoder's first step come from cells with about so many open peaks in all, picked at random.
+START_PEAKS = 15_000_000
+POWER_STEPS = 4
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +84,9 @@ def _grouped(values: np.ndarray, counts: np.ndarray, groups: int) -> tuple[np.nd
 
 def _solve(sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
     """X with Σ_g weight_g · expit(x + other_g) = sums, one equation an entry of `sums`, by guarded Newton steps."""
+    if len(sums) > 1000:  # a block of equations at a time: memory
+        parts = [slice(i, i + 1000) for i in range(0, len(sums), 1000)]
+        return np.concatenate([_solve(sums[part], other, weight, start[part]) for part in parts])
     x = start.copy()
     for _ in range(50):
         p = expit(x[:, None] + other[None, :])  # (values, groups)
@@ -92,97 +99,105 @@ def _solve(sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.nd
 
 @dataclass(frozen=True)
 class Weighting:
-    """The encoder's view of a cell: idf-weighted open peaks, scaled to unit length, divided by the root of its degree.
+    """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the share of a peak in what the cell shows.
 
-    A cell's degree is its summed cosine similarity to the cells trained on, so that the singular vectors of the weighted
-    matrix are those of the normalised graph Laplacian of the cosine graph (as in SnapATAC2's ``spectral``, Zhang et al.
-    2024, Nat Methods 21:217), yet any new cell can be weighted alone.
+    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any new cell can be weighted alone.
 
     Attributes
     ----------
     idf
-        log(cells / open cells) of a peak, (peaks,) float32; 0 for a peak open nowhere or everywhere.
-    total
-        Sum of the unit-length rows of the cells trained on, (peaks,) float32.
+        log(1 + cells / open cells) of a peak, (peaks,) float32; 0 for a peak open nowhere.
     """
 
     idf: np.ndarray
-    total: np.ndarray
 
     def __call__(self, opened: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Weight rows of open peaks (or of log2 counts); a cell without any weighted peak gets a row of zeros."""
-        unit = unit_rows(opened, self.idf)
-        degree = unit @ self.total
-        scale = 1 / np.sqrt(np.where(degree > 0, degree, 1))
-        unit.data *= np.repeat(scale.astype(np.float32), np.diff(unit.indptr))
-        return unit
+        """Weight rows of open peaks (or of log2 counts), float32; the input's arrays are not changed."""
+        lengths = np.diff(opened.indptr)
+        total = np.add.reduceat(np.append(opened.data, np.float32(0)), opened.indptr[:-1]) * (lengths > 0)
+        share = np.repeat((1e4 / np.where(total > 0, total, 1)).astype(np.float32), lengths)
+        data = self.idf[opened.indices]
+        data *= share
+        data *= opened.data
+        return sparse.csr_matrix((np.log1p(data, out=data), opened.indices, opened.indptr), opened.shape)
 
 
-def unit_rows(values: sparse.csr_matrix, idf: np.ndarray) -> sparse.csr_matrix:
-    """Rows times `idf`, scaled to unit length, float32; the input's arrays are not changed."""
-    data = values.data * idf[values.indices]
-    lengths = np.sqrt(np.add.reduceat(np.append(data, 0) ** 2, values.indptr[:-1]) * (np.diff(values.indptr) > 0))
-    scale = np.repeat(1 / np.where(lengths > 0, lengths, 1), np.diff(values.indptr))
-    return sparse.csr_matrix(((data * scale).astype(np.float32), values.indices, values.indptr), values.shape)
+def fit_weighting(n_cells: int, peak_sums: np.ndarray) -> Weighting:
+    """Weighting for a peak open in so many of `n_cells` cells."""
+    return Weighting(np.where(peak_sums > 0, np.log1p(n_cells / np.maximum(peak_sums, 1)), 0).astype(np.float32))
 
 
-def fit_weighting(source: RowSource, view, peak_sums: np.ndarray) -> Weighting:
-    """Idf and total of the cells of `source`; `view` turns counts into what the encoder sees (open peaks, log counts)."""
-    n_cells = source.n_cells
-    with np.errstate(divide="ignore"):
-        idf = np.where(peak_sums > 0, np.log(n_cells / np.maximum(peak_sums, 1)), 0).astype(np.float32)
-    if not idf.any():
-        idf = np.ones_like(idf)  # every peak open in every cell: nothing to weight by
-    total = np.zeros(source.n_peaks)
-    for _, rows in blocks(source):
-        total += np.asarray(unit_rows(view(rows), idf).sum(0)).ravel()
-    return Weighting(idf, total.astype(np.float32))
+def start_cells(cell_sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cells the start is computed from: all, or random ones with about `START_PEAKS` open peaks in all."""
+    n_cells = len(cell_sums)
+    n = int(np.ceil(START_PEAKS / max(cell_sums.mean(), 1)))
+    return np.arange(n_cells) if n >= n_cells else np.sort(rng.choice(n_cells, n, replace=False))
 
 
-def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The leading singular vectors of the weighted matrix after the first, which is constant but for degree.
+def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
+    """The leading right singular vectors of the weighted matrix after the first, which is all but constant: (peaks, n) float32.
 
-    Returns
-    -------
-    left (cells, n), values (n,), right (peaks, n), float32, in falling order; fewer than n where the matrix is small.
+    By a randomised block power method (Halko, Martinsson & Tropp 2011, algorithm 4.4), whose products run on all threads. In
+    falling order; a matrix too small for `n` has columns of zeros for the rest.
     """
-    n = min(n, min(weighted.shape) - 2)
-    if n < 1 or weighted.nnz == 0:
-        return np.zeros((weighted.shape[0], 0)), np.zeros(0), np.zeros((weighted.shape[1], 0))
-    start = np.random.default_rng(seed).uniform(-1, 1, min(weighted.shape))
-    transposed = weighted.T.tocsr()
-    operator = LinearOperator(
-        weighted.shape,
-        matvec=lambda v: weighted @ v,
-        rmatvec=lambda v: transposed @ v,
-        dtype=np.float32,
-        matmat=lambda v: weighted @ v,
-        rmatmat=lambda v: transposed @ v,
-    )
-    u, s, vt = svds(operator, k=n + 1, v0=start.astype(np.float32), tol=1e-4)
-    order = np.argsort(-s)[1:]
-    return u[:, order], s[order], np.ascontiguousarray(vt[order].T)
+    found = min(n, min(weighted.shape) - 2)
+    right = np.zeros((weighted.shape[1], n), np.float32)
+    if found < 1 or weighted.nnz == 0:
+        return right
+    rows = SparseRows(weighted).prepare()
+    width = min(found + 11, min(weighted.shape))
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(rows.times(torch.randn(weighted.shape[1], width, generator=generator)))[0]
+    for _ in range(POWER_STEPS):
+        basis = torch.linalg.qr(rows.transposed_times(basis))[0]
+        basis = torch.linalg.qr(rows.times(basis))[0]
+    vectors = torch.linalg.svd(rows.transposed_times(basis), full_matrices=False)[0]
+    right[:, :found] = vectors[:, 1 : found + 1].numpy()
+    return right
 
 
 def decoder_step(
-    opened: sparse.csr_matrix, z: np.ndarray, s: np.ndarray, b: np.ndarray, ridge: float, groups: int = 1000
+    source: RowSource,
+    z: np.ndarray,
+    s: np.ndarray,
+    b: np.ndarray,
+    ridge: float,
+    *,
+    cells: np.ndarray | None = None,
+    groups: int = 1000,
 ) -> np.ndarray:
     """One Newton step of the decoder from w = 0 at the depth offsets: (peaks, d) float32.
 
     The gradient is exact up to the grouping of peaks with near sums; the Hessian Σ_i p_ij (1 − p_ij) z_i z_iᵀ is taken as
     Σ_i p_ij (1 − p_ij) times the depth-weighted covariance of z, one d × d matrix for all peaks.
+
+    Parameters
+    ----------
+    source, cells
+        Open peaks, of all cells or of these.
+    z, s
+        Latent vectors and depth offsets of all cells, (cells, d) and (cells,).
+    b
+        Depth-only intercepts, (peaks,).
+    ridge
+        Precision of a normal prior on the loadings.
     """
     values, of = np.unique(b, return_inverse=True)
     grouped, weight = _grouped(values, np.bincount(of).astype(float), groups)
-    p = expit(s[:, None] + grouped[None, :])  # (cells, groups)
-    expected = p.T @ z  # (groups, d)
-    information = (p * (1 - p)).sum(0)
-    depth = p @ weight
-    covariance = (z * (depth / depth.sum())[:, None]).T @ z  # (d, d)
+    d = z.shape[1]
+    gradient = np.zeros((source.n_peaks, d), np.float32)
+    expected, information, covariance, total = np.zeros((len(grouped), d)), np.zeros(len(grouped)), np.zeros((d, d)), 0.0
+    for index, rows in blocks(source, cells=cells):
+        gradient += SparseRows(binarise(rows)).transposed_times(torch.from_numpy(z[index])).numpy()
+        p = expit(s[index, None] + grouped[None, :])  # (cells, groups)
+        expected += p.T @ z[index]
+        information += (p * (1 - p)).sum(0)
+        depth = p @ weight
+        covariance += (z[index] * depth[:, None]).T @ z[index]
+        total += depth.sum()
     nearest = np.abs(grouped[:, None] - values[None, :]).argmin(0)[of] if len(grouped) < len(values) else of
-    gradient = opened.T @ z - expected[nearest]
-    size, basis = np.linalg.eigh(covariance)
-    rotated = (gradient @ basis) / (information[nearest][:, None] * size[None, :] + ridge)
+    size, basis = np.linalg.eigh(covariance / total)
+    rotated = ((gradient - expected[nearest]) @ basis) / (information[nearest][:, None] * size[None, :] + ridge)
     return (rotated @ basis.T).astype(np.float32)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scale_toolkit.core.sparse import product
+from scale_toolkit.core.sparse import SparseRows, product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ class SparseLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, rows: sparse.csr_matrix) -> torch.Tensor:
+    def forward(self, rows: SparseRows | sparse.csr_matrix) -> torch.Tensor:
         """Return the layer's values of these rows, (cells, out)."""
         values = product(rows, self.weight)
         return values if self.bias is None else values + self.bias

@@ -14,14 +14,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from scale_toolkit.core.sparse import product
+from scale_toolkit.core.sparse import SparseRows, as_rows, product
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 
 def open_logits(
-    opened: sparse.csr_matrix, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, offset: torch.Tensor
+    opened: SparseRows | sparse.csr_matrix,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    offset: torch.Tensor,
 ) -> torch.Tensor:
     """Σ of a cell's logits over its open peaks, (cells,).
 
@@ -32,9 +36,9 @@ def open_logits(
     hidden
         (cells, d); with `weight` (peaks, d), `bias` (peaks,) and `offset` (cells,) gives the logits.
     """
+    opened = as_rows(opened, hidden.device)
     loadings = product(opened, torch.cat([weight, bias[:, None]], 1))  # (cells, d + 1)
-    n_open = torch.from_numpy(np.diff(opened.indptr).astype(np.float32)).to(hidden.device)
-    return (loadings[:, :-1] * hidden).sum(1) + loadings[:, -1] + n_open * offset
+    return (loadings[:, :-1] * hidden).sum(1) + loadings[:, -1] + opened.n_stored * offset
 
 
 def softplus_sum(

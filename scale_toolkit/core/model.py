@@ -23,6 +23,8 @@ from scale_toolkit.core.mixture import MixturePrior, ReleasePrior
 if TYPE_CHECKING:
     from scipy import sparse
 
+    from scale_toolkit.core.sparse import SparseRows
+
 LOG_VARIANCE_RANGE = (-12.0, 6.0)  # keeps exp() finite whatever the encoder says
 
 
@@ -51,20 +53,22 @@ class PerceptronEncoder(nn.Module):
         self.mean = nn.Linear(last, shape.latent)
         self.log_variance = nn.Linear(last, shape.latent)
 
-    def forward(self, rows: sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x), both (cells, latent)."""
         hidden = self.hidden(torch.relu(self.first(rows)))
         return self.mean(hidden), self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE)
 
 
 class SpectralEncoder(nn.Module):
-    """Spectral coordinates (a linear layer on sparse rows), of which the first `latent` are z at the start.
+    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, of which the first `latent` are z at the start.
 
-    A residual perceptron that starts at zero learns what the projection misses; all of it is trained.
+    Depth and noise set how far from the origin a cell's projection lies, its kind sets the direction: only the direction is
+    passed on. A residual perceptron that starts at zero learns what the projection misses; all of it is trained.
     """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
+        self.latent = shape.latent
         self.first = SparseLinear(shape.n_peaks, shape.spectral_dim)
         self.skip = nn.Linear(shape.spectral_dim, shape.latent)
         self.hidden = perceptron((shape.spectral_dim, *shape.encode_dim))
@@ -80,17 +84,22 @@ class SpectralEncoder(nn.Module):
             self.log_variance.bias.fill_(-2.0)
 
     @torch.no_grad()
-    def start(self, projection: torch.Tensor, shift: torch.Tensor) -> None:
-        """Take the spectral projection (peaks × spectral_dim) and shift as the first layer."""
+    def start(self, projection: torch.Tensor) -> None:
+        """Take the spectral projection (peaks × spectral_dim) as the first layer."""
         self.first.weight.copy_(projection)
-        self.first.bias.copy_(shift)
+        self.first.bias.zero_()
 
-    def forward(self, rows: sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log variance of q(z|x), both (cells, latent)."""
-        coordinates = self.first(rows)
+    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log variance of q(z|x) of these rows, both (cells, latent)."""
+        coordinates = directions(self.first(rows), self.latent)
         hidden = self.hidden(coordinates)
         mean = self.skip(coordinates) + self.mean(hidden)
         return mean, self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE)
+
+
+def directions(coordinates: torch.Tensor, n: int) -> torch.Tensor:
+    """Each row divided by the root mean square of its first `n` values; a row of zeros stays one."""
+    return coordinates * (coordinates[:, :n].square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 class Decoder(nn.Module):
@@ -119,7 +128,7 @@ class Scale(nn.Module):
         self.prior = (ReleasePrior if shape.release_prior else MixturePrior)(shape.n_components, shape.latent)
         self.decoder = Decoder(shape)
 
-    def forward(self, rows: sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x) of these rows, both (cells, latent)."""
         return self.encoder(rows)
 

@@ -23,12 +23,14 @@ from scale_toolkit.core.initialise import (
     open_sums,
     rasch,
     spectral,
+    start_cells,
 )
+from scale_toolkit.core.batches import Neighbours
 from scale_toolkit.core.loss import PeakSampler
-from scale_toolkit.core.model import Scale, Shape, sample
+from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, sample
 from scale_toolkit.core.seed import generators, seeded_weights
 from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
-from scale_toolkit.core.trainer import Diverged, History, Neighbours, fit
+from scale_toolkit.core.trainer import Diverged, History, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,8 @@ HELD_OUT_PEAKS = 50_000  # hidden in all, about: more tell no more, and each wat
 HELD_OUT_CELLS = 2000  # watched at most
 ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
 SAMPLED_PEAKS = 5_000
+STEPS_PER_EPOCH = 16  # an epoch of the fast recipe: one pass over the cells, so many steps or a sixteenth of a pass
+NEAR_AMONG = 10_000  # the nearest cells are searched among so many random ones: exact up to there, linear in cells beyond
 
 
 @dataclass
@@ -154,9 +158,9 @@ def train_fast(
     source
         Counts; open peaks are modelled.
     spectral_dim
-        Spectral coordinates the encoder starts from; the first `latent` of them are z at the start.
+        Spectral coordinates the encoder starts from; the direction of the first `latent` of them is z at the start.
     n_neighbors, neighbour_share
-        In a step, this share of the cells reconstructs one of its nearest cells in the spectral space instead of itself.
+        In a step, this share of the cells reconstructs one of its nearest cells by all spectral coordinates instead of itself.
     ridge
         Precision of a normal prior on the decoder's loadings in the Newton step.
     Others
@@ -170,26 +174,25 @@ def train_fast(
     def seen(counts: sparse.csr_matrix) -> sparse.csr_matrix:
         return view(counts, log_transform=log_transform)
 
-    weighting = fit_weighting(thinned, seen, peak_sums)
+    weighting = fit_weighting(source.n_cells, peak_sums)
 
     def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
         return weighting(seen(counts))
 
-    weighted = stack(encoder_input(rows) for _, rows in blocks(thinned))
-    coordinates, projection = start_coordinates(weighted, max(spectral_dim, latent), seed)
+    some = start_cells(cell_sums, rng)
+    weighted = stack(encoder_input(rows) for _, rows in blocks(thinned, cells=some))
+    projection = spectral(weighted, max(spectral_dim, latent), seed)
     del weighted
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=projection.weight.shape[1])
+    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=projection.shape[1])
     with seeded_weights(seed):
         model = Scale(shape)
-    model.encoder.start(torch.from_numpy(projection.weight), torch.from_numpy(projection.shift))
-    start = coordinates[:, :latent]
-    if not decode_dim:
-        opened = stack(binarise(rows) for _, rows in blocks(thinned))
-        loadings = decoder_step(opened, start, offset, bias, ridge)
-        del opened
-        with torch.no_grad():
-            model.decoder.weight.copy_(torch.from_numpy(loadings))
+    model.encoder.start(torch.from_numpy(projection))
+    coordinates = spectral_coordinates(model.encoder, thinned, encoder_input)
     with torch.no_grad():
+        start = directions(torch.from_numpy(coordinates), latent)[:, :latent].numpy()
+        if not decode_dim:
+            loadings = decoder_step(thinned, start, offset, bias, ridge, cells=some)
+            model.decoder.weight.copy_(torch.from_numpy(loadings))
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)
 
@@ -209,10 +212,11 @@ def train_fast(
         lr=lr,
         weight_decay=weight_decay,
         mask=mask,
-        neighbours=near_cells(start, n_neighbors, neighbour_share),
+        neighbours=near_cells(coordinates, n_neighbors, neighbour_share, rng),
         sampler=sampler_of(peak_sums, source.n_cells),
         on_mixture=put_mixture,
         mixture_epoch=mixture_epoch,
+        steps_per_epoch=max(STEPS_PER_EPOCH, source.n_cells // (STEPS_PER_EPOCH * batch_size)),
         patience=patience,
         on_epoch=on_epoch,
     )
@@ -256,7 +260,11 @@ def train_published(
     model.to(device)
 
     def put_mixture(mean: np.ndarray) -> None:
-        set_mixture(model, mean, n_components, seed, n_init=1)
+        set_mixture(model, drawn() if release else mean, n_components, seed)
+
+    def drawn() -> np.ndarray:
+        untrained = Trained(model, None, None, log_transform, release, History())
+        return encode(untrained, source, seed=seed).latent
 
     history, stopped = _fit(
         model,
@@ -296,37 +304,30 @@ def _fit(model: Scale, *args, **settings) -> tuple[History, str]:
         return error.history, str(error)
 
 
-@dataclass(frozen=True)
-class Projection:
-    """The spectral projection as a linear layer: ``weighted @ weight + shift`` has mean 0 and spread 1 a coordinate."""
+@torch.no_grad()
+def spectral_coordinates(
+    encoder: SpectralEncoder, source: RowSource, encoder_input: Callable[[sparse.csr_matrix], sparse.csr_matrix]
+) -> np.ndarray:
+    """Projection of every cell on the spectral vectors, not yet of unit length: (cells, spectral_dim) float32."""
+    return np.concatenate([encoder.first(encoder_input(rows)).numpy() for _, rows in blocks(source)])
 
-    weight: np.ndarray
-    shift: np.ndarray
 
+def near_cells(coordinates: np.ndarray, n_neighbors: int, share: float, rng: np.random.Generator) -> Neighbours | None:
+    """The nearest cells of each cell by cosine, itself left out; None for a single cell or no share.
 
-def start_coordinates(weighted: sparse.csr_matrix, n: int, seed: int) -> tuple[np.ndarray, Projection]:
-    """Spectral coordinates (cells, n), each with mean 0 and spread 1, and the projection that gives them.
-
-    A matrix too small for `n` dimensions gives zeros in those it lacks: training may still use them.
+    Of more than `NEAR_AMONG` cells, random groups of about that size are searched one by one.
     """
-    _, _, right = spectral(weighted, n, seed)
-    right = np.pad(right, ((0, 0), (0, n - right.shape[1])))
-    raw = weighted @ right
-    spread = raw.std(0)
-    scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0)
-    weight = (right * scale).astype(np.float32)
-    shift = (-raw.mean(0) * scale).astype(np.float32)
-    return (raw * scale + shift).astype(np.float32), Projection(weight, shift)
-
-
-def near_cells(start: np.ndarray, n_neighbors: int, share: float) -> Neighbours | None:
-    """The nearest cells of each cell in the start space, itself left out; None for a single cell or no share."""
     from sklearn.neighbors import NearestNeighbors
 
-    n = min(n_neighbors, len(start) - 1)
+    n_cells = len(coordinates)
+    n = min(n_neighbors, n_cells - 1)
     if n < 1 or share == 0:
         return None
-    index = NearestNeighbors(n_neighbors=n).fit(start).kneighbors(return_distance=False)
+    unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
+    index = np.empty((n_cells, n), np.int64)
+    for group in np.array_split(rng.permutation(n_cells), -(-n_cells // NEAR_AMONG)):
+        found = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(unit[group]).kneighbors(return_distance=False)
+        index[group] = group[found]
     return Neighbours(index, share)
 
 
@@ -337,7 +338,7 @@ def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:
     return PeakSampler(peak_sums / n_cells, SAMPLED_PEAKS)
 
 
-def set_mixture(model: Scale, z: np.ndarray, n_components: int, seed: int, n_init: int = 1) -> None:
+def set_mixture(model: Scale, z: np.ndarray, n_components: int, seed: int) -> None:
     """Fit a mixture to latent vectors and make it the prior."""
-    fitted = fit_mixture(z, n_components, seed, n_init)
+    fitted = fit_mixture(z, n_components, seed, n_init=1)
     model.prior.set(*(torch.from_numpy(np.asarray(part, np.float32)) for part in fitted))

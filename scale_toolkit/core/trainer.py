@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.held_out import Thinned, hidden_likelihood, keep_entries
+from scale_toolkit.core.batches import Batch, Loader, Neighbours
+from scale_toolkit.core.held_out import Thinned, hidden_likelihood
 from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.core.mixture import standard_divergence
 from scale_toolkit.core.model import Scale, sample
-from scale_toolkit.core.optimiser import Adam
-from scale_toolkit.core.sparse import RowSource, binarise, blocks
+from scale_toolkit.core.optimiser import adam
+from scale_toolkit.core.sparse import RowSource, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scipy import sparse
-
 #: Counts of some cells (CSR) to what the encoder sees of them (CSR).
 EncoderInput = "Callable[[sparse.csr_matrix], sparse.csr_matrix]"
+
+MIXTURE_CELLS = 20_000  # the mixture starts from at most so many cells: more change its fit no more
+ENOUGH = 1e-3  # nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
+SETTLED_AFTER = 3  # epochs without a rise after which the mixture joins, before its epoch has come
 
 
 class Diverged(ArithmeticError):
@@ -48,14 +51,6 @@ class History:
     steps: int = 0
 
 
-@dataclass
-class Neighbours:
-    """Cells near each cell, (cells, n) int; a step may reconstruct one of them instead of the cell itself."""
-
-    index: np.ndarray
-    share: float
-
-
 def fit(
     model: Scale,
     source: RowSource,
@@ -76,6 +71,7 @@ def fit(
     on_mixture: Callable[[np.ndarray], None] | None = None,
     mixture_epoch: int = 0,
     drop_last: bool = False,
+    steps_per_epoch: int = 0,
     patience: int = 0,
     on_epoch: Callable[[int, History], None] | None = None,
 ) -> History:
@@ -100,12 +96,16 @@ def fit(
     sampler
         Draws the peaks that estimate the softplus sum; without it all peaks are used.
     on_mixture, mixture_epoch
-        Before this epoch the prior is a plain N(0, I); then `on_mixture` is called with the latent means of all cells, to
-        put a mixture in place, and the mixture is trained with the rest.
+        Up to this epoch, or until the held-out likelihood has not risen for `SETTLED_AFTER` epochs, the prior is a plain
+        N(0, I); then `on_mixture` is called with the latent means of all cells, to
+        put a mixture in place (of `MIXTURE_CELLS` where there are more), and the mixture is trained with the rest.
     drop_last
         Leave out the last, smaller batch, as the release does.
+    steps_per_epoch
+        An epoch is a pass over the cells, or so many steps on random cells where a pass takes more; 0: always a pass.
     patience
-        Epochs without a better held-out likelihood after which training stops; 0 trains to the end and keeps the last.
+        Epochs without a rise of the held-out likelihood after which training stops, counted from the mixture on, with the
+        weights of the best epoch; 0 trains to the end and keeps the last.
     on_epoch
         Called after each epoch.
 
@@ -116,44 +116,31 @@ def fit(
     """
     device = model.decoder.weight.device
     offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
-    optimiser = Adam(model.parameters(), lr, weight_decay)
+    loader = Loader(source, encoder_input, offsets.astype(np.float32), rng, device, mask, neighbours, sampler)
+    optimiser = adam(model.parameters(), lr, weight_decay)
     held_out = source if isinstance(source, Thinned) else None
     history = History()
     if held_out is not None:
         history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
-    good = copy.deepcopy(model.state_dict())
-    best, best_score = good, history.held_out[0] if held_out is not None else -np.inf
+    best = good = copy.deepcopy(model.state_dict())
+    best_score = -np.inf
+    rise = Rise(history.held_out[0] if held_out is not None else np.inf)
     mixture = False
     for epoch in range(1, max_epochs + 1):
-        if not mixture and epoch > mixture_epoch:
+        if not mixture and (epoch > mixture_epoch or rise.epochs_without >= SETTLED_AFTER):
             if on_mixture is not None:
-                on_mixture(latent_means(model, source, encoder_input))
-            mixture = True
-        sums = np.zeros(2)
+                on_mixture(latent_means(model, source, encoder_input, some_cells(source.n_cells, rng)))
+            mixture, rise = True, Rise(-np.inf)
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
         n_seen = 0
-        for index in batches(rng.permutation(source.n_cells), batch_size, drop_last=drop_last):
-            rows = source.rows(index)
-            target = index
-            if neighbours is not None:
-                target = swap(index, neighbours, rng)
-            opened = binarise(rows if target is index else source.rows(target))
-            seen = keep_entries(rows, rng.random(rows.nnz) >= mask) if mask else rows
-
-            mean, log_variance = model(encoder_input(seen))
-            z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(device))
-            parts = elbo_parts(model, z, mean, log_variance, opened, offset[target], mixture, sampler, rng)
-            loss = (parts["reconstruction"] + parts["divergence"]) / len(index)
-
-            optimiser.zero_grad()
-            loss.backward()
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimiser.step()
-            sums += [float(parts["reconstruction"].detach()), float(parts["divergence"].detach())]
-            n_seen += len(index)
+        for batch in loader.epoch(batch_size, drop_last=drop_last, max_steps=steps_per_epoch):
+            parts = step(model, optimiser, batch.wait(), noise, mixture=mixture, clip=clip)
+            sums += parts.detach()  # read at the end of the epoch: a step never waits for the GPU
+            n_seen += len(batch)
             history.steps += 1
             if history.steps >= max_iter:
                 break
+        sums = sums.cpu().numpy()
         broken = not_a_number(model, sums)
         if broken:
             model.load_state_dict(good)
@@ -164,64 +151,73 @@ def fit(
         history.loss.append(sums.sum() / n_seen)
         if held_out is not None:
             history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
+            rise.see(history.held_out[-1])
             # Before the mixture is in place the model is not yet SCALE's: those weights are never the ones kept.
-            if history.held_out[-1] > best_score or epoch == mixture_epoch + 1:
+            if mixture and history.held_out[-1] > best_score:
                 best, best_score, history.best_epoch = good, history.held_out[-1], epoch
         if on_epoch is not None:
             on_epoch(epoch, history)
-        if history.steps >= max_iter or (patience and epoch - max(history.best_epoch, mixture_epoch) >= patience):
+        if history.steps >= max_iter or (patience and mixture and rise.epochs_without >= patience):
             break
-    if patience:
+    if patience and history.best_epoch:
         model.load_state_dict(best)
     else:
         history.best_epoch = len(history.loss)
     return history
 
 
+class Rise:
+    """Has a score risen of late? Counts the epochs since it last rose by more than `ENOUGH`."""
+
+    def __init__(self, score: float) -> None:
+        self.score, self.epochs_without = score, 0
+
+    def see(self, score: float) -> None:
+        """Take the score of one more epoch."""
+        if score > self.score + ENOUGH:
+            self.score, self.epochs_without = score, 0
+        else:
+            self.epochs_without += 1
+
+
+def some_cells(n_cells: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all where there are no more."""
+    return None if n_cells <= MIXTURE_CELLS else np.sort(rng.choice(n_cells, MIXTURE_CELLS, replace=False))
+
+
+def step(model: Scale, optimiser, batch: Batch, noise: torch.Generator, *, mixture: bool, clip: float | None) -> torch.Tensor:
+    """One step along the gradient of the negative ELBO; returns its two parts, summed over the batch's cells."""
+    optimiser.zero_grad()
+    device = batch.offset.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        mean, log_variance = (part.float() for part in model(batch.seen))
+        z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(device, non_blocking=True))
+        parts = elbo_parts(model, z, mean, log_variance, batch, mixture=mixture)
+    (parts.sum() / len(batch)).backward()
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimiser.step()
+    return parts
+
+
 def elbo_parts(
-    model: Scale,
-    z: torch.Tensor,
-    mean: torch.Tensor,
-    log_variance: torch.Tensor,
-    opened: sparse.csr_matrix,
-    offset: torch.Tensor,
-    mixture: bool,
-    sampler: PeakSampler | None = None,
-    rng: np.random.Generator | None = None,
-) -> dict[str, torch.Tensor]:
-    """The two parts of the negative ELBO, summed over cells: ``reconstruction`` and ``divergence``."""
+    model: Scale, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor, batch: Batch, *, mixture: bool
+) -> torch.Tensor:
+    """The two parts of the negative ELBO, summed over cells: reconstruction and divergence, (2,)."""
     decoder = model.decoder
     h = decoder(z)
-    subset = scale = None
-    if sampler is not None:
-        subset, scale = (torch.from_numpy(part).to(h.device) for part in sampler.draw(rng))
-    likelihood = open_logits(opened, h, decoder.weight, decoder.bias, offset) - softplus_sum(
-        h, decoder.weight, decoder.bias, offset, subset, scale
+    likelihood = open_logits(batch.opened, h, decoder.weight, decoder.bias, batch.offset) - softplus_sum(
+        h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale
     )
-    divergence = model.prior.divergence(z, mean, log_variance) if mixture else standard_divergence(mean, log_variance)
-    return {"reconstruction": -likelihood.sum(), "divergence": divergence.sum()}
-
-
-def batches(order: np.ndarray, size: int, *, drop_last: bool) -> list[np.ndarray]:
-    """Cut an order of cells into batches; a remainder smaller than half a batch joins the one before it."""
-    full = len(order) // size
-    if drop_last:
-        return np.split(order[: full * size], full) if full else [order]
-    parts = max(full + (len(order) % size >= size / 2), 1)
-    return [order[i * size : (i + 1) * size if i < parts - 1 else None] for i in range(parts)]
-
-
-def swap(index: np.ndarray, neighbours: Neighbours, rng: np.random.Generator) -> np.ndarray:
-    """Each cell, or with probability `neighbours.share` a random one of its neighbours."""
-    chosen = rng.random(len(index)) < neighbours.share
-    column = rng.integers(0, neighbours.index.shape[1], len(index))
-    return np.where(chosen, neighbours.index[index, column], index)
+    with torch.autocast(z.device.type, enabled=False):  # squared distances over small variances need their digits
+        divergence = model.prior.divergence(z, mean, log_variance) if mixture else standard_divergence(mean, log_variance)
+    return torch.stack([-likelihood.sum(), divergence.sum()])
 
 
 @torch.no_grad()
-def latent_means(model: Scale, source: RowSource, encoder_input: EncoderInput) -> np.ndarray:
-    """Posterior mean of z of every cell, (cells, latent) float32."""
-    return np.concatenate([model(encoder_input(rows))[0].cpu().numpy() for _, rows in blocks(source)])
+def latent_means(model: Scale, source: RowSource, encoder_input: EncoderInput, cells: np.ndarray | None = None) -> np.ndarray:
+    """Posterior mean of z of every cell, or of `cells`, (cells, latent) float32."""
+    return np.concatenate([model(encoder_input(rows))[0].float().cpu().numpy() for _, rows in blocks(source, cells=cells)])
 
 
 @torch.no_grad()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: How the fast preset trains, chosen by held-out likelihood and stability over seeds (benchmarks/RESULTS.md).
 FAST = {
-    "spectral_dim": 30,
-    "mask": 0.3,
+    "spectral_dim": 20,
+    "mask": 0.5,
     "n_neighbors": 10,
     "neighbour_share": 0.5,
     "ridge": 1.0,
@@ -275,8 +275,8 @@ def _train(source, settings: TrainConfig, device: torch.device, progress: Progre
 
 
 def fast_batch_size(n_cells: int) -> int:
-    """Cells a step of the fast preset: about a sixteenth of the cells, a power of two from 64 to 512."""
-    return int(np.clip(2 ** np.floor(np.log2(max(n_cells / 16, 1))), 64, 512))
+    """Cells a step of the fast preset: about a sixteenth of the cells, a power of two from 64 to 256."""
+    return int(np.clip(2 ** np.floor(np.log2(max(n_cells / 16, 1))), 64, 256))
 
 
 def _write(

@@ -7,6 +7,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from scale_toolkit.core import initialise
 from scale_toolkit.core.initialise import (
     cell_offsets,
     decoder_step,
@@ -15,7 +16,7 @@ from scale_toolkit.core.initialise import (
     open_sums,
     rasch,
     spectral,
-    unit_rows,
+    start_cells,
 )
 from scale_toolkit.core.sparse import MatrixRows, binarise
 
@@ -78,43 +79,47 @@ def test_cell_offsets_solve_the_cells_own_equation():
     np.testing.assert_allclose(expit(s[:, None] + b).sum(1), sums, rtol=1e-6)
 
 
-def test_unit_rows_have_length_one_and_empty_cells_stay_empty(opened):
-    with_empty = sparse.vstack([opened, sparse.csr_matrix((1, 80), dtype=np.float32)], format="csr")
-    idf = np.linspace(0.5, 2, 80).astype(np.float32)
-    got = unit_rows(with_empty, idf).toarray()
-    dense = with_empty.toarray() * idf
-    lengths = np.linalg.norm(dense, axis=1, keepdims=True)
-    np.testing.assert_allclose(got, dense / np.where(lengths > 0, lengths, 1), rtol=1e-5)
+def test_weighting_is_log_tf_idf_and_empty_cells_stay_empty(opened):
+    counts = sparse.vstack([opened * 3, sparse.csr_matrix((1, 80), dtype=np.float32)], format="csr")
+    peak_sums = np.asarray((counts > 0).sum(0)).ravel()
+    peak_sums[5] = 0
+    got = fit_weighting(61, peak_sums)(counts).toarray()
+    dense = counts.toarray()
+    share = dense / np.maximum(dense.sum(1, keepdims=True), 1)
+    idf = np.where(peak_sums > 0, np.log(1 + 61 / np.maximum(peak_sums, 1)), 0)
+    np.testing.assert_allclose(got, np.log1p(1e4 * share * idf), rtol=1e-5)
     np.testing.assert_array_equal(got[-1], 0)
 
 
-def test_spectral_vectors_are_those_of_the_normalised_laplacian(opened):
-    """Eigenvectors of D^-1/2 W D^-1/2, W the cosine similarity of idf-weighted cells, by NumPy on the dense graph."""
+def test_spectral_vectors_are_numpys_singular_vectors_but_the_first(opened):
     source = MatrixRows(opened)
-    weighting = fit_weighting(source, binarise, open_sums(source)[1])
-    left, values, right = spectral(weighting(opened), 4, seed=0)
-    unit = unit_rows(opened, weighting.idf).toarray().astype(float)
-    similarity = unit @ unit.T
-    root = 1 / np.sqrt(similarity.sum(1))
-    eigenvalues, eigenvectors = np.linalg.eigh(root[:, None] * similarity * root)
-    np.testing.assert_allclose(values**2, eigenvalues[::-1][1:5], rtol=1e-3)
-    overlap = np.abs((left * eigenvectors[:, ::-1][:, 1:5]).sum(0))
-    np.testing.assert_allclose(overlap, 1, atol=1e-3)
-    np.testing.assert_allclose(weighting(opened) @ right, left * values, atol=1e-4)
+    weighted = fit_weighting(60, open_sums(source)[1])(opened)
+    right = spectral(weighted, 6, seed=0)
+    expected = np.linalg.svd(weighted.toarray().astype(float))[2][1:7]
+    np.testing.assert_allclose(right.T @ right, np.eye(6), atol=1e-4)
+    assert np.linalg.svd(expected @ right)[1].min() > 0.99  # the same space
+    np.testing.assert_allclose(np.abs((expected[:3] * right.T[:3]).sum(1)), 1, atol=1e-2)
 
 
-def test_spectral_of_a_matrix_without_dimensions_is_empty():
-    left, values, right = spectral(sparse.csr_matrix(np.ones((5, 1), np.float32)), 3, seed=0)
-    assert left.shape == (5, 0)
-    assert right.shape == (1, 0)
-    assert values.shape == (0,)
+def test_spectral_of_a_matrix_without_dimensions_is_zero():
+    assert (spectral(sparse.csr_matrix(np.ones((5, 1), np.float32)), 3, seed=0) == np.zeros((1, 3))).all()
+    assert (spectral(sparse.csr_matrix((20, 30), dtype=np.float32), 3, seed=0) == 0).all()
+
+
+def test_start_cells_hold_about_the_open_peaks_asked_for(monkeypatch):
+    sums = np.random.default_rng(0).integers(10, 30, 1000)
+    np.testing.assert_array_equal(start_cells(sums, np.random.default_rng(0)), np.arange(1000))
+    monkeypatch.setattr(initialise, "START_PEAKS", 4000)
+    some = start_cells(sums, np.random.default_rng(0))
+    assert len(np.unique(some)) == len(some)
+    assert 3600 < sums[some].sum() < 4400
 
 
 def test_decoder_step_is_newtons_at_zero(opened):
     rng = np.random.default_rng(6)
     z = rng.normal(size=(60, 3)).astype(np.float32)
     s, b = rasch(*open_sums(MatrixRows(opened)))
-    got = decoder_step(opened, z, s, b, ridge=2.0)
+    got = decoder_step(MatrixRows(opened), z, s, b, ridge=2.0)
     p = expit(s[:, None] + b)
     depth = p.sum(1)
     covariance = (z * (depth / depth.sum())[:, None]).T @ z
@@ -128,7 +133,7 @@ def test_decoder_step_raises_the_likelihood(planted):
     x = binarise(planted.X)
     z = np.eye(3)[planted.obs["cell_type"].cat.codes] - 1 / 3
     s, b = rasch(*open_sums(MatrixRows(x)))
-    w = decoder_step(x, z.astype(np.float32), s, b, ridge=1.0)
+    w = decoder_step(MatrixRows(x), z.astype(np.float32), s, b, ridge=1.0)
     flat = s[:, None] + b
     logits = flat + z @ w.T
 
@@ -142,7 +147,7 @@ def test_decoder_step_with_grouped_peaks_stays_close(planted):
     x = binarise(planted.X)
     z = np.random.default_rng(7).normal(size=(120, 3)).astype(np.float32)
     s, b = rasch(*open_sums(MatrixRows(x)))
-    exact, grouped = decoder_step(x, z, s, b, 1.0), decoder_step(x, z, s, b, 1.0, groups=20)
+    exact, grouped = decoder_step(MatrixRows(x), z, s, b, 1.0), decoder_step(MatrixRows(x), z, s, b, 1.0, groups=20)
     assert np.corrcoef(exact.ravel(), grouped.ravel())[0, 1] > 0.99
 
 

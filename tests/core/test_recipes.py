@@ -4,10 +4,12 @@ import torch
 from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.pairwise import cosine_distances
 
 from scale_toolkit.core.checkpoint import NotAModel, dumps, loads
-from scale_toolkit.core.recipes import encode, near_cells, start_coordinates, train_fast, train_published
-from scale_toolkit.core.sparse import MatrixRows, binarise
+from scale_toolkit.core import recipes
+from scale_toolkit.core.recipes import encode, near_cells, train_fast, train_published
+from scale_toolkit.core.sparse import MatrixRows
 
 FAST = {
     "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "spectral_dim": 6, "lr": 2e-3, "batch_size": 32,
@@ -45,22 +47,24 @@ def test_offsets_reproduce_the_depth_of_each_cell_at_the_start(planted):
     np.testing.assert_allclose(expected.sum(1), n_open, rtol=1e-5)
 
 
-def test_start_is_standardised_spectral_coordinates(planted):
-    weighted = binarise(planted.X)
-    coordinates, projection = start_coordinates(weighted, 5, seed=0)
-    np.testing.assert_allclose(coordinates.mean(0), 0, atol=1e-4)
-    np.testing.assert_allclose(coordinates.std(0), 1, atol=1e-3)
-    np.testing.assert_allclose(weighted @ projection.weight + projection.shift, coordinates, atol=1e-4)
-
-
-def test_near_cells_are_scikit_learns_and_never_the_cell_itself():
-    points = np.random.default_rng(0).normal(size=(50, 3))
-    index = near_cells(points, 4, 0.5).index
-    distance = np.linalg.norm(points[:, None] - points, axis=2)
+def test_near_cells_are_scikit_learns_by_cosine_and_never_the_cell_itself():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(50, 3)).astype(np.float32)
+    index = near_cells(points, 4, 0.5, rng).index
+    distance = cosine_distances(points)
     np.fill_diagonal(distance, np.inf)
     np.testing.assert_array_equal(np.sort(index, 1), np.sort(np.argsort(distance, 1)[:, :4], 1))
-    assert near_cells(points[:1], 4, 0.5) is None
-    assert near_cells(points, 4, 0.0) is None
+    assert near_cells(points[:1], 4, 0.5, rng) is None
+    assert near_cells(points, 4, 0.0, rng) is None
+
+
+def test_near_cells_of_many_are_searched_in_groups_and_still_near(monkeypatch):
+    monkeypatch.setattr(recipes, "NEAR_AMONG", 100)
+    kinds = np.repeat(np.eye(5, dtype=np.float32), 80, 0)
+    points = kinds + np.random.default_rng(0).normal(0, 0.05, (400, 5)).astype(np.float32)
+    index = near_cells(points, 6, 0.5, np.random.default_rng(1)).index
+    assert (kinds[index].argmax(2) == kinds.argmax(1)[:, None]).all()
+    assert (index != np.arange(400)[:, None]).all()
 
 
 def test_published_trains_and_release_differs_by_what_it_says(planted):
@@ -111,8 +115,6 @@ def test_degenerate_matrices_train_to_finite_numbers(counts, recipe):
 
 
 def test_many_peaks_are_sampled_and_still_learnt(plant, monkeypatch):
-    from scale_toolkit.core import recipes
-
     monkeypatch.setattr(recipes, "ALL_PEAKS_UP_TO", 100)
     monkeypatch.setattr(recipes, "SAMPLED_PEAKS", 60)
     cells = plant(200, 400, 4)

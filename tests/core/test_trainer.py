@@ -8,8 +8,9 @@ from scale_toolkit.core.held_out import Thinned
 from scale_toolkit.core.loss import PeakSampler
 from scale_toolkit.core.model import Scale, Shape
 from scale_toolkit.core.seed import generators, seeded_weights
-from scale_toolkit.core.sparse import MatrixRows, binarise
-from scale_toolkit.core.trainer import Diverged, Neighbours, batches, elbo_parts, fit, swap
+from scale_toolkit.core.batches import Batch, Neighbours, ahead, batches, swap
+from scale_toolkit.core.sparse import MatrixRows, SparseRows, binarise
+from scale_toolkit.core.trainer import Diverged, Rise, elbo_parts, fit
 
 
 @pytest.fixture
@@ -62,6 +63,7 @@ def test_same_seed_same_bytes_other_seed_other_weights(source):
         {"sampler": PeakSampler(np.linspace(0.5, 0.01, 300), 50)},
         {"mixture_epoch": 2},
         {"drop_last": True},
+        {"steps_per_epoch": 1},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -77,10 +79,30 @@ def test_early_stopping_stops_and_keeps_the_best_epoch(source):
     thinned = Thinned(source, 0.1, 120, 0)
     model, history = trained(thinned, max_epochs=200, patience=5)
     assert len(history.loss) < 200
-    assert history.best_epoch == len(history.loss) - 5
+    rise = Rise(-np.inf)
+    for score in history.held_out[1:]:
+        rise.see(score)
+    assert rise.epochs_without == 5
     assert history.held_out[history.best_epoch] == max(history.held_out[1:])
     again, _ = trained(thinned, max_epochs=history.best_epoch)
     assert torch.equal(weights_of(model), weights_of(again))
+
+
+def test_rise_counts_epochs_since_the_last_one_worth_the_name():
+    rise = Rise(-10.0)
+    for score, epochs in ((-9.9, 0), (-9.8995, 1), (-9.95, 2), (-9.8, 0), (-np.inf, 1)):
+        rise.see(score)
+        assert rise.epochs_without == epochs
+
+
+def test_mixture_joins_early_where_the_plain_model_no_longer_gains(source):
+    joined = []
+    model, history = trained(
+        Thinned(source, 0.1, 120, 0), lr=1e-9, max_epochs=8, mixture_epoch=6, patience=5, on_mixture=lambda z: joined.append(z)
+    )
+    assert len(joined) == 1
+    assert history.best_epoch > 3  # weights from before the mixture are never kept
+    assert len(history.loss) == 8
 
 
 def test_mixture_is_put_in_place_once_after_its_epoch(source):
@@ -120,19 +142,48 @@ def test_not_a_number_names_epoch_and_parameter_and_keeps_the_last_good_weights(
     assert torch.equal(weights_of(broken), epochs[1])
 
 
+def batch_of(rows):
+    return Batch(SparseRows(rows), SparseRows(rows), torch.zeros(rows.shape[0]), None, None)
+
+
 def test_elbo_is_the_sum_over_cells_of_its_parts(source):
     model = small_model(300)
     opened = binarise(source.rows(np.arange(10)))
     mean, log_variance = model(opened)
     z = mean.detach()
-    offset = torch.zeros(10)
-    whole = elbo_parts(model, z, mean, log_variance, opened, offset, mixture=True)
+    whole = elbo_parts(model, z, mean, log_variance, batch_of(opened), mixture=True)
     single = [
-        elbo_parts(model, z[i : i + 1], mean[i : i + 1], log_variance[i : i + 1], opened[i], offset[i : i + 1], mixture=True)
+        elbo_parts(model, z[i : i + 1], mean[i : i + 1], log_variance[i : i + 1], batch_of(opened[i]), mixture=True)
         for i in range(10)
     ]
-    for name in ("reconstruction", "divergence"):
-        assert whole[name].item() == pytest.approx(sum(part[name].item() for part in single), rel=1e-5)
+    torch.testing.assert_close(whole, sum(single), rtol=1e-5, atol=1e-3)
+
+
+def test_steps_per_epoch_bounds_an_epoch_but_not_a_shorter_pass(source):
+    assert trained(source, max_epochs=3, steps_per_epoch=2)[1].steps == 6
+    assert trained(source, max_epochs=3, steps_per_epoch=50)[1].steps == 12
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_made_ahead_are_the_same_batches(source, threads):
+    before = torch.get_num_threads()
+    alone = weights_of(trained(source, mask=0.5)[0])
+    try:
+        torch.set_num_threads(threads)
+        assert torch.allclose(weights_of(trained(source, mask=0.5)[0]), alone, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_ahead_keeps_the_order_and_passes_errors_on():
+    assert list(ahead(iter(range(1, 6)))) == [1, 2, 3, 4, 5]
+
+    def failing():
+        yield 1
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        list(ahead(failing()))
 
 
 @given(st.integers(1, 300), st.integers(1, 100))

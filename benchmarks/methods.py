@@ -1,0 +1,162 @@
+"""One method, one matrix, one seed: a latent space. Every method of the comparison, run in a process of its own.
+
+    python benchmarks/methods.py METHOD IN.h5ad OUT.npz [--seed 0] [--n-threads 2] [--epochs N]
+
+IN.h5ad holds counts (cells × peaks), all of which every method gets. OUT.npz holds ``latent`` (cells × dimensions, float32) and
+``facts``, JSON: ``seconds`` of the work without imports and reading, ``peak_mb`` of resident memory and ``base_mb`` before the
+work, and what the method says of itself. Peers run in the environment that ``benchmarks/peers/install`` makes; each with the
+settings its documentation advises:
+
+tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), truncated SVD of 31, the first dropped, rows to unit length.
+snapatac2   ``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024).
+peakvi      scvi-tools ``PEAKVI``, its own size, 500 epochs with early stopping (Ashuach et al. 2022); lr as --lr says.
+release     ``scale`` 1.1.2's own classes with the options of its command line (Xiong et al. 2019); the latent space is the mean
+            of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`) are put back, nothing else.
+scale       this project's ``train`` with its defaults; ``scale:PRESET`` with another preset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+
+
+def tfidf_svd(cells, args):
+    import numpy as np
+    from scipy.sparse.linalg import svds
+
+    yield
+    n = min(30, min(cells.shape) - 2)
+    x = cells.X.astype(np.float64).tocsr()
+    row, column = np.asarray(x.sum(1)).ravel(), np.asarray(x.sum(0)).ravel()
+    x.data = np.log1p(1e4 * x.data / np.repeat(row, np.diff(x.indptr)) * np.log(1 + x.shape[0] / column)[x.indices])
+    u, s, _ = svds(x, k=n + 1, v0=np.random.default_rng(args.seed).uniform(-1, 1, min(x.shape)))
+    z = (u * s)[:, np.argsort(-s)[1:]]
+    yield z / np.linalg.norm(z, axis=1, keepdims=True), {}
+
+
+def snapatac2(cells, args):
+    import snapatac2
+
+    yield
+    _, z = snapatac2.tl.spectral(cells, n_comps=30, features=None, random_state=args.seed, inplace=False)
+    yield z, {}
+
+
+def peakvi(cells, args):
+    import logging
+
+    import scvi
+
+    scvi.settings.seed = args.seed
+    scvi.settings.verbosity = logging.ERROR
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    yield
+    scvi.model.PEAKVI.setup_anndata(cells)
+    model = scvi.model.PEAKVI(cells)
+    model.train(
+        max_epochs=args.epochs or 500,
+        lr=args.lr or 1e-4,
+        early_stopping=not args.epochs,
+        enable_progress_bar=False,
+        accelerator="cpu",
+    )
+    epochs = len(next(iter(model.history.values())))
+    yield model.get_latent_representation(), {"epochs": epochs}
+
+
+def release(cells, args):
+    import numpy as np
+    import torch
+
+    np.warnings, np.Inf = warnings, np.inf
+    from scale.dataset import SingleCellDataset
+    from scale.model import SCALE
+    from torch.utils.data import DataLoader
+
+    np.random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    torch.nn.utils.clip_grad_norm = torch.nn.utils.clip_grad_norm_
+    yield
+    cells.X.data = (cells.X.data > 0).astype(np.float32)
+    cells.obs["batch"] = "0"
+    cells.obs["batch"] = cells.obs["batch"].astype("category")
+    data = SingleCellDataset(cells)
+    train = DataLoader(data, batch_size=32, drop_last=True, shuffle=True, num_workers=args.workers)
+    every = DataLoader(data, batch_size=32)
+    model = SCALE([cells.n_vars, 10, [1024, 128], []], n_centroids=30)
+    model.init_gmm_params(every)
+    iterations = args.epochs * len(train) if args.epochs else args.iterations or 30_000
+    started = time.perf_counter()
+    model.fit(train, lr=0.0002, weight_decay=5e-4, verbose=False, max_iter=iterations)
+    steps = int(np.ceil(iterations / len(train))) * len(train)
+    step = (time.perf_counter() - started) / steps
+    with torch.no_grad():
+        z = torch.cat([model.encoder(x.float())[1] for x in every])
+    yield z.numpy(), {"steps": steps, "seconds_a_step": step}
+
+
+def ours(cells, args):
+    import scale_toolkit as scale
+    import torch  # noqa: F401  (imports are not counted)
+    from scale_toolkit import keys
+    from scale_toolkit.core import recipes  # noqa: F401
+
+    preset = args.method.partition(":")[2] or "fast"
+    yield
+    trained = scale.train(cells, seed=args.seed, preset=preset, n_threads=args.n_threads)
+    notes = scale.receipts(trained)[-1]["notes"]
+    history = keys.HISTORY.get(trained)
+    facts = {name: notes[name] for name in ("epochs", "best_epoch", "steps")}
+    if "held_out" in history:
+        facts["held_out_start"] = float(history["held_out"][0])
+        facts["held_out_end"] = float(history["held_out"][notes["best_epoch"]])
+    yield keys.LATENT.get(trained), facts
+
+
+METHODS = {"tfidf-svd": tfidf_svd, "snapatac2": snapatac2, "peakvi": peakvi, "release": release, "scale": ours}
+
+
+def peak_mb() -> float:
+    """Most memory this process has held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", help=", ".join(METHODS))
+    parser.add_argument("cells", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n-threads", type=int, default=os.cpu_count())
+    parser.add_argument("--epochs", type=int, default=0, help="peakvi, release: so many passes; 0: the method's own choice")
+    parser.add_argument("--iterations", type=int, default=0, help="release: steps; 0: its default of 30,000")
+    parser.add_argument("--lr", type=float, default=0, help="peakvi: learning rate; 0: its default of 1e-4")
+    parser.add_argument("--workers", type=int, default=4, help="release: loader processes, 4 in the release")
+    args = parser.parse_args()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ.setdefault(name, str(args.n_threads))  # before NumPy is loaded
+    warnings.simplefilter("ignore")
+    import anndata
+    import numpy as np
+
+    cells = anndata.read_h5ad(args.cells)
+    cells.X = cells.X.tocsr().astype(np.float32)
+    work = METHODS[args.method.partition(":")[0]](cells, args)
+    next(work)  # imports
+    base, started = peak_mb(), time.perf_counter()
+    latent, facts = next(work)
+    facts = {"seconds": time.perf_counter() - started, "base_mb": base, "peak_mb": peak_mb(), **facts}
+    np.savez(args.out, latent=np.asarray(latent, np.float32), facts=json.dumps(facts))
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from scale_toolkit.core import sparse as ours
+from scale_toolkit.core.sparse import MatrixRows, SparseRows, blocks, product
+
+
+@pytest.fixture
+def csr():
+    return sparse.random(40, 60, 0.2, format="csr", dtype=np.float32, random_state=np.random.default_rng(0))
+
+
+@pytest.fixture(params=["torch", "scipy"])
+def backend(request, monkeypatch):
+    if request.param == "scipy":  # as where torch's build has no sparse products
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+
+
+def test_products_are_numpys(csr, backend):
+    rng = np.random.default_rng(1)
+    right, left = (rng.normal(size=shape).astype(np.float32) for shape in ((60, 5), (40, 5)))
+    rows = SparseRows(csr)
+    np.testing.assert_allclose(rows.times(torch.from_numpy(right)), csr.toarray() @ right, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(rows.transposed_times(torch.from_numpy(left)), csr.toarray().T @ left, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_is_that_of_the_dense_product(csr, backend):
+    dense = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    doubles = csr.astype(np.float64)
+    torch.autograd.gradcheck(lambda d: product(doubles, d), (dense,), atol=1e-4, eps=1e-3)
+
+
+def test_rows_equal_scipys(csr):
+    source = MatrixRows(csr)
+    for index in (np.arange(5, 12), np.array([3, 3, 9]), np.array([7]), np.array([39, 0])):
+        assert (source.rows(index) != csr[index]).nnz == 0
+
+
+def test_blocks_cover_all_cells_or_those_asked(csr):
+    source = MatrixRows(csr)
+    assert [len(index) for index, _ in blocks(source, 15)] == [15, 15, 10]
+    chosen = np.array([1, 4, 30])
+    found = list(blocks(source, 2, chosen))
+    np.testing.assert_array_equal(np.concatenate([index for index, _ in found]), chosen)
+    assert (sparse.vstack([rows for _, rows in found]) != csr[chosen]).nnz == 0
+
+
+def test_a_csr_tensor_on_the_cpu_shares_the_arrays(csr):
+    assert ours.to_torch(csr, torch.device("cpu")).values().data_ptr() == csr.data.__array_interface__["data"][0]
