@@ -133,7 +133,7 @@ class SelectPeaksConfig(Config):
 
 #: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"encode_dim": (64,), "lr": 0.0015, "weight_decay": 0.0, "patience": 5},
+    "fast": {"encode_dim": (64,), "lr": 0.001, "weight_decay": 0.0, "patience": 5},
     "paper": {"encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
     "release": {"encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
 }
@@ -154,7 +154,7 @@ class TrainConfig(Config):
         None, "Widths of the encoder's hidden layers (fast: 64; paper, release: 1024,128).", minimum=1
     )
     decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
-    lr: float | None = option(None, "Learning rate (fast: 0.0015; paper: 0.002; release: 0.0002).", minimum=1e-12, maximum=10)
+    lr: float | None = option(None, "Learning rate (fast: 0.001; paper: 0.002; release: 0.0002).", minimum=1e-12, maximum=10)
     batch_size: int | None = option(
         None, "Cells a step (fast: 64 to 256, by the number of cells; others: 32).", flags=("-b",), minimum=1
     )

@@ -12,8 +12,8 @@ from scipy.special import expit, logit
 from scale_toolkit.core.sparse import RowSource, SparseRows, binarise, blocks
 
 #: Spectral vectors and the decoder's first step come from cells with about so many open peaks in all, picked at random.
-START_PEAKS = 15_000_000
-POWER_STEPS = 4
+START_PEAKS = 20_000_000
+POWER_STEPS = 12  # fewer blur the weaker of the planted directions of `scale simulate` (benchmarks/RESULTS.md)
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Adam (Kingma and Ba 2015), as `torch.optim.Adam` computes it.
 
-Written out because the first step of any optimiser in `torch.optim` imports torch's compiler, which nothing here uses:
-seconds and hundreds of megabytes in every call of ``scale train``. A test holds it to torch's own.
+Calls the kernel of `torch.optim` itself, since the first step of any optimiser there imports torch's compiler, which nothing
+here uses: seconds and hundreds of megabytes in every call of ``scale train``. A test holds it to torch's own.
 """
 
 from __future__ import annotations
@@ -12,14 +12,6 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-def adam(parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float) -> Adam | torch.optim.Optimizer:
-    """Adam for these parameters: torch's fused one where they are on a GPU, which is worth its import there."""
-    parameters = list(parameters)
-    if parameters[0].device.type == "cuda":
-        return torch.optim.Adam(parameters, lr, weight_decay=weight_decay, fused=True)
-    return Adam(parameters, lr, weight_decay)
 
 
 class Adam:
@@ -43,7 +35,7 @@ class Adam:
     ) -> None:
         self.parameters = list(parameters)
         self.lr, self.weight_decay, self.betas, self.epsilon = lr, weight_decay, betas, epsilon
-        self.steps = [0] * len(self.parameters)
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in self.parameters]
         self.means = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in self.parameters]
 
@@ -54,17 +46,23 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step along the gradients."""
-        first, second = self.betas
-        for i, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            self.steps[i] += 1
-            if self.weight_decay:
-                gradient = gradient.add(parameter, alpha=self.weight_decay)
-            self.means[i].lerp_(gradient, 1 - first)
-            self.squares[i].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-            unbiased = (1 - second ** self.steps[i]) ** 0.5
-            scale = (self.squares[i].sqrt() / unbiased).add_(self.epsilon)
-            parameter.addcdiv_(self.means[i], scale, value=-self.lr / (1 - first ** self.steps[i]))
+        """Take one step along the gradients, in one pass over each parameter (torch's fused kernel, CPU and CUDA)."""
+        trained = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        of = [[values[i] for i in trained] for values in (self.parameters, self.means, self.squares, self.steps)]
+        parameters, means, squares, steps = of
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            means,
+            squares,
+            [],
+            steps,
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.epsilon,
+            amsgrad=False,
+            maximize=False,
+        )

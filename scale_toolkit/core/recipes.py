@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scale_toolkit.core.batches import Neighbours
 from scale_toolkit.core.held_out import Thinned
 from scale_toolkit.core.initialise import (
     Weighting,
@@ -25,7 +26,6 @@ from scale_toolkit.core.initialise import (
     spectral,
     start_cells,
 )
-from scale_toolkit.core.batches import Neighbours
 from scale_toolkit.core.loss import PeakSampler
 from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, sample
 from scale_toolkit.core.seed import generators, seeded_weights

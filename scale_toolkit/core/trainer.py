@@ -17,7 +17,7 @@ from scale_toolkit.core.held_out import Thinned, hidden_likelihood
 from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.core.mixture import standard_divergence
 from scale_toolkit.core.model import Scale, sample
-from scale_toolkit.core.optimiser import adam
+from scale_toolkit.core.optimiser import Adam
 from scale_toolkit.core.sparse import RowSource, blocks
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def fit(
     device = model.decoder.weight.device
     offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
     loader = Loader(source, encoder_input, offsets.astype(np.float32), rng, device, mask, neighbours, sampler)
-    optimiser = adam(model.parameters(), lr, weight_decay)
+    optimiser = Adam(model.parameters(), lr, weight_decay)
     held_out = source if isinstance(source, Thinned) else None
     history = History()
     if held_out is not None:

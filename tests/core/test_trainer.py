@@ -4,11 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scale_toolkit.core.batches import Batch, Neighbours, ahead, batches, swap
 from scale_toolkit.core.held_out import Thinned
 from scale_toolkit.core.loss import PeakSampler
 from scale_toolkit.core.model import Scale, Shape
 from scale_toolkit.core.seed import generators, seeded_weights
-from scale_toolkit.core.batches import Batch, Neighbours, ahead, batches, swap
 from scale_toolkit.core.sparse import MatrixRows, SparseRows, binarise
 from scale_toolkit.core.trainer import Diverged, Rise, elbo_parts, fit
 
