@@ -6,8 +6,8 @@ FOLDER of --data holds labelled h5ad files (``obs['cell_type']``); PYTHON is the
 only this project's own methods run. Each latent space is kept in --out and made only once, so a stopped run goes on.
 
 Two readings: k-means at the true number of classes (10 restarts), and Leiden at the resolution that gives that number, on 15
-neighbours (30 above 1,000 cells). The seed of a reading is that of the run. Labels are used to read, never to train. The difference
-to each peer is bootstrapped over cells and seeds together (1,000 draws; ARI of the drawn cells, labels as found on all).
+neighbours (30 above 1,000 cells). The seed of a reading is that of the run. Labels are used to read, never to train. The
+difference to each peer is bootstrapped over cells and seeds together (1,000 draws; ARI of the drawn cells).
 """
 
 from __future__ import annotations

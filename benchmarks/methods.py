@@ -3,9 +3,9 @@
     python benchmarks/methods.py METHOD IN.h5ad OUT.npz [--seed 0] [--n-threads 2] [--epochs N]
 
 IN.h5ad holds counts (cells × peaks), all of which every method gets. OUT.npz holds ``latent`` (cells × dimensions, float32) and
-``facts``, JSON: ``seconds`` of the work without imports and reading, resident memory at its peak (``peak_mb``), after the imports
-(``imports_mb``) and after reading (``base_mb``), and what the method says of itself. Peers run in the environment that ``benchmarks/peers/install`` makes; each with the
-settings its documentation advises:
+``facts``, JSON: ``seconds`` of the work without imports and reading, resident memory at its peak (``peak_mb``), after the
+imports (``imports_mb``) and after reading (``base_mb``), and what the method says of itself. Peers run in the environment that
+``benchmarks/peers/install`` makes; each with the settings its documentation advises:
 
 tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), truncated SVD of 31, the first dropped, rows to unit
             length.
@@ -85,7 +85,7 @@ def release(late, args):
     from scale.model import SCALE
     from torch.utils.data import DataLoader
 
-    np.random.seed(args.seed)
+    np.random.seed(args.seed)  # noqa: NPY002
     torch.manual_seed(args.seed)
     torch.nn.utils.clip_grad_norm = torch.nn.utils.clip_grad_norm_
     yield

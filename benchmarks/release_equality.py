@@ -2,7 +2,7 @@
 
     PYTHON benchmarks/release_equality.py [--steps 100] [--cells 320] [--peaks 2000] [--write FILE.json]
 
-PYTHON is the one of ``benchmarks/peers/install``: SCALE 1.1.2's own classes run beside this project's `core`, on simulated peaks.
+PYTHON is the one of ``benchmarks/peers/install``: SCALE 1.1.2's own classes run beside this project's `core`, on made peaks.
 Prints the largest relative difference of a step's loss, and the seconds of a step of both. ``--write`` keeps the release's losses:
 ``tests/core/release_losses.json``, which the tests compare with where the release is not installed.
 """

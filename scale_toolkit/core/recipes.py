@@ -103,6 +103,7 @@ def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix
     if not log_transform:
         return binarise(counts)
     logged = counts.astype(np.float32)
+    logged.eliminate_zeros()
     logged.data = np.log2(logged.data + 1)
     return logged
 
@@ -180,7 +181,8 @@ def train_fast(
         return weighting(seen(counts))
 
     some = start_cells(cell_sums, rng)
-    weighted = stack(encoder_input(rows) for _, rows in blocks(thinned, cells=some))
+    parts = (encoder_input(rows) for _, rows in blocks(thinned, cells=some))
+    weighted = stack(parts, (len(some), source.n_peaks), int(cell_sums[some].sum()))
     projection = spectral(weighted, max(spectral_dim, latent), seed)
     del weighted
     shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=projection.shape[1])

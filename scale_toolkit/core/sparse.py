@@ -50,10 +50,17 @@ def blocks(
         yield index, source.rows(index)
 
 
-def stack(parts: Iterable[sparse.csr_matrix]) -> sparse.csr_matrix:
-    """Blocks of rows as one CSR matrix."""
-    parts = list(parts)
-    return parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
+def stack(parts: Iterable[sparse.csr_matrix], shape: tuple[int, int], nnz: int) -> sparse.csr_matrix:
+    """Blocks of rows, with `nnz` entries in all at most, as one CSR matrix; filled block by block, never held twice."""
+    data, indices = np.empty(nnz, np.float32), np.empty(nnz, np.int32)
+    pointers, row = np.zeros(shape[0] + 1, np.int64), 0
+    for part in parts:
+        start, stop = pointers[row], pointers[row] + part.nnz
+        data[start:stop], indices[start:stop] = part.data, part.indices
+        pointers[row + 1 : row + 1 + part.shape[0]] = start + part.indptr[1:]
+        row += part.shape[0]
+    nnz = pointers[row]
+    return sparse.csr_matrix((data[:nnz], indices[:nnz], pointers), shape)
 
 
 def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -289,12 +289,14 @@ def _write(
 ) -> None:
     """Write the slots of `train`; `place` says where each of the model's peaks is in `adata`, -1 for nowhere."""
     from scale_toolkit.core.recipes import encode as encode_cells
-    from scale_toolkit.core.sparse import MatrixRows, binarise
+    from scale_toolkit.core.initialise import open_sums
+    from scale_toolkit.core.sparse import MatrixRows
 
-    encoded: Encoded = encode_cells(trained, MatrixRows(counts), seed=seed)
+    source = MatrixRows(counts)
+    encoded: Encoded = encode_cells(trained, source, seed=seed)
     place = np.flatnonzero(modelled) if place is None else place
     here = place >= 0
-    opened = binarise(counts)
+    cell_sums, peak_sums = open_sums(source)
     for slot in (keys.IMPUTED, keys.BINARY, keys.HIDDEN):
         slot.drop(adata)  # of a former model
     keys.LATENT.set(adata, encoded.latent)
@@ -306,8 +308,8 @@ def _write(
     keys.DECODER.set(adata, _spread(weight[here], place[here], (adata.n_vars, weight.shape[1]), 0))
     keys.BIAS.set(adata, _spread(decoder.bias.detach().cpu().numpy()[here], place[here], (adata.n_vars,), np.nan))
     keys.OFFSET.set(adata, encoded.offset)
-    keys.CELL_OPEN_RATE.set(adata, np.diff(opened.indptr) / opened.shape[1])
-    rates = np.bincount(opened.indices, minlength=opened.shape[1]) / opened.shape[0]
+    keys.CELL_OPEN_RATE.set(adata, cell_sums / source.n_peaks)
+    rates = peak_sums / source.n_cells
     keys.PEAK_OPEN_RATE.set(adata, _spread(rates[here], place[here], (adata.n_vars,), np.nan))
     keys.POSTERIOR.set(adata, encoded.posterior)
     k = trained.model.shape.n_components

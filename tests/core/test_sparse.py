@@ -49,3 +49,8 @@ def test_blocks_cover_all_cells_or_those_asked(csr):
 
 def test_a_csr_tensor_on_the_cpu_shares_the_arrays(csr):
     assert ours.to_torch(csr, torch.device("cpu")).values().data_ptr() == csr.data.__array_interface__["data"][0]
+
+
+def test_stack_is_scipys_vstack(csr):
+    parts = [csr[:7], csr[7:8], csr[8:]]
+    assert (ours.stack(iter(parts), csr.shape, csr.nnz + 3) != csr).nnz == 0
