@@ -3,8 +3,8 @@
     PYTHON benchmarks/release_equality.py [--steps 100] [--cells 320] [--peaks 2000] [--write FILE.json]
 
 PYTHON is the one of ``benchmarks/peers/install``: SCALE 1.1.2's own classes run beside this project's `core`, on made peaks.
-Prints the largest relative difference of a step's loss, and the seconds of a step of both. ``--write`` keeps the release's losses:
-``tests/core/release_losses.json``, which the tests compare with where the release is not installed.
+Prints the largest relative difference of a step's loss, and the seconds of a step of both. ``--write`` keeps the release's
+losses: ``tests/core/release_losses.json``, which the tests compare with where the release is not installed.
 """
 
 from __future__ import annotations
@@ -94,15 +94,13 @@ def theirs(cells, steps):
         SCALE([cells.shape[1], LATENT, list(ENCODE), []], COMPONENTS),
         dict(start(cells.shape[1]).named_parameters()),
     )
-    names = {
-        "encoder.hidden.0.weight": weights["encoder.first.weight"].T, "encoder.hidden.0.bias": weights["encoder.first.bias"],
-        "encoder.hidden.2.weight": weights["encoder.hidden.0.weight"], "encoder.hidden.2.bias": weights["encoder.hidden.0.bias"],
-        "encoder.sample.mu.weight": weights["encoder.mean.weight"], "encoder.sample.mu.bias": weights["encoder.mean.bias"],
-        "encoder.sample.log_var.weight": weights["encoder.log_variance.weight"],
-        "encoder.sample.log_var.bias": weights["encoder.log_variance.bias"],
-        "decoder.reconstruction.weight": weights["decoder.weight"], "decoder.reconstruction.bias": weights["decoder.bias"],
-        "pi": weights["prior.weights"], "mu_c": weights["prior.means"].T, "var_c": weights["prior.variances"].T,
+    pairs = {
+        "encoder.hidden.0": "encoder.first", "encoder.hidden.2": "encoder.hidden.0", "encoder.sample.mu": "encoder.mean",
+        "encoder.sample.log_var": "encoder.log_variance", "decoder.reconstruction": "decoder",
     }  # fmt: skip
+    names = {f"{one}.{part}": weights[f"{other}.{part}"] for one, other in pairs.items() for part in ("weight", "bias")}
+    names["encoder.hidden.0.weight"] = names["encoder.hidden.0.weight"].T
+    names |= {"pi": weights["prior.weights"], "mu_c": weights["prior.means"].T, "var_c": weights["prior.variances"].T}
     model.load_state_dict({name: value.detach().clone() for name, value in names.items()})
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-4, weight_decay=5e-4)
     losses, dense = [], cells.toarray()
