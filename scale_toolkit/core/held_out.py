@@ -78,11 +78,11 @@ def hidden_likelihood(
         What decodes them: (cells, d), (peaks, d), (peaks,), (cells,).
     """
     total, count = 0.0, 0
-    for start in range(0, hidden.shape[0], 256):
-        rows = hidden[start : start + 256]
+    for start in range(0, hidden.shape[0], 64):
+        rows = hidden[start : start + 64]
         if rows.nnz == 0:
             continue
-        logits = torch.addmm(bias, h[start : start + 256], weight.T) + offset[start : start + 256, None]
+        logits = torch.addmm(bias, h[start : start + 64], weight.T) + offset[start : start + 64, None]
         log_total = torch.sigmoid(logits).sum(1).log()
         cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(h.device)
         at_hidden = logits[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)]

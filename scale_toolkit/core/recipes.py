@@ -109,11 +109,11 @@ def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix
 
 
 @torch.no_grad()
-def encode(trained: Trained, source: RowSource, *, seed: int, size: int = 4096) -> Encoded:
+def encode(trained: Trained, source: RowSource, *, seed: int) -> Encoded:
     """Posterior means (or samples), hidden layer, responsibilities and offsets of every cell of `source`."""
     _, noise = generators(seed)
     latent, hidden, posterior, n_open = [], [], [], []
-    for _, rows in blocks(source, size):
+    for _, rows in blocks(source):
         mean, log_variance = trained.model(trained.encoder_input(rows))
         z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(mean)) if trained.sampled else mean
         latent.append(z.cpu().numpy())

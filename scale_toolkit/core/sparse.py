@@ -10,6 +10,9 @@ import torch
 from scipy import sparse
 
 
+BLOCK = 512  # cells at a time where all are passed over: a block is copied several times on its way, so it sets peak memory
+
+
 class RowSource(Protocol):
     """Where cells come from: a matrix in memory, or a file read in blocks. Nothing else may assume that all are at hand."""
 
@@ -41,7 +44,7 @@ class MatrixRows:
 
 
 def blocks(
-    source: RowSource, size: int = 2048, cells: np.ndarray | None = None
+    source: RowSource, size: int = BLOCK, cells: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
     """Yield ``(index, rows)`` over all cells in order, or over `cells`, `size` of them at a time."""
     cells = np.arange(source.n_cells) if cells is None else cells
