@@ -12,7 +12,8 @@ tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), trun
 snapatac2   ``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024).
 peakvi      scvi-tools ``PEAKVI``, its own size, 500 epochs with early stopping (Ashuach et al. 2022); lr as --lr says.
 release     ``scale`` 1.1.2's own classes with the options of its command line (Xiong et al. 2019); the latent space is the mean
-            of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`) are put back, nothing else.
+            of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`, `clip_grad_norm`) are put
+            back, nothing else.
 scale       this project's ``train`` with its defaults; ``scale:PRESET`` with another preset.
 """
 

@@ -55,9 +55,13 @@ class Batch:
         return self.seen.shape[0]
 
     def wait(self) -> Batch:
-        """Let the step's stream wait until the copy to the GPU is done; nothing on the CPU."""
+        """Let the step's stream wait until the copy to the GPU is done, and keep its memory while used; not on the CPU."""
         if self.ready is not None:
-            torch.cuda.current_stream().wait_event(self.ready)
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.ready)
+            dense = (tensor for tensor in (self.offset, self.subset, self.scale) if tensor is not None)
+            for tensor in (*dense, *self.seen.tensors(), *self.opened.tensors()):
+                tensor.record_stream(stream)
         return self
 
 
@@ -122,7 +126,7 @@ class Loader:
             if array is None:
                 return None
             tensor = torch.from_numpy(array)
-            return tensor if self._stream is None else tensor.pin_memory().to(self.device, non_blocking=True)
+            return tensor.to(self.device) if self._stream is None else tensor.pin_memory().to(self.device, non_blocking=True)
 
         rows = (SparseRows(part, self.device).prepare() for part in (seen, opened))
         return Batch(*rows, put(offset), put(subset), put(scale))

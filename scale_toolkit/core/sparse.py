@@ -111,6 +111,11 @@ class SparseRows:
             self._transposed = _on(self._csr.T.tocsr(), self.device)
         return self
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The dense arrays that hold these rows where they are torch's."""
+        ready = [matrix for matrix in (self._ready, self._transposed) if isinstance(matrix, torch.Tensor)]
+        return [part for matrix in ready for part in (matrix.crow_indices(), matrix.col_indices(), matrix.values())]
+
     def times(self, dense: torch.Tensor) -> torch.Tensor:
         """Return ``rows @ dense``, (cells, d)."""
         self.prepare(gradient=False)

@@ -131,16 +131,16 @@ def fit(
             if on_mixture is not None:
                 on_mixture(latent_means(model, source, encoder_input, some_cells(source.n_cells, rng)))
             mixture, rise = True, Rise(-np.inf)
-        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        seen_parts = []
         n_seen = 0
         for batch in loader.epoch(batch_size, drop_last=drop_last, max_steps=steps_per_epoch):
             parts = step(model, optimiser, batch.wait(), noise, mixture=mixture, clip=clip)
-            sums += parts.detach()  # read at the end of the epoch: a step never waits for the GPU
+            seen_parts.append(parts.detach())  # read at the end of the epoch: a step never waits for the GPU
             n_seen += len(batch)
             history.steps += 1
             if history.steps >= max_iter:
                 break
-        sums = sums.cpu().numpy()
+        sums = torch.stack(seen_parts).cpu().double().sum(0).numpy()
         broken = not_a_number(model, sums)
         if broken:
             model.load_state_dict(good)
