@@ -13,7 +13,7 @@ from scale_toolkit.core.sparse import RowSource, SparseRows, binarise, blocks
 
 #: Spectral vectors and the decoder's first step come from cells with about so many open peaks in all, picked at random.
 START_PEAKS = 20_000_000
-POWER_STEPS = 12  # fewer blur the weaker of the planted directions of `scale simulate` (benchmarks/RESULTS.md)
+KRYLOV_BLOCKS = 9  # fewer blur the weaker of the planted directions of `scale simulate` (benchmarks/RESULTS.md)
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -137,23 +137,35 @@ def start_cells(cell_sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
     """The leading right singular vectors of the weighted matrix after the first, which is all but constant: (peaks, n) float32.
 
-    By a randomised block power method (Halko, Martinsson & Tropp 2011, algorithm 4.4), whose products run on all threads. In
-    falling order; a matrix too small for `n` has columns of zeros for the rest.
+    By a randomised block Krylov method (Musco & Musco 2015, algorithm 2), whose products run on all threads. In falling
+    order; a matrix of too low a rank for `n` has columns of zeros for the rest.
     """
-    found = min(n, min(weighted.shape) - 2)
     right = np.zeros((weighted.shape[1], n), np.float32)
-    if found < 1 or weighted.nnz == 0:
+    if min(n, min(weighted.shape) - 2) < 1 or weighted.nnz == 0:
         return right
     rows = SparseRows(weighted).prepare()
-    width = min(found + 11, min(weighted.shape))
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(rows.times(torch.randn(weighted.shape[1], width, generator=generator)))[0]
-    for _ in range(POWER_STEPS):
-        basis = torch.linalg.qr(rows.transposed_times(basis))[0]
-        basis = torch.linalg.qr(rows.times(basis))[0]
-    vectors = torch.linalg.svd(rows.transposed_times(basis), full_matrices=False)[0]
-    right[:, :found] = vectors[:, 1 : found + 1].numpy()
+    block = rows.times(torch.randn(weighted.shape[1], min(n + 11, min(weighted.shape)), generator=generator))
+    basis, products = torch.empty(len(block), 0), torch.empty(len(block), 0)
+    for _ in range(KRYLOV_BLOCKS):
+        new = _orthonormal_to(basis, block)
+        if new.shape[1] == 0:
+            break
+        block = rows.times(rows.transposed_times(new))
+        basis, products = torch.cat((basis, new), 1), torch.cat((products, block), 1)
+    squares, mix = torch.linalg.eigh((basis.T @ products).double())
+    leading = [i for i in reversed(range(len(squares))) if squares[i] > 1e-6 * squares[-1]][1 : n + 1]
+    vectors = rows.transposed_times(basis @ mix[:, leading].float())
+    right[:, : len(leading)] = (vectors / vectors.norm(dim=0)).numpy()
     return right
+
+
+def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to c)."""
+    left = block - basis @ (basis.T @ block)
+    found, size, _ = torch.linalg.svd(left, full_matrices=False)
+    found = found[:, (size > 1e-5 * block.norm())]
+    return torch.linalg.qr(found - basis @ (basis.T @ found))[0]
 
 
 def decoder_step(
