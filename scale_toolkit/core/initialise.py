@@ -146,14 +146,16 @@ def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
     rows = SparseRows(weighted).prepare()
     generator = torch.Generator().manual_seed(seed)
     block = rows.times(torch.randn(weighted.shape[1], min(n + 11, min(weighted.shape)), generator=generator))
-    basis, products = torch.empty(len(block), 0), torch.empty(len(block), 0)
+    basis, inner = torch.empty(len(block), 0), torch.empty(0, 0)
     for _ in range(KRYLOV_BLOCKS):
         new = _orthonormal_to(basis, block)
         if new.shape[1] == 0:
             break
         block = rows.times(rows.transposed_times(new))
-        basis, products = torch.cat((basis, new), 1), torch.cat((products, block), 1)
-    squares, mix = torch.linalg.eigh((basis.T @ products).double())
+        basis = torch.cat((basis, new), 1)
+        column = basis.T @ block
+        inner = torch.cat((torch.cat((inner, column[: len(inner)]), 1), column.T), 0)
+    squares, mix = torch.linalg.eigh(inner.double())
     leading = [i for i in reversed(range(len(squares))) if squares[i] > 1e-6 * squares[-1]][1 : n + 1]
     vectors = rows.transposed_times(basis @ mix[:, leading].float())
     right[:, : len(leading)] = (vectors / vectors.norm(dim=0)).numpy()
