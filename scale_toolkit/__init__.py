@@ -24,6 +24,7 @@ _STAGES = {
     "train": "train",
     "encode": "train",
     "impute": "impute",
+    "imputed": "imputed",
     "embed": "embed",
     "cluster": "cluster",
     "simulate": "simulate",

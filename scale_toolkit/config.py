@@ -179,12 +179,15 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class ImputeConfig(Config):
-    """Options of ``impute``: what is written. With neither numeric nor binary, numeric is."""
+    """Options of ``impute``: what is written. With neither numeric, binary nor per_group, numeric is."""
 
     numeric: bool = option(False, "Write the probability that each peak is open (float32).")
     binary: bool = option(False, "Write 1 where the probability exceeds both the cell's and the peak's open rate (CSR).")
     to: str = option(
         "obsm", "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.", choices=("obsm", "layers")
+    )
+    per_group: str | None = option(
+        None, "Write the mean probability in each group of this column of obs to varm['imputed_groups'].", metavar="COLUMN"
     )
 
 

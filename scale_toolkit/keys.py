@@ -80,6 +80,9 @@ IMPUTED = Slot("obsm", "imputed", "impute", "cells × peaks", "float32", "probab
 BINARY = Slot(
     "obsm", "binary", "impute", "cells × peaks", "uint8 CSR", "imputed, thresholded by the cell's and the peak's rate"
 )
+GROUP_MEANS = Slot(
+    "varm", "imputed_groups", "impute", "peaks × groups", "float32", "mean probability that a peak is open in each group"
+)
 IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns of both")
 
 # embed

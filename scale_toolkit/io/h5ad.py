@@ -387,7 +387,7 @@ def _write(
         made.check()
         _write_blocks(root, path, _Checked(blocks, made), compression)
     if carry is not None:
-        _carry(root, adata, carry)
+        _carry(root, made, adata, carry, compression)
 
 
 def _sorted(value: Any) -> Any:
@@ -423,11 +423,12 @@ def _plain_table(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**columns) if columns else table
 
 
-def _carry(root: h5py.File, adata: AnnData, carry: H5adFile) -> None:
+def _carry(root: h5py.File, made: _Sink, adata: AnnData, carry: H5adFile, compression: dict[str, Any]) -> None:
     if not carry.left_out:
         return
     same_cells = carry.obs_names.equals(adata.obs_names)
     same_peaks = carry.var_names.equals(adata.var_names)
+    kept = None if same_cells else _kept_rows(carry.obs_names, adata.obs_names)
     stale = []
     for path in _leaves(carry):
         if path in root:
@@ -435,6 +436,11 @@ def _carry(root: h5py.File, adata: AnnData, carry: H5adFile) -> None:
         place = path.split("/")[0]
         needs_cells = place in ("X", "layers", "raw", "obsm", "obsp")
         needs_peaks = place in ("X", "layers", "varm", "varp")
+        if kept is not None and place in ("X", "layers", "obsm") and (same_peaks or not needs_peaks):
+            rows = _rows_of(carry.root[path], kept)
+            if rows is not None:
+                _write_blocks(root, path, _Checked(rows, made), compression if place != "obsm" else {})
+                continue
         if (needs_cells and not same_cells) or (needs_peaks and not same_peaks):
             stale.append(path)
             continue
@@ -446,6 +452,52 @@ def _carry(root: h5py.File, adata: AnnData, carry: H5adFile) -> None:
             ScaleWarning,
             stacklevel=4,
         )
+
+
+def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
+    """Numbers of the cells that are left of those that were, where they are some of them in the same order."""
+    if not before.is_unique or not now.is_unique:
+        return None
+    rows = before.get_indexer(now)
+    return rows if (rows >= 0).all() and (np.diff(rows) > 0).all() else None
+
+
+def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks | None:
+    """Some rows of a dense or CSR matrix on disk, read block by block; None for what has no rows at hand."""
+    kind = element.attrs.get("encoding-type")
+    if kind == "csr_matrix":
+        return _SomeRows(element, tuple(element.attrs["shape"]), element["data"].dtype, "csr", kept)
+    if kind == "array" and element.ndim == 2:
+        return _SomeRows(element, element.shape, element.dtype, "dense", kept)
+    return None
+
+
+class _SomeRows:
+    """Some rows of a matrix on disk, in blocks of about 64 MiB of what is read."""
+
+    def __init__(self, element: Any, shape: tuple[int, int], dtype: np.dtype, format: str, kept: np.ndarray) -> None:
+        self._element, self._kept = element, kept
+        self.shape, self.dtype, self.format = (len(kept), int(shape[1])), dtype, format
+
+    def blocks(self) -> Iterator[np.ndarray | sparse.csr_matrix]:
+        if self.format == "csr":
+            ends = self._element["indptr"][:].astype(np.int64)
+        else:
+            ends = np.arange(self._element.shape[0] + 1) * self.shape[1]
+        step, start = (1 << 26) // 8, 0
+        while start < len(ends) - 1:
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + step, "right")) - 1)
+            chosen = self._kept[np.searchsorted(self._kept, start) : np.searchsorted(self._kept, stop)] - start
+            if len(chosen):
+                yield self._read(ends, start, stop)[chosen]
+            start = stop
+
+    def _read(self, ends: np.ndarray, start: int, stop: int) -> np.ndarray | sparse.csr_matrix:
+        if self.format == "dense":
+            return self._element[start:stop]
+        part = slice(ends[start], ends[stop])
+        arrays = (self._element["data"][part], self._element["indices"][part], ends[start : stop + 1] - ends[start])
+        return sparse.csr_matrix(arrays, (stop - start, self.shape[1]))
 
 
 def _leaves(carry: H5adFile) -> Iterator[str]:

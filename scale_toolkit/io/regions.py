@@ -1,8 +1,10 @@
-"""BED files: peaks to count over and regions to leave out."""
+"""BED files and lists of names: peaks to count over, regions to leave out, peaks and cells asked for."""
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from scale_toolkit.intervals import COLUMNS
 from scale_toolkit.io import files
 
 _NO_REGION = ("#", "track", "browser")
+_BED_LINE = re.compile(r"\S+\s+\d+\s+\d+(\s|$)")
 
 
 def read_bed(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -59,3 +62,54 @@ def _bounds(fields: list[str], path: str | os.PathLike[str], number: int) -> tup
     if not 0 <= start < end < 2**62:
         raise InputError(f"{path}, line {number}: start {start}, end {end}", expected, "mend that line")
     return start, end
+
+
+def read_wanted(text: str) -> list[str]:
+    """Peaks as a user asks for them: a file, or names and intervals separated by commas.
+
+    Parameters
+    ----------
+    text
+        A BED file; a file with one name or interval ``chrom:start-end`` a line (further columns are ignored); or the names
+        and intervals themselves. ``chr1:1,000-2,000``, as a genome browser writes it, is one interval.
+
+    Returns
+    -------
+    Names and intervals, in the order given, repeats left out.
+    """
+    if is_file(text):
+        lines = [line for line in _lines(text) if not line.startswith(_NO_REGION)]
+        if lines and all(_BED_LINE.match(line) for line in lines):
+            table = read_bed(text)
+            found = [f"{chrom}:{start}-{end}" for chrom, start, end in table.itertuples(index=False)]
+        else:
+            found = [line.split("\t")[0].strip() for line in lines]
+    else:
+        whole = re.sub(r"(?<=[:\-])\d{1,3}(?:,\d{3})+(?=-|,|$)", lambda number: number[0].replace(",", ""), text)
+        found = [word.strip() for word in whole.split(",") if word.strip()]
+    if not found:
+        raise InputError(f"{text!r} names nothing", "a BED file, names or intervals", "check what was given")
+    return list(dict.fromkeys(found))
+
+
+def read_barcodes(text: str) -> str | list[str]:
+    """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a query."""
+    if not is_file(text):
+        return text
+    found = [line.split("\t")[0].strip() for line in _lines(text)]
+    if not found:
+        raise InputError(f"{text} holds no barcode", "one a line", "check that this is the right file")
+    return list(dict.fromkeys(found))
+
+
+def is_file(text: str) -> bool:
+    """Whether a text that may be words or a path is the path of a file."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path, or with a zero byte
+        return False
+
+
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    with files.open_text(path) as file:
+        return [line.rstrip("\r\n") for line in file if line.strip()]

@@ -11,12 +11,13 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
-from scale_toolkit.core.decode import BinaryRows, Decoder, NumericRows
-from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
-from scale_toolkit.stages._stage import stage
+from scale_toolkit.core.decode import BinaryRows, NumericRows
+from scale_toolkit.errors import InputError, OptionError, ScaleWarning
+from scale_toolkit.stages._stage import note, stage
+from scale_toolkit.stages.imputed import check_finite, decoder_of, find_cells, find_peaks, mean_by_group, modelled_peaks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anndata import AnnData
 
@@ -25,11 +26,20 @@ if TYPE_CHECKING:
 
 _READS = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
 
+_NOTED = 100  # peaks asked for that a receipt lists; of more, their number
+
 log = logging.getLogger("scale_toolkit")
 
 
 @stage("impute", ImputeConfig, reads=_READS)
-def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
+def impute(
+    adata: AnnData,
+    config: ImputeConfig,
+    *,
+    progress: Progress | None = None,
+    peaks: Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
+) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
     A value is sigmoid(w_j · h_i + b_j + s_i), in float32; X is not read. Peaks are taken from this AnnData's own ``var``,
@@ -40,9 +50,14 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
     adata
         The output of `train`; changed in place (a view is copied first).
     config
-        See `ImputeConfig`. With neither `numeric` nor `binary`, `numeric` is made.
+        See `ImputeConfig`. With neither `numeric`, `binary` nor `per_group`, `numeric` is made.
     progress
         Called with a message, the cells done and the cells in all.
+    peaks
+        Impute only these: peak names, intervals ``chr1:1000-2000`` (the peaks that overlap), chromosomes. Not with
+        ``to="layers"``, which have a value for every peak.
+    cells
+        Keep and impute only these: an expression over obs (``leiden == "3"``), or barcodes. The result is then a copy.
 
     Returns
     -------
@@ -51,6 +66,8 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
     - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1];
     - ``obsm['binary']`` (cells × modelled peaks, CSR uint8): 1 where it exceeds both the cell's and the peak's open rate;
     - ``uns['scale_imputed_peaks']``: the peak names of the columns of both;
+    - ``varm['imputed_groups']`` (peaks × groups, float32, a DataFrame; NaN for other peaks): with `per_group`, the mean
+      probability in each group;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × all peaks).
 
     Raises
@@ -58,12 +75,12 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
     MissingSlotError
         The AnnData does not come from `train`.
     InputError
-        The arrays do not fit each other, hold NaN, or layers are asked where not every peak was modelled.
+        The arrays do not fit each other, hold NaN, or layers are asked where not every peak was modelled; a peak, a
+        barcode or a column asked for is not here.
     NothingLeftError
-        None of the peaks was modelled.
+        None of the peaks was modelled, or none of the cells or peaks is asked for.
     """
-    results = _row_blocks(adata, config)
-    _name_columns(adata, config, results)
+    adata, results = _begin(adata, config, peaks, cells, progress)
     for path, rows in results.items():
         where, name = path.split("/")
         log.info("%s: %d cells × %d peaks", path, *rows.shape)
@@ -72,7 +89,13 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
 
 
 def streamed(
-    adata: AnnData, config: ImputeConfig | None = None, *, progress: Progress | None = None, **options: Any
+    adata: AnnData,
+    config: ImputeConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    peaks: Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> tuple[AnnData, dict[str, RowBlocks]]:
     """`impute` without holding the result: the AnnData with everything else, and the values as blocks of rows.
 
@@ -81,96 +104,103 @@ def streamed(
     The AnnData with the receipt of `impute` and ``uns['scale_imputed_peaks']``; and by path (``obsm/imputed``,
     ``layers/binary``, …) the matrices, which are computed while their blocks are read.
     """
-    adata = _prepared(adata, config, progress=progress, **options)
-    return adata, _row_blocks(adata, config if config is not None else ImputeConfig(**options))
+    adata = _prepared(adata, config, progress=progress, peaks=peaks, cells=cells, **options)
+    return adata, _row_blocks(adata, config if config is not None else ImputeConfig(**options), peaks)
 
 
 @stage("impute", ImputeConfig, reads=_READS)
-def _prepared(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
+def _prepared(
+    adata: AnnData,
+    config: ImputeConfig,
+    *,
+    progress: Progress | None = None,
+    peaks: Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
+) -> AnnData:
     """Write everything that `impute` does except its matrices."""
-    results = _row_blocks(adata, config)
-    _name_columns(adata, config, results)
-    return adata
+    return _begin(adata, config, peaks, cells, progress)[0]
 
 
-def _row_blocks(adata: AnnData, config: ImputeConfig) -> dict[str, RowBlocks]:
+def _begin(
+    adata: AnnData,
+    config: ImputeConfig,
+    peaks: Sequence[str] | None,
+    cells: str | Sequence[str] | None,
+    progress: Progress | None,
+) -> tuple[AnnData, dict[str, RowBlocks]]:
+    """The cells asked for with all that is small, and the matrices, of which nothing is computed yet."""
+    if cells is not None:
+        chosen = find_cells(adata, cells)
+        facts = {"cells": cells if isinstance(cells, str) else len(cells), "n_cells": len(chosen), "of_cells": adata.n_obs}
+        adata = adata[chosen].copy()
+        note(adata, **facts)
+    results = _row_blocks(adata, config, peaks)
+    if peaks is not None:
+        note(adata, n_peaks=len(_columns(adata, config, peaks)), peaks=list(peaks) if len(peaks) <= _NOTED else len(peaks))
+    _name_columns(adata, config, results, peaks)
+    if config.per_group is not None:
+        columns = _columns(adata, config, peaks)
+        means = mean_by_group(adata, columns, config.per_group, progress)
+        keys.GROUP_MEANS.set(adata, means.reindex(adata.var_names))
+        note(adata, groups=list(means.columns))
+    return adata, results
+
+
+def _row_blocks(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> dict[str, RowBlocks]:
     """The matrices asked for, by path; nothing is computed yet."""
-    modelled = _modelled_peaks(adata, config)
-    hidden_slot = keys.HIDDEN if keys.HIDDEN.found_in(adata) else keys.LATENT
-    arrays = {
-        hidden_slot: np.asarray(hidden_slot.get(adata)),
-        keys.DECODER: np.asarray(keys.DECODER.get(adata))[modelled],
-        keys.BIAS: keys.BIAS.get(adata).to_numpy()[modelled],
-        keys.OFFSET: keys.OFFSET.get(adata).to_numpy(),
-    }
-    if arrays[hidden_slot].shape[1] != arrays[keys.DECODER].shape[1]:
-        raise InputError(
-            f"{hidden_slot} has {arrays[hidden_slot].shape[1]} columns and {keys.DECODER} has {arrays[keys.DECODER].shape[1]}",
-            "the same number, from one run of `scale train`",
-            "run `scale train` again on this file",
-        )
-    _check_finite(arrays)
-    decoder = Decoder(*arrays.values())
+    columns = _columns(adata, config, peaks)
+    decoder = decoder_of(adata, columns)
     results: dict[str, RowBlocks] = {}
-    if config.numeric or not config.binary:
+    if config.numeric or not (config.binary or config.per_group):
         results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder)
     if config.binary:
         rates = {
             keys.CELL_OPEN_RATE: keys.CELL_OPEN_RATE.get(adata).to_numpy(),
-            keys.PEAK_OPEN_RATE: keys.PEAK_OPEN_RATE.get(adata).to_numpy()[modelled],
+            keys.PEAK_OPEN_RATE: keys.PEAK_OPEN_RATE.get(adata).to_numpy()[columns],
         }
-        _check_finite(rates)
+        check_finite(rates)
         results[f"{config.to}/{keys.BINARY.name}"] = BinaryRows(decoder, *rates.values())
     return results
 
 
-def _modelled_peaks(adata: AnnData, config: ImputeConfig) -> np.ndarray:
-    """Which peaks the model has seen, as a mask; all of them where layers are asked."""
-    modelled = keys.BIAS.get(adata).notna().to_numpy()
-    if not modelled.any():
-        raise NothingLeftError(
-            f"none of the {adata.n_vars} peaks was modelled ({keys.BIAS} is NaN for all)",
-            "at least one peak that `scale train` saw",
-            "keep the peaks of var['selected'], or train on these peaks",
-        )
-    if config.to == "layers" and not modelled.all():
+def _columns(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> np.ndarray:
+    """Numbers of the peaks that are imputed: the modelled ones, or those asked for; all of them where layers are."""
+    if peaks is not None:
+        if config.to == "layers":
+            raise OptionError(
+                "to is 'layers' and only some peaks are asked for", "obsm: a layer has a value for every peak", "drop one of the two"
+            )
+        return find_peaks(adata, peaks)
+    modelled = modelled_peaks(adata)
+    if config.to == "layers" and len(modelled) < adata.n_vars:
         raise InputError(
-            f"{np.count_nonzero(modelled)} of {adata.n_vars} peaks were modelled",
+            f"{len(modelled)} of {adata.n_vars} peaks were modelled",
             "all of them: a layer has a value for every peak",
             "use --to obsm, or run `scale select-peaks` without --mark-only before `scale train`",
         )
     return modelled
 
 
-def _check_finite(arrays: dict[keys.Slot, np.ndarray]) -> None:
-    for slot, values in arrays.items():
-        bad = np.count_nonzero(~np.isfinite(values))
-        if bad:
-            raise InputError(
-                f"{slot} has {bad} of {values.size} values that are NaN or infinite",
-                "numbers only, as `scale train` writes them",
-                "keep the cells and peaks of one trained file (joining files leaves gaps), or train again",
-            )
-
-
-def outdated(adata: AnnData, config: ImputeConfig) -> list[keys.Slot]:
+def outdated(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None = None) -> list[keys.Slot]:
     """Former results in obsm whose columns are other peaks than those `impute` would write now, asked before it does."""
     if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
         return []
-    same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config))
+    same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config, peaks))
     return [] if same else [keys.IMPUTED, keys.BINARY]
 
 
-def _column_names(adata: AnnData, config: ImputeConfig) -> np.ndarray:
-    return adata.var_names[_modelled_peaks(adata, config)].to_numpy(dtype=object)
+def _column_names(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> np.ndarray:
+    return adata.var_names[_columns(adata, config, peaks)].to_numpy(dtype=object)
 
 
-def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks]) -> None:
+def _name_columns(
+    adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], peaks: Sequence[str] | None
+) -> None:
     """Write the peak names of the columns, and drop an older result that has other columns."""
-    if config.to == "layers":
+    if config.to == "layers" or not results:
         return
-    names = _column_names(adata, config)
-    for slot in outdated(adata, config):
+    names = _column_names(adata, config, peaks)
+    for slot in outdated(adata, config, peaks):
         if slot.found_in(adata) and slot.path not in results:
             warnings.warn(
                 f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "
