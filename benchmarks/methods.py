@@ -156,7 +156,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n-threads", type=int, default=os.cpu_count())
     parser.add_argument("--epochs", type=int, default=0, help="peakvi, release: so many passes; 0: the method's own choice")
-    parser.add_argument("--iterations", type=int, default=0, help="release: time so many steps on as many batches; 0: its default of 30,000, whole")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=0,
+        help="release: steps, on as many batches; 0: its default of 30,000",
+    )
     parser.add_argument("--lr", type=float, default=0, help="peakvi: learning rate; 0: its default of 1e-4")
     parser.add_argument("--workers", type=int, default=4, help="release: loader processes, 4 in the release")
     args = parser.parse_args()

@@ -3,8 +3,8 @@
     python benchmarks/scaling.py --out FOLDER [--peers PYTHON] [--figure FILE.png]
 
 Every run is a process of its own (`methods.py`), all cores; imports and reading are not counted. Sizes:
-5,000, 10,000 and 20,000 cells × 50,000 peaks, and 10,000 × 100,000, all with 3,000 open peaks a cell; peers up to 10,000 × 50,000.
-PeakVI is timed over two epochs, the release over 24 steps, at 10,000 × 50,000 alone.
+5,000, 10,000 and 20,000 cells × 50,000 peaks, and 10,000 × 100,000, all with 3,000 open peaks a cell; peers
+up to 10,000 × 50,000. PeakVI is timed over two epochs, the release over 24 steps, at 10,000 × 50,000 alone.
 """
 
 from __future__ import annotations

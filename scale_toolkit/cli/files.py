@@ -95,6 +95,4 @@ def check_folder(folder: Path, flag: str = "--outdir") -> None:
     if not at.is_dir():
         raise UsageError(f"{flag} {folder}: {at} is a file", "a folder", f"choose another {flag}")
     if not os.access(at, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"{flag} {folder}: no permission to write in {at}", "a folder of your own", f"choose another {flag}"
-        )
+        raise UsageError(f"{flag} {folder}: no permission to write in {at}", "a folder of your own", f"choose another {flag}")

@@ -21,7 +21,7 @@ Peaks = Annotated[
         "--peaks",
         metavar="FILE|REGION|NAMES",
         panel=_PART,
-        help="Only these peaks: a BED file, a file of names, or names and intervals such as chr1:1000-2000 separated by commas.",
+        help="Only these peaks: a BED file, a file of names, or names and intervals such as chr1:1000-2000, with commas.",
     ),
 ]
 Barcodes = Annotated[

@@ -101,7 +101,8 @@ def _solve(sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.nd
 class Weighting:
     """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the share of a peak in what the cell shows.
 
-    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any new cell can be weighted alone.
+    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any new cell can be weighted
+    alone.
 
     Attributes
     ----------

@@ -60,7 +60,7 @@ class PerceptronEncoder(nn.Module):
 
 
 class SpectralEncoder(nn.Module):
-    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, of which the first `latent` are z at the start.
+    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, the first `latent` of which are z at first.
 
     Depth and noise set how far from the origin a cell's projection lies, its kind sets the direction: only the direction is
     passed on. A residual perceptron that starts at zero learns what the projection misses; all of it is trained.

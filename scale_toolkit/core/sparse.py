@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy import sparse
 
-
 BLOCK = 512  # cells at a time where all are passed over: a block is copied several times on its way, so it sets peak memory
 
 
@@ -79,7 +78,7 @@ def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 class SparseRows:
     """Rows of a sparse matrix (cells × peaks) on one device, ready for products with dense matrices and for their gradients.
 
-    The gradient of ``rows @ dense`` is ``rows.T @ gradient``: kept as a CSR matrix of its own, since gathering rows of the small
+    The gradient of ``rows @ dense`` is ``rows.T @ gradient``: kept as a CSR matrix of its own, as gathering rows of the small
     gradient is three times as fast as scattering into all peaks. Products run in torch (two cores, cuSPARSE) where its build
     has sparse products, else in scipy.
 

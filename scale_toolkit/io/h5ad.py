@@ -473,7 +473,9 @@ def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks 
 
 
 class _SomeRows:
-    """Some rows of a matrix on disk, in blocks of about 64 MiB of what is read."""
+    """Some rows of a matrix on disk, read in blocks of so many values."""
+
+    step = 1 << 23
 
     def __init__(self, element: Any, shape: tuple[int, int], dtype: np.dtype, format: str, kept: np.ndarray) -> None:
         self._element, self._kept = element, kept
@@ -484,9 +486,9 @@ class _SomeRows:
             ends = self._element["indptr"][:].astype(np.int64)
         else:
             ends = np.arange(self._element.shape[0] + 1) * self.shape[1]
-        step, start = (1 << 26) // 8, 0
+        start = 0
         while start < len(ends) - 1:
-            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + step, "right")) - 1)
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + self.step, "right")) - 1)
             chosen = self._kept[np.searchsorted(self._kept, start) : np.searchsorted(self._kept, stop)] - start
             if len(chosen):
                 yield self._read(ends, start, stop)[chosen]

@@ -168,7 +168,9 @@ def _columns(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) 
     if peaks is not None:
         if config.to == "layers":
             raise OptionError(
-                "to is 'layers' and only some peaks are asked for", "obsm: a layer has a value for every peak", "drop one of the two"
+                "to is 'layers' and only some peaks are asked for",
+                "obsm: a layer has a value for every peak",
+                "drop one of the two",
             )
         return find_peaks(adata, peaks)
     modelled = modelled_peaks(adata)
@@ -193,9 +195,7 @@ def _column_names(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | N
     return adata.var_names[_columns(adata, config, peaks)].to_numpy(dtype=object)
 
 
-def _name_columns(
-    adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], peaks: Sequence[str] | None
-) -> None:
+def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], peaks: Sequence[str] | None) -> None:
     """Write the peak names of the columns, and drop an older result that has other columns."""
     if config.to == "layers" or not results:
         return

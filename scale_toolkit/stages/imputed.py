@@ -28,7 +28,7 @@ def imputed(adata: AnnData) -> Imputed:
     """The probability that each peak is open in each cell, as a matrix that computes what is asked of it.
 
     Nothing is decoded by this call. Cells and peaks are those of `adata` as it is now, in its order: the loadings travel in
-    ``varm``, so a subset or a new order of peaks made after training needs no care. Peaks the model has not seen have no column.
+    ``varm``, so a subset or a new order of peaks made after training needs no care. Peaks not modelled have no column.
 
     Parameters
     ----------
@@ -244,7 +244,9 @@ def _overlapping(names: pd.Index, asked: list[str]) -> np.ndarray:
     overlaps = Overlaps(table.iloc[rows])
     known = set(overlaps.chromosomes)
     parts = [_INTERVAL.fullmatch(text) for text in asked]
-    no_place = [text for text, part in zip(asked, parts, strict=True) if part is None or (part[2] is None and part[1] not in known)]
+    no_place = [
+        text for text, part in zip(asked, parts, strict=True) if part is None or (part[2] is None and part[1] not in known)
+    ]
     if no_place:
         raise InputError(
             f"{_listed(no_place)}: no such peak{'s' * (len(no_place) > 1)} here",
@@ -263,7 +265,9 @@ def _overlapping(names: pd.Index, asked: list[str]) -> np.ndarray:
     end = np.array([int(part[3] or end_of_all) for part in parts], np.int64)
     backwards = [text for text, wrong in zip(asked, start >= end, strict=True) if wrong]
     if backwards:
-        raise InputError(f"the interval {backwards[0]} ends before it starts", "chrom:start-end with start < end", "turn it round")
+        raise InputError(
+            f"the interval {backwards[0]} ends before it starts", "chrom:start-end with start < end", "turn it round"
+        )
     hit, found = overlaps.pairs([part[1] for part in parts], start, end)
     if len(found) == 0:
         raise NothingLeftError(f"no modelled peak overlaps {_listed(asked)}", "one at least", "ask for a wider interval")
@@ -303,7 +307,9 @@ def find_cells(adata: AnnData, query: str | Sequence[str]) -> np.ndarray:
                 "write it as 'column == \"value\"', and a column with other signs than letters in `backticks`",
             ) from None
         if not isinstance(chosen, pd.Series) or chosen.dtype != bool:
-            raise InputError(f"the query {query!r} is no condition", "a yes or no for each cell", "compare a column with a value")
+            raise InputError(
+                f"the query {query!r} is no condition", "a yes or no for each cell", "compare a column with a value"
+            )
         places = np.flatnonzero(chosen)
     else:
         places = np.unique(_places(list(query), adata.obs_names, "cell")[0])
@@ -357,13 +363,16 @@ def _places(key: Any, names: pd.Index, what: str) -> tuple[slice | np.ndarray, b
         if not -len(names) <= key < len(names):
             raise IndexError(f"{what} {key} of {len(names):,}")
         return np.array([key % len(names)]), True
-    if isinstance(key, pd.Series) and key.dtype == bool:
-        if not key.index.equals(names):
-            raise InputError(f"a mask over other {what}s", f"one over these {len(names):,} in their order", "make it from obs or var")
+    if isinstance(key, pd.Series) and key.dtype == bool and not key.index.equals(names):
+        raise InputError(
+            f"a mask over other {what}s", f"one over these {len(names):,} in their order", "make it from obs or var"
+        )
     values = np.asarray(key)
     if values.dtype == bool:
         if values.shape != (len(names),):
-            raise InputError(f"a mask of shape {values.shape}", f"one value for each of the {len(names):,} {what}s", "make it anew")
+            raise InputError(
+                f"a mask of shape {values.shape}", f"one value for each of the {len(names):,} {what}s", "make it anew"
+            )
         return np.flatnonzero(values), False
     if values.size == 0:
         return np.empty(0, np.int64), False

@@ -288,8 +288,8 @@ def _write(
     place: np.ndarray | None = None,
 ) -> None:
     """Write the slots of `train`; `place` says where each of the model's peaks is in `adata`, -1 for nowhere."""
-    from scale_toolkit.core.recipes import encode as encode_cells
     from scale_toolkit.core.initialise import open_sums
+    from scale_toolkit.core.recipes import encode as encode_cells
     from scale_toolkit.core.sparse import MatrixRows
 
     source = MatrixRows(counts)

@@ -362,3 +362,39 @@ def test_python_dash_m_and_the_version(tmp_path):
     result = good(f"{sys.executable} -m scale_toolkit --version; scale --version; SCALE.py --help", tmp_path)
     assert result.stdout.splitlines()[:2] == [f"scale {scale_toolkit.__version__}"] * 2
     assert "--data-list" in result.stdout
+
+
+def test_a_part_of_the_imputed_values_and_means_of_groups(chain, tmp_path):
+    from_file = anndata.read_h5ad(chain / "imputed.h5ad")
+    peaks = list(from_file.var_names[[3, 8]])
+    cluster = from_file.obs["scale_cluster"].cat.categories[0]
+    (tmp_path / "peaks.txt").write_text("\n".join(peaks))
+    (tmp_path / "sizes").write_text("".join(f"{chrom}\t999999999\n" for chrom in from_file.var["chrom"].unique()))
+    good(
+        f"scale impute {chain}/imputed.h5ad --peaks peaks.txt --cells 'scale_cluster == \"{cluster}\"' --numeric"
+        " --per-group cell_type --group-dir groups --chrom-sizes sizes -o part.h5ad",
+        tmp_path,
+    )
+    part = anndata.read_h5ad(tmp_path / "part.h5ad")
+    kept = from_file[from_file.obs["scale_cluster"] == cluster]
+    assert list(part.obs_names) == list(kept.obs_names) and list(keys.IMPUTED_PEAKS.get(part)) == peaks
+    np.testing.assert_array_equal(keys.IMPUTED.get(part), keys.IMPUTED.get(kept)[:, [3, 8]])
+    assert (part.X != kept.X).nnz == 0 and not keys.BINARY.found_in(part)
+    means = keys.GROUP_MEANS.get(part).dropna()
+    assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == sorted(
+        ["cell_type.tsv", *(f"cell_type.{name.replace(' ', '_').replace('/', '_')}.bw" for name in means)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--group-dir g", "--group-dir without --per-group"),
+        ("--per-group cell_type --chrom-sizes sizes", "--chrom-sizes without --group-dir"),
+        ("--to layers --peaks chr1", "--to is 'layers' and only some peaks are asked for"),
+    ],
+)
+def test_options_of_a_part_that_do_not_go_together(chain, tmp_path, words, message):
+    code, out, err = call(f"scale impute {chain}/imputed.h5ad {words} -o x.h5ad", tmp_path)
+    bad((code, out, err), 2, message)
+    assert content(tmp_path) == {}

@@ -97,7 +97,7 @@ def test_rise_counts_epochs_since_the_last_one_worth_the_name():
 
 def test_mixture_joins_early_where_the_plain_model_no_longer_gains(source):
     joined = []
-    model, history = trained(
+    _, history = trained(
         Thinned(source, 0.1, 120, 0), lr=1e-9, max_epochs=8, mixture_epoch=6, patience=5, on_mixture=lambda z: joined.append(z)
     )
     assert len(joined) == 1

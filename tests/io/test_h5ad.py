@@ -19,6 +19,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, ScaleWarning, UsageError
+from scale_toolkit.io import h5ad
 from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
 
 
@@ -164,7 +165,8 @@ def test_a_new_element_wins_over_the_carried_one(saved, tmp_path):
 @pytest.mark.parametrize(
     ("cut", "stale", "kept"),
     [
-        (np.s_[:50, :], ["X", "layers/counts", "layers/scaled", "raw", "obsm/imputed", "obsm/binary"], []),
+        (np.s_[:50, :], ["raw"], ["X", "layers/counts", "layers/scaled", "obsm/imputed", "obsm/binary"]),
+        (np.s_[:50, :50], ["X", "layers/counts", "layers/scaled", "raw"], ["obsm/imputed", "obsm/binary"]),
         (np.s_[:, :50], ["X", "layers/counts", "layers/scaled"], ["raw", "obsm/imputed", "obsm/binary"]),
         (np.s_[::-1, :], ["X", "layers/counts", "layers/scaled", "raw", "obsm/imputed", "obsm/binary"], []),
     ],
@@ -181,6 +183,26 @@ def test_stale_elements_are_dropped_by_name(saved, tmp_path, cut, stale, kept):
     with h5py.File(tmp_path / "out.h5ad") as out:
         assert [path for path in stale if path in out] == []
         assert [path for path in kept if path not in out] == []
+
+
+@pytest.mark.parametrize("step", [None, 800])
+def test_rows_of_cells_that_are_left_are_carried_block_by_block(saved, tmp_path, monkeypatch, step):
+    whole, rows = anndata.read_h5ad(saved), np.array([0, 3, 4, 50, 51, 119])
+    if step is not None:
+        monkeypatch.setattr(h5ad._SomeRows, "step", step)
+    with open_h5ad(saved) as file, pytest.warns(ScaleWarning, match="^dropped raw:"):
+        write_h5ad(file.read(keys.LARGE)[rows].copy(), tmp_path / "out.h5ad", carry=file)
+    made = anndata.read_h5ad(tmp_path / "out.h5ad")
+    expected = whole[rows].copy()
+    expected.raw = None
+    same(made, expected)
+
+
+def test_a_csc_matrix_is_dropped_with_its_cells(planted, tmp_path):
+    planted.X = planted.X.tocsc()
+    planted.write_h5ad(tmp_path / "in.h5ad")
+    with open_h5ad(tmp_path / "in.h5ad") as file, pytest.warns(ScaleWarning, match="^dropped X:"):
+        write_h5ad(file.read(["X"])[:9].copy(), tmp_path / "out.h5ad", carry=file)
 
 
 counts = hnp.arrays(

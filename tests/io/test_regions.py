@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from scale_toolkit.errors import InputError
-from scale_toolkit.io.regions import read_bed
+from scale_toolkit.io.regions import read_barcodes, read_bed, read_wanted
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -30,3 +30,46 @@ def test_what_is_no_bed(tmp_path, text, words):
     (tmp_path / "a.bed").write_text(text)
     with pytest.raises(InputError, match=words):
         read_bed(tmp_path / "a.bed")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("chr1:10-20", ["chr1:10-20"]),
+        ("chr1:10-20, peak7,chr2,peak7", ["chr1:10-20", "peak7", "chr2"]),
+        ("chr1:1,000-2,000", ["chr1:1000-2000"]),
+        ("chr1:1,000-2,000,000,chr2:5-6", ["chr1:1000-2000000", "chr2:5-6"]),
+        ("chr1:100-200,chr1:300-400", ["chr1:100-200", "chr1:300-400"]),
+    ],
+)
+def test_peaks_asked_for_in_words(text, expected):
+    assert read_wanted(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("track x\nchr1\t10\t20\tname\nchr2 5 6\n", ["chr1:10-20", "chr2:5-6"]),
+        ("peak1\nchr1:10-20\tnote\n\npeak1\r\n", ["peak1", "chr1:10-20"]),
+    ],
+)
+def test_peaks_asked_for_in_a_file(tmp_path, content, expected):
+    (tmp_path / "f").write_text(content)
+    assert read_wanted(str(tmp_path / "f")) == expected
+
+
+def test_a_file_that_names_nothing_is_told(tmp_path):
+    (tmp_path / "f").write_text("\n")
+    with pytest.raises(InputError, match="names nothing"):
+        read_wanted(str(tmp_path / "f"))
+    with pytest.raises(InputError, match="holds no barcode"):
+        read_barcodes(str(tmp_path / "f"))
+    with pytest.raises(InputError, match="',' names nothing"):
+        read_wanted(",")
+
+
+def test_cells_asked_for_are_a_query_or_the_barcodes_of_a_file(tmp_path):
+    (tmp_path / "f").write_text("AAC-1\tx\nAAG-1\nAAC-1\n")
+    assert read_barcodes(str(tmp_path / "f")) == ["AAC-1", "AAG-1"]
+    assert read_barcodes("leiden == '3'") == "leiden == '3'"
+    assert read_barcodes("x" * 5000) == "x" * 5000
