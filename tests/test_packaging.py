@@ -137,7 +137,8 @@ def _overrides() -> list[str]:
 
 
 def test_what_the_package_imports_is_declared():
-    lines = [*PROJECT["project"]["dependencies"], *sum(PROJECT["project"]["optional-dependencies"].values(), [])]
+    optional = PROJECT["project"]["optional-dependencies"].values()
+    lines = [*PROJECT["project"]["dependencies"], *itertools.chain(*optional)]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     owners = importlib.metadata.packages_distributions()
     missing = {}
