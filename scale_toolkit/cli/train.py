@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_readable, check_side_file, through
+from scale_toolkit.cli.files import check_folder, check_readable, check_side_file, through
 from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, command, given, on_gpu
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import UsageError
+
+_RESUME = "After an interruption"
+_CHECKPOINT = "Keep checkpoints here, and go on from the last one that is here: the result is that of an uninterrupted run."
+_EVERY = "Minutes between checkpoints; 0: one after every epoch."
 
 
 @command
@@ -20,6 +26,8 @@ def train(
     model: Annotated[Path | None, given("--model", metavar="FILE", help="Write the model, for --pretrain.")] = None,
     pretrain: Pretrain = None,
     gpu: Gpu = None,
+    checkpoint: Annotated[Path | None, given("--checkpoint", metavar="FOLDER", panel=_RESUME, help=_CHECKPOINT)] = None,
+    every: Annotated[float, typer.Option("--every", metavar="MINUTES", min=0, rich_help_panel=_RESUME, help=_EVERY)] = 10,
     *,
     config: Annotated[TrainConfig, Options(panel="Model")],
     talk: Talk,
@@ -30,8 +38,13 @@ def train(
         raise UsageError("both --model and --pretrain", "one of the two", "drop --model: the model is already written")
     check_side_file(model, "--model", (source, output))
     check_readable(pretrain)
+    if checkpoint is not None:
+        if pretrain:
+            raise UsageError("both --checkpoint and --pretrain", "one of the two", "drop --checkpoint: nothing is trained")
+        check_folder(checkpoint, "--checkpoint")
     without = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=without) as cells:
+        from scale_toolkit.io.checkpoints import Checkpoints
         from scale_toolkit.io.files import write_bytes
         from scale_toolkit.stages.train import encode
         from scale_toolkit.stages.train import train as stage
@@ -41,7 +54,8 @@ def train(
                 result = encode(cells.adata, config, progress=progress, model=pretrain.read_bytes())
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
-                result = stage(cells.adata, config, progress=progress, keep_model=keep)
+                at = Checkpoints(checkpoint, every) if checkpoint else None
+                result = stage(cells.adata, config, progress=progress, keep_model=keep, checkpoints=at)
         names = (keys.IMPUTED.name, keys.BINARY.name)
         cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))  # of a former model
         cells.write(result)

@@ -30,7 +30,8 @@ from scale_toolkit.core.loss import PeakSampler
 from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, sample
 from scale_toolkit.core.seed import generators, seeded_weights
 from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
-from scale_toolkit.core.trainer import Diverged, History, fit
+from scale_toolkit.core.snapshot import History, Snapshot
+from scale_toolkit.core.trainer import Diverged, fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,6 +152,8 @@ def train_fast(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, History], None] | None = None,
+    resume: Snapshot | None = None,
+    on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
 ) -> Trained:
     """Depth offsets, spectral start, one Newton step for the decoder, then ELBO steps on all of it.
 
@@ -221,6 +224,8 @@ def train_fast(
         steps_per_epoch=max(STEPS_PER_EPOCH, source.n_cells // (STEPS_PER_EPOCH * batch_size)),
         patience=patience,
         on_epoch=on_epoch,
+        resume=resume,
+        on_snapshot=on_snapshot,
     )
     return Trained(model, bias, weighting, log_transform, False, history, stopped)
 
@@ -242,6 +247,8 @@ def train_published(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, History], None] | None = None,
+    resume: Snapshot | None = None,
+    on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
 ) -> Trained:
     """The published model: random weights, a mixture fitted to the untrained encoder, and up to `max_iter` steps.
 
@@ -285,6 +292,8 @@ def train_published(
         drop_last=release,
         patience=0 if release else patience,
         on_epoch=on_epoch,
+        resume=resume,
+        on_snapshot=on_snapshot,
     )
     return Trained(model, None, None, log_transform, release, history, stopped)
 

@@ -6,7 +6,6 @@ Prints nothing, opens nothing: progress reaches the caller through `on_epoch`.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.core.mixture import standard_divergence
 from scale_toolkit.core.model import Scale, sample
 from scale_toolkit.core.optimiser import Adam
+from scale_toolkit.core.snapshot import Course, History, Rise, Snapshot
 from scale_toolkit.core.sparse import RowSource, blocks
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 EncoderInput = "Callable[[sparse.csr_matrix], sparse.csr_matrix]"
 
 MIXTURE_CELLS = 20_000  # the mixture starts from at most so many cells: more change its fit no more
-ENOUGH = 1e-3  # nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
 SETTLED_AFTER = 3  # epochs without a rise after which the mixture joins, before its epoch has come
 
 
@@ -37,18 +36,6 @@ class Diverged(ArithmeticError):
     def __init__(self, epoch: int, parameter: str, history: History) -> None:
         self.epoch, self.parameter, self.history = epoch, parameter, history
         super().__init__(f"not a number in epoch {epoch}, in {parameter}")
-
-
-@dataclass
-class History:
-    """Learning curves, one value an epoch; `held_out` also has the start's as its first value."""
-
-    loss: list[float] = field(default_factory=list)
-    reconstruction: list[float] = field(default_factory=list)
-    divergence: list[float] = field(default_factory=list)
-    held_out: list[float] = field(default_factory=list)
-    best_epoch: int = 0
-    steps: int = 0
 
 
 def fit(
@@ -74,6 +61,8 @@ def fit(
     steps_per_epoch: int = 0,
     patience: int = 0,
     on_epoch: Callable[[int, History], None] | None = None,
+    resume: Snapshot | None = None,
+    on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
 ) -> History:
     """Train `model` in place; where `source` hides open peaks (`Thinned`), end at the epoch that gave them most.
 
@@ -108,33 +97,44 @@ def fit(
         weights of the best epoch; 0 trains to the end and keeps the last.
     on_epoch
         Called after each epoch.
+    resume
+        Go on from here instead of from the first epoch; everything else must be as it was then.
+    on_snapshot
+        Called after each epoch with a function that makes the snapshot to go on from.
 
     Raises
     ------
     Diverged
         Where the loss is no longer a number.
+    NotThisTraining
+        Where `resume` does not fit the model.
     """
     device = model.decoder.weight.device
     offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
     loader = Loader(source, encoder_input, offsets.astype(np.float32), rng, device, mask, neighbours, sampler)
-    optimiser = Adam(model.parameters(), lr, weight_decay)
     held_out = source if isinstance(source, Thinned) else None
-    history = History()
-    if held_out is not None:
-        history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
-    best = good = copy.deepcopy(model.state_dict())
-    best_score = -np.inf
-    rise = Rise(history.held_out[0] if held_out is not None else np.inf)
-    mixture = False
-    for epoch in range(1, max_epochs + 1):
-        if not mixture and (epoch > mixture_epoch or rise.epochs_without >= SETTLED_AFTER):
+    course = Course(model, Adam(model.parameters(), lr, weight_decay), rng, noise)
+    if resume is not None:
+        course.put_back(resume)
+    elif held_out is not None:
+        course.history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
+        course.rise = Rise(course.history.held_out[0])
+    history = course.history
+
+    def ended() -> bool:
+        stopped = patience and course.mixture and course.rise.epochs_without >= patience
+        return course.epoch >= max_epochs or history.steps >= max_iter or stopped
+
+    while not ended():
+        course.epoch += 1
+        if not course.mixture and (course.epoch > mixture_epoch or course.rise.epochs_without >= SETTLED_AFTER):
             if on_mixture is not None:
                 on_mixture(latent_means(model, source, encoder_input, some_cells(source.n_cells, rng)))
-            mixture, rise = True, Rise(-np.inf)
+            course.mixture, course.rise = True, Rise(-np.inf)
         seen_parts = []
         n_seen = 0
         for batch in loader.epoch(batch_size, drop_last=drop_last, max_steps=steps_per_epoch):
-            parts = step(model, optimiser, batch.wait(), noise, mixture=mixture, clip=clip)
+            parts = step(model, course.optimiser, batch.wait(), noise, mixture=course.mixture, clip=clip)
             seen_parts.append(parts.detach())  # read at the end of the epoch: a step never waits for the GPU
             n_seen += len(batch)
             history.steps += 1
@@ -143,41 +143,27 @@ def fit(
         sums = torch.stack(seen_parts).cpu().double().sum(0).numpy()
         broken = not_a_number(model, sums)
         if broken:
-            model.load_state_dict(good)
-            raise Diverged(epoch, broken, history)
-        good = copy.deepcopy(model.state_dict())
-        history.reconstruction.append(sums[0] / n_seen)
-        history.divergence.append(sums[1] / n_seen)
-        history.loss.append(sums.sum() / n_seen)
+            model.load_state_dict(course.good)
+            raise Diverged(course.epoch, broken, history)
+        course.good = copy.deepcopy(model.state_dict())
+        history.reconstruction.append(float(sums[0] / n_seen))
+        history.divergence.append(float(sums[1] / n_seen))
+        history.loss.append(float(sums.sum() / n_seen))
         if held_out is not None:
             history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
-            rise.see(history.held_out[-1])
+            course.rise.see(history.held_out[-1])
             # Before the mixture is in place the model is not yet SCALE's: those weights are never the ones kept.
-            if mixture and history.held_out[-1] > best_score:
-                best, best_score, history.best_epoch = good, history.held_out[-1], epoch
+            if course.mixture and history.held_out[-1] > course.best_score:
+                course.best, course.best_score, history.best_epoch = course.good, history.held_out[-1], course.epoch
         if on_epoch is not None:
-            on_epoch(epoch, history)
-        if history.steps >= max_iter or (patience and mixture and rise.epochs_without >= patience):
-            break
+            on_epoch(course.epoch, history)
+        if on_snapshot is not None:
+            on_snapshot(course.snapshot)
     if patience and history.best_epoch:
-        model.load_state_dict(best)
+        model.load_state_dict(course.best)
     else:
         history.best_epoch = len(history.loss)
     return history
-
-
-class Rise:
-    """Has a score risen of late? Counts the epochs since it last rose by more than `ENOUGH`."""
-
-    def __init__(self, score: float) -> None:
-        self.score, self.epochs_without = score, 0
-
-    def see(self, score: float) -> None:
-        """Take the score of one more epoch."""
-        if score > self.score + ENOUGH:
-            self.score, self.epochs_without = score, 0
-        else:
-            self.epochs_without += 1
 
 
 def some_cells(n_cells: int, rng: np.random.Generator) -> np.ndarray | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str, ...] = ()) -> Callable:
+def stage(
+    name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str, ...] = (), loads: tuple[str, ...] = ()
+) -> Callable:
     """Turn ``run(adata, config, *, progress, **inputs) -> AnnData`` into a public stage.
 
     The stage can be called with a config or with its options as keywords, obeys ``n_threads``, and leaves a
@@ -49,6 +52,9 @@ def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str
         Its options.
     reads
         Slots that must be there (an error names the stage that makes them); with ``"X"``, what the input digest is made of.
+    loads
+        Libraries with threads of their own that the stage uses: loaded before the threads are limited, or their first use
+        would escape the limit.
     """
 
     def wrap(run: Callable[..., AnnData]) -> Callable[..., AnnData]:
@@ -63,6 +69,8 @@ def stage(name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str
                 adata = adata.copy()  # a stage writes its results into what it was given
             before = digest(adata, reads)
             started = time.perf_counter()
+            for library in loads:
+                import_module(library)
             with limited_threads(getattr(config, "n_threads", 0)) as threads:
                 result = run(adata, config, progress=progress, **inputs)
             _append(

@@ -39,7 +39,7 @@ CONVERGE_UP_TO = 20_000
 MOST_CLASSES = 1_000
 
 
-@stage("cluster", ClusterConfig, reads=(keys.LATENT,))
+@stage("cluster", ClusterConfig, reads=(keys.LATENT,), loads=("numba",))
 def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None = None) -> AnnData:
     """Cluster the cells of the latent space.
 

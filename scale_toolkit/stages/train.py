@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy import sparse
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, TrainingError
-from scale_toolkit.stages._stage import Progress, note, stage
+from scale_toolkit.stages._stage import Progress, digest, note, stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scale_toolkit.core.recipes import Encoded, Trained
-    from scale_toolkit.core.trainer import History
+    from scale_toolkit.core.snapshot import History, Snapshot
+
+log = logging.getLogger("scale_toolkit")
 
 #: How the fast preset trains, chosen by held-out likelihood and stability over seeds (benchmarks/RESULTS.md).
 FAST = {
@@ -34,13 +37,14 @@ FAST = {
 }
 
 
-@stage("train", TrainConfig, reads=("X",))
+@stage("train", TrainConfig, reads=("X",), loads=("torch",))
 def train(
     adata: AnnData,
     config: TrainConfig,
     *,
     progress: Progress | None = None,
     keep_model: Callable[[bytes], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> AnnData:
     """Train SCALE on the open peaks of `adata` (Xiong et al. 2019, Nat Commun 10:4576).
 
@@ -54,6 +58,9 @@ def train(
         Called after each epoch.
     keep_model
         Receives the bytes of the model file, from which `encode` encodes new cells.
+    checkpoints
+        Where a training that was cut short goes on from and what it leaves for the next time; the result is that of
+        an uninterrupted one, bit for bit on the CPU at the same number of threads.
 
     Returns
     -------
@@ -75,20 +82,21 @@ def train(
     Raises
     ------
     InputError
-        Negative, fractional or missing counts, fewer than two cells.
+        Negative, fractional or missing counts, fewer than two cells; checkpoints of another training.
     DeviceError
         The device asked for is not there.
     TrainingError
         The loss was not a number in the first epoch.
     """
-    from scale_toolkit.core.checkpoint import dumps
+    from scale_toolkit.core.model_file import dumps
     from scale_toolkit.core.sparse import MatrixRows
 
     settings = config.resolved()
     device = find_device(config.device)
     modelled = modelled_peaks(adata)
     counts = modelled_counts(adata, modelled)
-    trained = _train(MatrixRows(counts), settings, device, progress)
+    going_on = {} if checkpoints is None else _going_on(checkpoints, adata, settings)
+    trained = _train(MatrixRows(counts), settings, device, progress, **going_on)
     _write(adata, trained, counts, modelled, settings.seed)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
@@ -100,7 +108,7 @@ def train(
     return adata
 
 
-@stage("train", TrainConfig, reads=("X",))
+@stage("train", TrainConfig, reads=("X",), loads=("torch",))
 def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = None, model: bytes) -> AnnData:
     """Encode cells with a trained model, without training: `train --pretrain`.
 
@@ -125,7 +133,7 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     """
     import warnings
 
-    from scale_toolkit.core.checkpoint import NotAModel, loads
+    from scale_toolkit.core.model_file import NotAModel, loads
 
     try:
         trained, peaks, facts = loads(model)
@@ -155,6 +163,63 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config.seed, place=place)
     note(adata, pretrained=True, model_version=facts.get("version", ""), peaks_missing=int((~known).sum()))
     return adata
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints are kept (`scale_toolkit.io.checkpoints`)."""
+
+    due: bool
+
+    def save(self, epoch: int, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Keep one."""
+        ...
+
+    def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """Return the last one that is whole."""
+        ...
+
+
+def _that_matter(settings: TrainConfig) -> dict[str, Any]:
+    """The options that a checkpoint is bound to: a training may go on with other threads, or on another device."""
+    return {name: value for name, value in settings.as_dict().items() if name not in ("device", "n_threads")}
+
+
+def _going_on(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -> dict[str, Any]:
+    """What `_train` needs to go on from the last checkpoint and to leave new ones."""
+    from scale_toolkit.core.snapshot import Snapshot
+
+    marked = (keys.SELECTED,) if keys.SELECTED.found_in(adata) else ()
+    of = {"version": __version__, "options": _that_matter(settings), "cells": digest(adata, ("X", *marked))}
+
+    def keep(take: Callable[[], Snapshot]) -> None:
+        if checkpoints.due:
+            now = take()
+            checkpoints.save(now.facts["epoch"], now.arrays, {"of": of, "training": now.facts})
+
+    found = checkpoints.load()
+    if found is None:
+        return {"on_snapshot": keep}
+    arrays, facts = found
+    before = facts.get("of", {})
+    if before != of:
+        raise InputError(
+            f"the checkpoint is of another training ({_difference(before, of)})",
+            "the same cells, peaks, options and version",
+            "give this training a --checkpoint folder of its own",
+        )
+    log.info("going on after epoch %d", facts["training"]["epoch"])
+    return {"resume": Snapshot(arrays, facts["training"]), "on_snapshot": keep}
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first thing two trainings differ in, in words."""
+    if before.get("version") != now["version"]:
+        return f"version {before.get('version')}, here {now['version']}"
+    options = before.get("options", {})
+    for name, value in now["options"].items():
+        if options.get(name) != value:
+            return f"{name} {options.get(name)}, here {value}"
+    return "other cells or peaks"
 
 
 def find_device(name: str) -> torch.device:
@@ -223,7 +288,7 @@ def in_model_order(counts: sparse.csr_matrix, place: np.ndarray) -> sparse.csr_m
     return sparse.csc_matrix((here.data, here.indices, pointers), (counts.shape[0], len(place))).tocsr()
 
 
-def _train(source, settings: TrainConfig, device: torch.device, progress: Progress | None) -> Trained:
+def _train(source, settings: TrainConfig, device: torch.device, progress: Progress | None, **going_on: Any) -> Trained:
     from scale_toolkit.core.recipes import train_fast, train_published
     from scale_toolkit.core.trainer import Diverged
 
@@ -251,6 +316,7 @@ def _train(source, settings: TrainConfig, device: torch.device, progress: Progre
         "seed": settings.seed,
         "device": device,
         "on_epoch": on_epoch,
+        **going_on,
     }
     try:
         trained = (

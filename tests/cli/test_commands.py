@@ -398,3 +398,23 @@ def test_options_of_a_part_that_do_not_go_together(chain, tmp_path, words, messa
     code, out, err = call(f"scale impute {chain}/imputed.h5ad {words} -o x.h5ad", tmp_path)
     bad((code, out, err), 2, message)
     assert content(tmp_path) == {}
+
+
+def test_train_goes_on_from_its_checkpoint_after_a_kill(chain, tmp_path):
+    command = [SCALE, "train", chain / "selected.h5ad", "--checkpoint", "c", "--every", "0", "--n-threads", "1", "--quiet"]
+    killed = subprocess.Popen([*command, "-o", "out.h5ad"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 120
+        while not (tmp_path / "c" / "epoch-000002.json").exists():
+            assert killed.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert not (tmp_path / "out.h5ad").exists()
+    good(f"scale train {chain}/selected.h5ad --checkpoint c --n-threads 1 -o out.h5ad", tmp_path)
+    good(f"scale train {chain}/selected.h5ad --n-threads 1 -o whole.h5ad", tmp_path)
+    resumed, whole = (anndata.read_h5ad(tmp_path / name) for name in ("out.h5ad", "whole.h5ad"))
+    for slot in (keys.LATENT, keys.DECODER, keys.POSTERIOR):
+        np.testing.assert_array_equal(slot.get(resumed), slot.get(whole))
+    assert scale_toolkit.receipts(resumed) == scale_toolkit.receipts(whole)

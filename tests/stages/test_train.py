@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 
 import anndata
 import numpy as np
@@ -250,3 +253,23 @@ def test_real_cells_fall_into_their_types(real, name, floor):
     scale.train(cells, n_threads=1)
     labels = KMeans(truth.nunique(), n_init=10, random_state=0).fit_predict(keys.LATENT.get(cells))
     assert adjusted_rand_score(truth, labels) > floor
+
+
+def test_threads_are_limited_in_the_first_call_of_a_process():
+    """Torch is loaded by the stage itself, whose limit must still hold for it."""
+    code = (
+        "import sys, numpy as np, anndata, scale_toolkit as scale\n"
+        "from scipy import sparse\n"
+        "assert 'torch' not in sys.modules\n"
+        "seen = []\n"
+        "def look(*what):\n    import torch\n    seen.append(torch.get_num_threads())\n"
+        "counts = sparse.random(60, 50, 0.3, 'csr', np.float32, random_state=0)\n"
+        "counts.data[:] = 1\n"
+        "scale.train(anndata.AnnData(counts), n_components=2, max_iter=2, n_threads=1, progress=look)\n"
+        "print(seen[0])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stdout.strip() == "1", done.stderr

@@ -13,7 +13,7 @@ import torch
 from scale_toolkit.core.initialise import Weighting
 from scale_toolkit.core.model import Scale, Shape
 from scale_toolkit.core.recipes import Trained
-from scale_toolkit.core.trainer import History
+from scale_toolkit.core.snapshot import History
 
 FORMAT = "scale_toolkit model 2"
 

@@ -1,0 +1,131 @@
+"""Where a training stands at the end of an epoch, as plain arrays and values: what a checkpoint holds.
+
+A training that goes on from one computes what the uninterrupted training would have: weights, moments of the optimiser, the
+state of both generators, the best weights so far and everything that early stopping listens to are in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from scale_toolkit.core.model import Scale
+    from scale_toolkit.core.optimiser import Adam
+
+ENOUGH = 1e-3  # nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
+
+
+class NotThisTraining(ValueError):
+    """A snapshot does not fit the model; the message says what is wrong."""
+
+
+@dataclass
+class History:
+    """Learning curves, one value an epoch; `held_out` also has the start's as its first value."""
+
+    loss: list[float] = field(default_factory=list)
+    reconstruction: list[float] = field(default_factory=list)
+    divergence: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    steps: int = 0
+
+
+@dataclass
+class Rise:
+    """Has a score risen of late? Counts the epochs since it last rose by more than `ENOUGH`."""
+
+    score: float
+    epochs_without: int = 0
+
+    def see(self, score: float) -> None:
+        """Take the score of one more epoch."""
+        if score > self.score + ENOUGH:
+            self.score, self.epochs_without = score, 0
+        else:
+            self.epochs_without += 1
+
+
+@dataclass
+class Course:
+    """Everything a training changes: its model, optimiser and generators, and what early stopping remembers.
+
+    Attributes
+    ----------
+    good, best
+        Weights after the last epoch whose loss was a number, and of the best epoch so far.
+    """
+
+    model: Scale
+    optimiser: Adam
+    rng: np.random.Generator
+    noise: torch.Generator
+    history: History = field(default_factory=History)
+    rise: Rise = field(default_factory=lambda: Rise(np.inf))
+    epoch: int = 0
+    mixture: bool = False
+    best_score: float = -np.inf
+
+    def __post_init__(self) -> None:
+        self.good = self.best = copy.deepcopy(self.model.state_dict())
+
+    def snapshot(self) -> Snapshot:
+        """What this course is now, copied."""
+        adam = self.optimiser
+        moments = {"steps": adam.steps, "means": adam.means, "squares": adam.squares}
+        tensors = {f"good/{name}": value for name, value in self.good.items()}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors |= {f"adam/{kind}/{i}": value for kind, values in moments.items() for i, value in enumerate(values)}
+        tensors["noise"] = self.noise.get_state()
+        facts = {
+            "history": dataclasses.asdict(self.history),
+            "rise": dataclasses.asdict(self.rise),
+            "epoch": self.epoch,
+            "mixture": self.mixture,
+            "best_score": self.best_score,
+            "rng": self.rng.bit_generator.state,
+        }
+        return Snapshot({name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}, facts)
+
+    def put_back(self, snapshot: Snapshot) -> None:
+        """Become what was when `snapshot` was taken.
+
+        Raises
+        ------
+        NotThisTraining
+            It is of a model of another shape, or lacks parts.
+        """
+        arrays, facts = snapshot.arrays, snapshot.facts
+        wanted = self.snapshot().arrays
+        for name, value in wanted.items():
+            if name not in arrays or (name != "noise" and arrays[name].shape != value.shape):
+                shape = arrays[name].shape if name in arrays else "nothing"
+                raise NotThisTraining(f"{name} is {shape}, the model has {value.shape}")
+        tensors = {name: torch.from_numpy(arrays[name].copy()) for name in wanted}
+        self.good, self.best = (
+            {name: tensors[f"{kind}/{name}"].to(value) for name, value in self.model.state_dict().items()}
+            for kind in ("good", "best")
+        )
+        self.model.load_state_dict(self.good)
+        adam = self.optimiser
+        for kind, values in (("steps", adam.steps), ("means", adam.means), ("squares", adam.squares)):
+            for i, value in enumerate(values):
+                value.copy_(tensors[f"adam/{kind}/{i}"])
+        self.noise.set_state(tensors["noise"])
+        self.rng.bit_generator.state = facts["rng"]
+        self.history, self.rise = History(**facts["history"]), Rise(**facts["rise"])
+        self.epoch, self.mixture, self.best_score = facts["epoch"], facts["mixture"], facts["best_score"]
+
+
+@dataclass
+class Snapshot:
+    """A `Course` as NumPy arrays by name, and JSON values."""
+
+    arrays: dict[str, np.ndarray]
+    facts: dict[str, Any]
