@@ -29,8 +29,8 @@ from scale_toolkit.core.initialise import (
 from scale_toolkit.core.loss import PeakSampler
 from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, sample
 from scale_toolkit.core.seed import generators, seeded_weights
-from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
 from scale_toolkit.core.snapshot import History, Snapshot
+from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
 from scale_toolkit.core.trainer import Diverged, fit
 
 if TYPE_CHECKING:
