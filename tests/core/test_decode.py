@@ -156,7 +156,7 @@ def test_a_block_stays_within_its_budget_and_blocks_can_be_read_twice():
     assert {block.shape[0] for block in first[:-1]} == {9}
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
     assert rows.shape == (70, 1100) and rows.dtype == np.float32 and rows.format == "dense"
-    assert Decoder(*random_arrays()).shape[0] * 1100 * 4 < decode.BLOCK_BYTES == 64 * 2**20
+    assert Decoder(*random_arrays()).shape[0] * 1100 * 4 < decode.BLOCK_BYTES == 16 * 2**20
 
 
 def test_shapes_that_do_not_agree_are_an_error():
