@@ -16,20 +16,16 @@ binary value compares that float32 with the rates in float64, so it can be recom
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scale_toolkit.lazy import in_order
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Iterator
 
     from scipy import sparse
-
-T = TypeVar("T")
 
 #: Bytes of one dense float32 block of rows; a few of them are held, one a thread and one that is being used.
 BLOCK_BYTES = 16 * 2**20
@@ -205,26 +201,6 @@ class BinaryRows:
             return threshold.as_csr(bits, self.shape[1]) if self.format == "csr" else bits[:, : self.shape[1]]
 
         return in_order(make, _row_slices(self.shape[0], self.height), self.n_threads)
-
-
-def in_order(make: Callable[[slice], T], rows: Iterable[slice], n_threads: int) -> Iterator[T]:
-    """Yield ``make(rows)`` for each, in order; `n_threads` of them are made while the one before is used (0: one a core)."""
-    n_threads = n_threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if n_threads == 1:  # one thread means one: then nothing is made ahead
-        yield from map(make, rows)
-        return
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        try:
-            for one in rows:
-                waiting.append(pool.submit(make, one))
-                if len(waiting) > n_threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _row_slices(n_rows: int, height: int) -> Iterator[slice]:

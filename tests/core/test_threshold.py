@@ -12,8 +12,9 @@ from scipy import sparse
 from scipy.special import expit
 
 from scale_toolkit.core import threshold
-from scale_toolkit.core.decode import BinaryRows, Decoder, in_order
+from scale_toolkit.core.decode import BinaryRows, Decoder
 from scale_toolkit.core.threshold import TILE, Thresholds, logit_above
+from scale_toolkit.lazy import in_order
 
 
 def random_decoder(n_cells=41, n_peaks=2 * TILE + 37, latent=10, seed=0, scale=1.0):
