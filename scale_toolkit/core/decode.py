@@ -133,8 +133,12 @@ class NumericRows:
         self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield consecutive blocks of rows."""
-        return in_order(self._make, _row_slices(self.shape[0], self.height), self.n_threads)
+        """Yield consecutive blocks of rows; meanwhile BLAS has one thread."""
+        from threadpoolctl import threadpool_limits
+
+        # products of a tile are small: BLAS threads within these threads would take turns at waiting (ten times as slow)
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield from in_order(self._make, _row_slices(self.shape[0], self.height), self.n_threads)
 
     def _make(self, rows: slice) -> np.ndarray:
         made = self.decoder.probabilities(rows)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
-from scale_toolkit.core.decode import BinaryRows, Decoder, NumericRows
+from scale_toolkit.core.decode import UINT8_STEP, BinaryRows, Decoder, NumericRows
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages._stage import stage
 
@@ -32,7 +32,7 @@ log = logging.getLogger("scale_toolkit")
 def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
-    A value is sigmoid(w_j · h_i + b_j + s_i), in float32; X is not read. Peaks are taken from this AnnData's own ``var``,
+    A value is sigmoid(w_j · h_i + b_j + s_i), rounded once to float32; X is not read. Peaks are taken from this AnnData's own ``var``,
     so a subset of cells or peaks made after training is imputed as such. Peaks that the model has not seen are left out.
 
     Parameters
@@ -48,9 +48,12 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
     -------
     AnnData with
 
-    - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1];
+    - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1]; with
+      ``numeric_format="float16"`` the nearest of those, with ``"uint8"`` the nearest number of steps of
+      ``uns['scale_imputed_step']`` (1/255; `unpack_numeric`);
     - ``obsm['binary']`` (cells × modelled peaks, CSR uint8): 1 where it exceeds both the cell's and the peak's open rate;
-    - ``uns['scale_imputed_peaks']``: the peak names of the columns of both;
+      with ``binary_format="packed"`` instead ``obsm['binary_packed']`` (cells × modelled peaks / 8, uint8; `unpack_binary`);
+    - ``uns['scale_imputed_peaks']``: the peak names of the columns, or bits, of these;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × all peaks).
 
     Raises
@@ -113,14 +116,16 @@ def _row_blocks(adata: AnnData, config: ImputeConfig) -> dict[str, RowBlocks]:
     decoder = Decoder(*arrays.values())
     results: dict[str, RowBlocks] = {}
     if config.numeric or not config.binary:
-        results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder)
+        results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
     if config.binary:
         rates = {
             keys.CELL_OPEN_RATE: keys.CELL_OPEN_RATE.get(adata).to_numpy(),
             keys.PEAK_OPEN_RATE: keys.PEAK_OPEN_RATE.get(adata).to_numpy()[modelled],
         }
         _check_finite(rates)
-        results[f"{config.to}/{keys.BINARY.name}"] = BinaryRows(decoder, *rates.values())
+        packed = config.binary_format == "packed"
+        slot = keys.BINARY_PACKED if packed else keys.BINARY
+        results[f"{config.to}/{slot.name}"] = BinaryRows(decoder, *rates.values(), packed=packed, n_threads=config.n_threads)
     return results
 
 
@@ -158,7 +163,7 @@ def outdated(adata: AnnData, config: ImputeConfig) -> list[keys.Slot]:
     if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
         return []
     same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config))
-    return [] if same else [keys.IMPUTED, keys.BINARY]
+    return [] if same else [keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED]
 
 
 def _column_names(adata: AnnData, config: ImputeConfig) -> np.ndarray:
@@ -166,7 +171,9 @@ def _column_names(adata: AnnData, config: ImputeConfig) -> np.ndarray:
 
 
 def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks]) -> None:
-    """Write the peak names of the columns, and drop an older result that has other columns."""
+    """Write the peak names of the columns, and what a uint8 stands for; drop an older result that has other columns."""
+    if config.numeric_format == "uint8":
+        keys.IMPUTED_STEP.set(adata, UINT8_STEP)
     if config.to == "layers":
         return
     names = _column_names(adata, config)
