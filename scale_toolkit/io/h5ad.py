@@ -14,12 +14,13 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.errors import InputError, ScaleError, ScaleWarning
-from scale_toolkit.io import files
+from scale_toolkit.io import files, zarr_store
 from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strips, write_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    import zarr
     from anndata import AnnData
 
     from scale_toolkit.lazy import RowBlocks
@@ -158,7 +159,7 @@ def write_h5ad(
     streamed: Mapping[str, RowBlocks] | None = None,
     stdout: BinaryIO | None = None,
 ) -> None:
-    """Write an AnnData as h5ad: to a path whole or not at all, or to standard output (``-``).
+    """Write an AnnData as h5ad: to a path whole or not at all, or to standard output (``-``); to ``*.zarr`` as a zarr store.
 
     Equal AnnData give equal bytes.
 
@@ -186,6 +187,10 @@ def write_h5ad(
     """
     streamed = dict(streamed or {})
     _check_shapes(adata, streamed)
+    if files.is_zarr(destination):
+        with zarr_store.new_store(destination) as store:
+            _write(store, None, adata, carry, streamed, {})
+        return
     if files.is_stream(destination):
         sink = files.output_stream(stdout)
         with files.unlinked(buffering=0) as spool:
@@ -363,8 +368,8 @@ def _check_shapes(adata: AnnData, streamed: Mapping[str, RowBlocks]) -> None:
 
 
 def _write(
-    root: h5py.File,
-    made: _Sink,
+    root: h5py.File | zarr.Group,
+    made: _Sink | None,
     adata: AnnData,
     carry: H5adFile | None,
     streamed: Mapping[str, RowBlocks],
@@ -375,7 +380,8 @@ def _write(
     root.attrs["encoding-type"], root.attrs["encoding-version"] = "anndata", "0.1.0"
     if adata.X is not None and "X" not in streamed:
         write_elem(root, "X", _plain_matrix(adata.X), dataset_kwargs=compression)
-        made.check()
+        if made is not None:
+            made.check()
     write_elem(root, "obs", _plain_table(adata.obs))
     write_elem(root, "var", _plain_table(adata.var))
     for mapping in _MAPPINGS:
@@ -385,6 +391,9 @@ def _write(
     if adata.raw is not None:
         write_elem(root, "raw", adata.raw, dataset_kwargs=compression)
     for path, blocks in sorted(streamed.items()):
+        if made is None:
+            zarr_store.write_blocks(root, path, blocks)
+            continue
         made.check()
         _write_blocks(root, path, _Checked(blocks, made), compression)
     if carry is not None:
@@ -424,7 +433,7 @@ def _plain_table(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**columns) if columns else table
 
 
-def _carry(root: h5py.File, adata: AnnData, carry: H5adFile) -> None:
+def _carry(root: h5py.File | zarr.Group, adata: AnnData, carry: H5adFile) -> None:
     if not carry.left_out:
         return
     same_cells = carry.obs_names.equals(adata.obs_names)
@@ -440,7 +449,11 @@ def _carry(root: h5py.File, adata: AnnData, carry: H5adFile) -> None:
             stale.append(path)
             continue
         parent, _, name = path.rpartition("/")
-        carry.root.copy(path, root[parent] if parent else root, name=name)
+        place = root[parent] if parent else root
+        if isinstance(root, h5py.File):
+            carry.root.copy(path, place, name=name)
+        else:
+            zarr_store.copy(carry.root[path], place, name)
     if stale:
         warnings.warn(
             f"dropped {', '.join(stale)}: their cells or peaks are no longer those of the file; run their stage again",
