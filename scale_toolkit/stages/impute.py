@@ -32,8 +32,9 @@ log = logging.getLogger("scale_toolkit")
 def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
-    A value is sigmoid(w_j · h_i + b_j + s_i), rounded once to float32; X is not read. Peaks are taken from this AnnData's own ``var``,
-    so a subset of cells or peaks made after training is imputed as such. Peaks that the model has not seen are left out.
+    A value is sigmoid(w_j · h_i + b_j + s_i), rounded once to float32; X is not read. Peaks are taken from this AnnData's
+    own ``var``, so a subset of cells or peaks made after training is imputed as such. Peaks that the model has not seen are
+    left out.
 
     Parameters
     ----------
