@@ -28,6 +28,8 @@ _STAGES = {
     "embed": "embed",
     "cluster": "cluster",
     "simulate": "simulate",
+    "unpack_binary": "unpack",
+    "unpack_numeric": "unpack",
     "receipts": "_stage",
 }
 

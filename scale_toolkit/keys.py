@@ -76,14 +76,18 @@ MIXTURE = Slot("uns", "scale_mixture", "train", "", "dict", "weights (k), means 
 HISTORY = Slot("uns", "scale_history", "train", "", "dict", "learning curves, one array a quantity, one value an epoch")
 
 # impute
-IMPUTED = Slot("obsm", "imputed", "impute", "cells × peaks", "float32", "probability that a peak is open")
+IMPUTED = Slot("obsm", "imputed", "impute", "cells × peaks", "float32, float16 or uint8", "probability that a peak is open")
+IMPUTED_STEP = Slot("uns", "scale_imputed_step", "impute", "", "float", "probability that 1 stands for where it is uint8")
 BINARY = Slot(
     "obsm", "binary", "impute", "cells × peaks", "uint8 CSR", "imputed, thresholded by the cell's and the peak's rate"
+)
+BINARY_PACKED = Slot(
+    "obsm", "binary_packed", "impute", "cells × peaks / 8", "uint8", "the same, peak 8 k + l in bit l of byte k"
 )
 GROUP_MEANS = Slot(
     "varm", "imputed_groups", "impute", "peaks × groups", "float32", "mean probability that a peak is open in each group"
 )
-IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns of both")
+IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns (or bits) of these")
 
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
@@ -123,7 +127,7 @@ RUNTIME = Slot(
 )
 
 #: Elements larger than a stage after `train` needs: copied from file to file, never loaded on the way through.
-LARGE = ("X", "layers", "raw", IMPUTED.path, BINARY.path)
+LARGE = ("X", "layers", "raw", IMPUTED.path, BINARY.path, BINARY_PACKED.path)
 
 
 def all_slots() -> list[Slot]:

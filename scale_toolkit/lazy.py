@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
 
     import numpy as np
     from scipy import sparse
 
+Made, From = TypeVar("Made"), TypeVar("From")
+
 
 class RowBlocks(Protocol):
-    """A cells × peaks matrix made block by block, in row order; `io` writes each block and forgets it."""
+    """A cells × peaks matrix made block by block, in row order; `io` writes each block and forgets it.
+
+    It may also have ``all_ones`` (every stored value of a CSR is 1, and need not be written) and ``n_threads`` (how many
+    threads may compress it, 0 for one a core; without it one).
+    """
 
     shape: tuple[int, int]
     dtype: np.dtype
@@ -21,3 +31,24 @@ class RowBlocks(Protocol):
     def blocks(self) -> Iterator[np.ndarray | sparse.csr_matrix]:
         """Yield consecutive blocks of rows that together have `shape`; may be called again for a second pass."""
         ...
+
+
+def in_order(make: Callable[[From], Made], items: Iterable[From], n_threads: int) -> Iterator[Made]:
+    """Yield ``make(item)`` for each, in order; `n_threads` of them are made while the one before is used (0: one a core)."""
+    n_threads = n_threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if n_threads == 1:  # one thread means one: then nothing is made ahead
+        yield from map(make, items)
+        return
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                del item
+                if len(waiting) > n_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

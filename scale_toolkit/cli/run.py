@@ -117,7 +117,7 @@ def run(
         train=_with(on_gpu(train, gpu), n_components=n_centroids),
         embed=_with(embed, **shared),
         cluster=_with(cluster, n_clusters=n_centroids, **shared),
-        impute=ImputeConfig(numeric=impute, binary=binary) if impute or binary else None,
+        impute=ImputeConfig(numeric=impute, binary=binary, n_threads=train.n_threads) if impute or binary else None,
         pretrain=pretrain,
     )
     check_folder(outdir)

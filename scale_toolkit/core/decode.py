@@ -19,13 +19,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+
+from scale_toolkit.lazy import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Bytes of one dense float32 block of rows.
-BLOCK_BYTES = 64 * 2**20
+    from scipy import sparse
+
+#: Bytes of one dense float32 block of rows; a few of them are held, one a thread and one that is being used.
+BLOCK_BYTES = 16 * 2**20
+
+#: What 1 stands for in a probability stored as uint8; the nearest step is at most half of it away.
+UINT8_STEP = 1 / 255
 
 # Values worked on at a time: two float64 tiles stay in the second-level cache.
 _TILE_ROWS, _TILE_COLUMNS = 64, 512
@@ -48,19 +54,20 @@ class Decoder:
 
     def __init__(self, hidden: np.ndarray, weights: np.ndarray, bias: np.ndarray, offset: np.ndarray) -> None:
         self.hidden, self.offset, self.bias = np.asarray(hidden), np.asarray(offset, np.float64), np.asarray(bias, np.float64)
-        weights = np.asarray(weights, np.float64)
-        self.shape = (self.hidden.shape[0], weights.shape[0])
-        if (self.hidden.shape[1], *self.shape) != (weights.shape[1], *self.offset.shape, *self.bias.shape):
+        self.weights = np.ascontiguousarray(weights, np.float64)
+        self.shape = (self.hidden.shape[0], self.weights.shape[0])
+        if (self.hidden.shape[1], *self.shape) != (self.weights.shape[1], *self.offset.shape, *self.bias.shape):
             raise ValueError(
-                f"the shapes do not agree: hidden {self.hidden.shape}, weights {weights.shape}, bias {self.bias.shape}, "
+                f"the shapes do not agree: hidden {self.hidden.shape}, weights {self.weights.shape}, bias {self.bias.shape}, "
                 f"offset {self.offset.shape}"
             )
-        self._bits = _exact_bits(2 * weights.shape[1])
-        self._weights = _split(weights, self._bits)
+        #: Bits of each of the two parts of a vector.
+        self.bits = _exact_bits(2 * self.weights.shape[1])
+        self._weights = _split(self.weights, self.bits)
 
     def probabilities(self, rows: slice | np.ndarray = slice(None), columns: slice | np.ndarray = slice(None)) -> np.ndarray:
         """Probability that each peak is open in each cell: rows × columns, float32, in [0, 1]."""
-        rows_high, rows_low = _split(self.hidden[rows].astype(np.float64), self._bits)
+        rows_high, rows_low = _split(self.hidden[rows].astype(np.float64), self.bits)
         columns_high, columns_low = (part[columns].T for part in self._weights)
         # h·w = high·high + (high·low + low·high), each of the two sums free of rounding; low·low is below float64's precision
         rows_cross, columns_cross = np.hstack([rows_high, rows_low]), np.vstack([columns_low, columns_high])
@@ -102,32 +109,48 @@ def probabilities(
 
 
 class NumericRows:
-    """The probabilities as dense float32 blocks of rows (a `lazy.RowBlocks`).
+    """The probabilities as dense blocks of rows (a `lazy.RowBlocks`).
 
     Parameters
     ----------
     decoder
         The arrays.
+    dtype
+        float32; float16, the nearest to it; or uint8, the nearest of 255 steps (`UINT8_STEP`) from 0 to 1.
+    n_threads
+        Blocks made at a time; 0 for one a core that this job may use.
     block_bytes
-        Size of one block; at least one row is made at a time.
+        Size of one block as float32; at least one row is made at a time.
     """
 
-    dtype = np.dtype(np.float32)
     format = "dense"
 
-    def __init__(self, decoder: Decoder, *, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, decoder: Decoder, dtype: str = "float32", *, n_threads: int = 0, block_bytes: int = BLOCK_BYTES) -> None:
         self.decoder = decoder
+        self.dtype = np.dtype(dtype)
         self.shape = decoder.shape
+        self.n_threads = n_threads
         self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield consecutive blocks of rows."""
-        for rows in _row_slices(self.shape[0], self.height):
-            yield self.decoder.probabilities(rows)
+        """Yield consecutive blocks of rows; meanwhile BLAS has one thread."""
+        from threadpoolctl import threadpool_limits
+
+        # products of a tile are small: BLAS threads within these threads would take turns at waiting (ten times as slow)
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield from in_order(self._make, _row_slices(self.shape[0], self.height), self.n_threads)
+
+    def _make(self, rows: slice) -> np.ndarray:
+        made = self.decoder.probabilities(rows)
+        if self.dtype == np.uint8:
+            np.rint(np.multiply(made, 255, out=made), out=made)
+        return made.astype(self.dtype, copy=False)
 
 
 class BinaryRows:
-    """The probabilities thresholded by their cell's and their peak's open rate, as CSR blocks of uint8 (a `lazy.RowBlocks`).
+    """The probabilities thresholded by their cell's and their peak's open rate (a `lazy.RowBlocks`).
+
+    The values are those of `Decoder`, compared in float64; they are found without being made (`core.threshold`).
 
     Parameters
     ----------
@@ -135,39 +158,58 @@ class BinaryRows:
         The arrays.
     cell_rate, peak_rate
         Share of modelled peaks open in each cell, share of modelled cells each peak is open in, in [0, 1].
+    packed
+        Dense blocks of uint8 with a bit a value (peak 8 k + l is the bit of value 2^l of byte k, which is
+        ``numpy.packbits(..., bitorder="little")``) instead of CSR blocks of uint8.
+    n_threads
+        Blocks made at a time; 0 for one a core that this job may use.
     block_bytes
-        Size of the dense block behind one sparse block; at least one row is made at a time.
+        A block has the rows that would take so much as dense float32, at least one; they are never made as such.
     """
 
     dtype = np.dtype(np.uint8)
-    format = "csr"
 
     def __init__(
-        self, decoder: Decoder, cell_rate: np.ndarray, peak_rate: np.ndarray, *, block_bytes: int = BLOCK_BYTES
+        self,
+        decoder: Decoder,
+        cell_rate: np.ndarray,
+        peak_rate: np.ndarray,
+        *,
+        packed: bool = False,
+        n_threads: int = 0,
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
+        n_cells, n_peaks = decoder.shape
         self.decoder = decoder
-        self.shape = decoder.shape
         self.cell_rate = _round_down(cell_rate)
         self.peak_rate = _round_down(peak_rate)
-        if (len(self.cell_rate), len(self.peak_rate)) != self.shape:
-            raise ValueError(f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of {self.shape}")
-        self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
+        if (len(self.cell_rate), len(self.peak_rate)) != decoder.shape:
+            raise ValueError(
+                f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of {decoder.shape}"
+            )
+        self.format = "dense" if packed else "csr"
+        self.shape = (n_cells, -(-n_peaks // 8) if packed else n_peaks)
+        #: Every stored value is 1: a writer of CSR need not store them.
+        self.all_ones = not packed
+        self.n_threads = n_threads
+        self.height = max(1, block_bytes // (4 * max(n_peaks, 1)))
 
-    def blocks(self) -> Iterator[sparse.csr_matrix]:
+    def blocks(self) -> Iterator[sparse.csr_matrix | np.ndarray]:
         """Yield consecutive blocks of rows."""
-        for rows in _row_slices(self.shape[0], self.height):
-            yield _as_csr(self.decoder.probabilities(rows) > np.maximum(self.cell_rate[rows, None], self.peak_rate))
+        from scale_toolkit.core import threshold
+
+        thresholds = threshold.Thresholds(self.decoder, self.peak_rate)
+
+        def make(rows: slice) -> sparse.csr_matrix | np.ndarray:
+            bits = thresholds.bits(rows, self.cell_rate[rows])
+            return threshold.as_csr(bits, self.shape[1]) if self.format == "csr" else bits[:, : self.shape[1]]
+
+        return in_order(make, _row_slices(self.shape[0], self.height), self.n_threads)
 
 
 def _row_slices(n_rows: int, height: int) -> Iterator[slice]:
     for start in range(0, n_rows, height):
         yield slice(start, min(start + height, n_rows))
-
-
-def _as_csr(is_open: np.ndarray) -> sparse.csr_matrix:
-    columns = [np.flatnonzero(row).astype(np.int32) for row in is_open]
-    starts = np.cumsum([0, *map(len, columns)])
-    return sparse.csr_matrix((np.ones(starts[-1], np.uint8), np.concatenate(columns), starts), shape=is_open.shape)
 
 
 def _round_down(rate: np.ndarray) -> np.ndarray:

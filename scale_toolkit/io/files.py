@@ -29,6 +29,15 @@ def is_stream(place: str | os.PathLike[str]) -> bool:
     return os.fspath(place) == STREAM
 
 
+def is_zarr(place: str | os.PathLike[str]) -> bool:
+    """Whether the name asks for a zarr store, which is a folder."""
+    return os.fspath(place).rstrip("/").endswith(".zarr")
+
+
+def _is_store(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (".zgroup", "zarr.json")) or not any(folder.iterdir())
+
+
 def check_destination(
     destination: str | os.PathLike[str],
     sources: Iterable[str | os.PathLike[str]] = (),
@@ -50,7 +59,8 @@ def check_destination(
     Raises
     ------
     UsageError
-        For a terminal on stdout, a missing folder, a folder as destination, or a destination that is an input.
+        For a terminal on stdout, a missing folder, a folder as destination (unless it is a zarr store and ``*.zarr``), or a
+        destination that is an input.
     """
     if is_stream(destination):
         stdout = stdout if stdout is not None else _stdout()
@@ -59,7 +69,10 @@ def check_destination(
         target = status_of(stdout)
     else:
         path = Path(destination)
-        if path.is_dir():
+        if is_zarr(path):
+            if path.exists() and not (path.is_dir() and _is_store(path)):
+                raise UsageError(f"{path} is no zarr store", "a name that is free, or a store to replace", "choose another -o")
+        elif path.is_dir():
             raise UsageError(f"the output {path} is a folder", "a file", f"for example -o {path / 'cells.h5ad'}")
         if not path.parent.is_dir():
             raise UsageError(f"the output folder {path.parent} does not exist", "", f"make it first: mkdir -p {path.parent}")

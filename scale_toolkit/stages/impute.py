@@ -11,7 +11,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
-from scale_toolkit.core.decode import BinaryRows, NumericRows
+from scale_toolkit.core.decode import UINT8_STEP, BinaryRows, NumericRows
 from scale_toolkit.errors import InputError, OptionError, ScaleWarning
 from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.imputed import check_finite, decoder_of, find_cells, find_peaks, mean_by_group, modelled_peaks
@@ -42,8 +42,9 @@ def impute(
 ) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
-    A value is sigmoid(w_j · h_i + b_j + s_i), in float32; X is not read. Peaks are taken from this AnnData's own ``var``,
-    so a subset of cells or peaks made after training is imputed as such. Peaks that the model has not seen are left out.
+    A value is sigmoid(w_j · h_i + b_j + s_i), rounded once to float32; X is not read. Peaks are taken from this AnnData's
+    own ``var``, so a subset of cells or peaks made after training is imputed as such. Peaks that the model has not seen are
+    left out.
 
     Parameters
     ----------
@@ -63,9 +64,12 @@ def impute(
     -------
     AnnData with
 
-    - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1];
+    - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1]; with
+      ``numeric_format="float16"`` the nearest of those, with ``"uint8"`` the nearest number of steps of
+      ``uns['scale_imputed_step']`` (1/255; `unpack_numeric`);
     - ``obsm['binary']`` (cells × modelled peaks, CSR uint8): 1 where it exceeds both the cell's and the peak's open rate;
-    - ``uns['scale_imputed_peaks']``: the peak names of the columns of both;
+      with ``binary_format="packed"`` instead ``obsm['binary_packed']`` (cells × modelled peaks / 8, uint8; `unpack_binary`);
+    - ``uns['scale_imputed_peaks']``: the peak names of the columns, or bits, of these;
     - ``varm['imputed_groups']`` (peaks × groups, float32, a DataFrame; NaN for other peaks): with `per_group`, the mean
       probability in each group;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × all peaks).
@@ -152,14 +156,16 @@ def _row_blocks(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | Non
     decoder = decoder_of(adata, columns)
     results: dict[str, RowBlocks] = {}
     if config.numeric or not (config.binary or config.per_group):
-        results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder)
+        results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
     if config.binary:
         rates = {
             keys.CELL_OPEN_RATE: keys.CELL_OPEN_RATE.get(adata).to_numpy(),
             keys.PEAK_OPEN_RATE: keys.PEAK_OPEN_RATE.get(adata).to_numpy()[columns],
         }
         check_finite(rates)
-        results[f"{config.to}/{keys.BINARY.name}"] = BinaryRows(decoder, *rates.values())
+        packed = config.binary_format == "packed"
+        slot = keys.BINARY_PACKED if packed else keys.BINARY
+        results[f"{config.to}/{slot.name}"] = BinaryRows(decoder, *rates.values(), packed=packed, n_threads=config.n_threads)
     return results
 
 
@@ -188,7 +194,7 @@ def outdated(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None =
     if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
         return []
     same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config, peaks))
-    return [] if same else [keys.IMPUTED, keys.BINARY]
+    return [] if same else [keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED]
 
 
 def _column_names(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> np.ndarray:
@@ -196,7 +202,9 @@ def _column_names(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | N
 
 
 def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], peaks: Sequence[str] | None) -> None:
-    """Write the peak names of the columns, and drop an older result that has other columns."""
+    """Write the peak names of the columns, and what a uint8 stands for; drop an older result that has other columns."""
+    if config.numeric_format == "uint8" and any(path.endswith(keys.IMPUTED.name) for path in results):
+        keys.IMPUTED_STEP.set(adata, UINT8_STEP)
     if config.to == "layers" or not results:
         return
     names = _column_names(adata, config, peaks)

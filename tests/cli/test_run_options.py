@@ -92,6 +92,11 @@ def test_option_reaches_its_stage(planned, tmp_path, option, spelling):
     assert {name: value for name, value in now.items() if value != plain[name]} == changes
 
 
+def test_threads_reach_the_imputation(planned):
+    _, plan, _ = planned(["-d", "cells.h5ad", "--binary", "--n-threads", "2"])
+    assert plan.impute == ImputeConfig(binary=True, n_threads=2)
+
+
 def test_every_option_has_its_case():
     parameters = typer.main.get_command(app).commands["run"].params
     shown = {flag for p in parameters for flag in p.opts if flag.startswith("--") and p.name != "help"}

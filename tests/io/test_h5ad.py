@@ -453,22 +453,30 @@ FULL_DISK = """
 import resource, sys
 from anndata import AnnData
 import numpy as np
+from scipy import sparse
 from scale_toolkit.errors import ScaleError
 from scale_toolkit.io.h5ad import write_h5ad
 
 class Endless:
-    shape, dtype, format = (10**6, 3000), np.dtype("f4"), "dense"
+    shape = (10**5, 3000)
+    def __init__(self, dtype, form, **facts):
+        self.dtype, self.format = np.dtype(dtype), form
+        vars(self).update(facts)
     def blocks(self):
-        for made in range(10**6):
-            assert made < 1000, "writes on although the disk is full"
-            yield np.ones((1, 3000), np.float32)
+        for made in range(1000):
+            assert made < 999, "writes on although the disk is full"
+            block = np.random.default_rng(made).integers(0, 256, (100, 3000)).astype(self.dtype)
+            yield block if self.format == "dense" else sparse.csr_matrix(block % 2)
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-for streamed in ({}, {"obsm/imputed": Endless()}):
-    cells = AnnData(shape=(10**6, 3000)) if streamed else AnnData(np.random.default_rng(0).random((300, 3000), np.float32))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+whole = AnnData(np.random.default_rng(0).random((300, 30000), np.float32))
+nothing = AnnData(shape=(10**5, 3000))
+for blocks in (None, Endless("f4", "dense"), Endless("u1", "dense", n_threads=3), Endless("f4", "csr"),
+               Endless("u1", "csr", all_ones=True, n_threads=2)):
+    cells = nothing if blocks else whole
     cells.obs_names, cells.var_names = cells.obs_names.astype(str), cells.var_names.astype(str)
     try:
-        write_h5ad(cells, sys.argv[1], streamed=streamed)
+        write_h5ad(cells, sys.argv[1], streamed={"obsm/imputed": blocks} if blocks else {})
     except ScaleError as error:
         print(error)
 """
@@ -479,11 +487,109 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         [sys.executable, "-c", FULL_DISK, str(tmp_path / "a.h5ad")], capture_output=True, text=True, check=True
     )
     lines = run.stdout.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 5
     for line in lines:
         assert "a.h5ad cannot be written (File too large); free some space" in line
     assert run.stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def in_obsm(blocks, path):
+    """Write cells that have nothing but this matrix."""
+    write_h5ad(AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(blocks.shape[0])])), path, streamed={"obsm/m": blocks})
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_ones_are_read_and_not_stored(tmp_path, n_threads):
+    matrix = sparse.csr_matrix((np.random.default_rng(0).random((300, 5000)) < 0.2).astype(np.uint8))
+    blocks = Blocks(matrix, 7)
+    blocks.all_ones, blocks.n_threads = True, n_threads
+    in_obsm(blocks, tmp_path / "a.h5ad")
+    got = anndata.read_h5ad(tmp_path / "a.h5ad").obsm["m"]
+    assert isinstance(got, sparse.csr_matrix) and got.dtype == np.uint8 and (got != matrix).nnz == 0
+    backed = anndata.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    assert (backed.obsm["m"] != matrix).nnz == 0
+    backed.file.close()
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        group = file["obsm/m"]
+        assert group["data"].shape == (matrix.nnz,) and group["data"].id.get_storage_size() == 0
+        np.testing.assert_array_equal(group["data"][5:9], 1)
+        rows = anndata.io.sparse_dataset(group)[3:9]  # as out-of-core readers do
+        assert (rows != matrix[3:9]).nnz == 0
+        assert group["indices"].compression == "gzip" and group["indices"].shuffle
+        assert group["indices"].id.get_storage_size() < 0.5 * 4 * matrix.nnz
+    out = io.BytesIO()
+    write_h5ad(anndata.read_h5ad(tmp_path / "a.h5ad"), "-", stdout=out)  # and can be handed on
+
+
+def test_row_pointers_go_past_two_to_the_31st(tmp_path, monkeypatch):
+    """Three rows of 2^30 stored values, whose chunks are counted and not written."""
+    from scale_toolkit.io import blocks as room
+
+    n = 2**30
+
+    class Huge:
+        shape, dtype, format, all_ones = (3, n), np.dtype(np.uint8), "csr", True
+
+        def blocks(self):
+            for _ in range(3):
+                block = sparse.csr_matrix((1, n), dtype=np.uint8)
+                block.indices, block.data = (np.broadcast_to(np.zeros(1, t), n) for t in (np.int32, np.uint8))
+                block.indptr, block.has_sorted_indices = np.array([0, n], np.int32), True
+                yield block
+
+    monkeypatch.setattr(room.Hdf5Chunks, "choose", lambda *_: None)
+    monkeypatch.setattr(room.Hdf5Chunks, "made", lambda *_: None)
+    monkeypatch.setattr(room.Runs, "_new", lambda self: {"indices": Nowhere()})
+    ends = []
+    monkeypatch.setattr(room.Hdf5Chunks, "write", lambda self, offset, shape, data: ends.append(offset[0]))
+    in_obsm(Huge(), tmp_path / "a.h5ad")
+    assert ends[-1] == 3 * n - room.CHUNK > 2**31
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        assert file["obsm/m/indptr"].dtype == np.int64
+        assert file["obsm/m/indptr"][:].tolist() == [0, n, 2 * n, 3 * n]
+        assert file["obsm/m/data"].shape == (3 * n,) and file["obsm/m/data"][-1] == 1
+        assert file["obsm/m/indices"].dtype == np.int32
+
+
+class Nowhere:
+    """An array that takes values and keeps none."""
+
+    shape = (1 << 18,)
+
+    def __setitem__(self, at, values):
+        assert len(values) == at.stop - at.start
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_dense_chunks_of_several_threads_are_ordinary_gzip(tmp_path, dtype, n_threads):
+    matrix = (255 * np.random.default_rng(0).random((150, 9001)) ** 3).astype(dtype)
+    blocks = Blocks(matrix, 11)
+    blocks.n_threads = n_threads
+    in_obsm(blocks, tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "a.h5ad").obsm["m"], matrix)
+    with h5py.File(tmp_path / "a.h5ad") as file:
+        stored = file["obsm/m"]
+        assert (stored.compression, stored.compression_opts) == ("gzip", 1)
+        level_1 = h5py.File(io.BytesIO(), "w").create_dataset(
+            "m", data=matrix, chunks=stored.chunks, compression="gzip", compression_opts=1, shuffle=True
+        )
+        assert stored.id.get_storage_size() <= level_1.id.get_storage_size() < matrix.nbytes
+    out = io.BytesIO()
+    write_h5ad(AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(150)])), "-", streamed={"obsm/m": blocks}, stdout=out)
+    with h5py.File(out) as file:
+        assert file["obsm/m"].compression is None
+        np.testing.assert_array_equal(file["obsm/m"][:], matrix)
+
+
+def test_threads_change_no_byte(tmp_path):
+    matrix = np.random.default_rng(0).random((200, 9001)).astype(np.float32)
+    for place, n_threads in (("a.h5ad", 1), ("b.h5ad", 4)):
+        blocks = Blocks(matrix, 13)
+        blocks.n_threads = n_threads
+        in_obsm(blocks, tmp_path / place)
+    assert (tmp_path / "a.h5ad").read_bytes() == (tmp_path / "b.h5ad").read_bytes()
 
 
 def test_repeated_names_are_left_to_prepare(planted, tmp_path):

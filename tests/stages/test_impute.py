@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 from scipy.special import expit
 
+import scale_toolkit
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
@@ -68,6 +69,62 @@ def test_numeric_with_binary_gives_both():
     assert {"imputed", "binary"} <= set(made.obsm)
 
 
+@pytest.mark.parametrize(("form", "off"), [("float32", 1e-6), ("float16", 0.00025), ("uint8", 1 / 510 + 1e-6)])
+@pytest.mark.parametrize("to", ["obsm", "layers"])
+def test_numeric_formats_are_as_near_as_they_say(form, off, to):
+    wanted = dense(trained_like())
+    made = impute(trained_like(), numeric_format=form, to=to)
+    stored = getattr(made, to)["imputed"]
+    assert stored.dtype == form
+    back = scale_toolkit.unpack_numeric(made)
+    assert back.dtype == np.float32
+    assert np.abs(back - wanted).max() <= off
+    assert (np.abs(back - wanted).max() > off / 10) == (form != "float32")
+    np.testing.assert_array_equal(scale_toolkit.unpack_numeric(made, ["cell4", "cell2"]), back[[4, 2]])
+    if form == "uint8":
+        np.testing.assert_allclose(back, stored * made.uns["scale_imputed_step"], rtol=1e-6)
+    else:
+        assert "scale_imputed_step" not in made.uns
+
+
+def test_packed_bits_are_the_definition_and_unpack():
+    made = impute(trained_like(n_peaks=83, unmodelled=(5,)), binary=True, binary_format="packed")
+    assert "binary" not in made.obsm
+    seen = np.setdiff1d(np.arange(83), [5])
+    wanted = dense_binary(trained_like(n_peaks=83, unmodelled=(5,)))[:, seen]
+    assert made.obsm["binary_packed"].shape == (30, 11)
+    np.testing.assert_array_equal(made.obsm["binary_packed"], np.packbits(wanted, axis=1, bitorder="little"))
+    mask = np.arange(30) % 3 == 1
+    for cells, rows in [(None, slice(None)), (slice(3, 9),) * 2, (mask,) * 2, ([7, 2],) * 2, (["cell3"], [3])]:
+        csr = scale_toolkit.unpack_binary(made, cells)
+        assert isinstance(csr, sparse.csr_matrix) and csr.dtype == np.uint8 and csr.has_canonical_format
+        np.testing.assert_array_equal(csr.toarray(), wanted[rows])
+        np.testing.assert_array_equal(scale_toolkit.unpack_binary(made, cells, dense=True), wanted[rows])
+    made.uns["scale_imputed_peaks"] = made.uns["scale_imputed_peaks"][:20]
+    with pytest.raises(InputError, match=r"binary_packed'\] has 11 bytes a cell; expected 3 for the 20 peaks"):
+        scale_toolkit.unpack_binary(made)
+
+
+def test_what_was_not_imputed_cannot_be_unpacked():
+    with pytest.raises(MissingSlotError, match="scale impute"):
+        scale_toolkit.unpack_binary(trained_like())
+    with pytest.raises(MissingSlotError, match="scale impute --numeric"):
+        scale_toolkit.unpack_numeric(trained_like())
+
+
+def test_packed_bits_are_no_layer():
+    with pytest.raises(OptionError, match="binary_format is packed and to is layers; expected to obsm"):
+        impute(trained_like(), binary=True, binary_format="packed", to="layers")
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_threads_change_no_value(n_threads):
+    made = impute(trained_like(), numeric=True, binary=True, n_threads=n_threads)
+    np.testing.assert_array_equal(made.obsm["imputed"], impute(trained_like()).obsm["imputed"])
+    np.testing.assert_array_equal(made.obsm["binary"].toarray(), dense_binary(trained_like()))
+    assert receipts(made)[-1]["threads"] == n_threads
+
+
 def test_to_layers_writes_layers_of_the_same_values():
     in_obsm, in_layers = (impute(trained_like(), numeric=True, binary=True, to=to) for to in ("obsm", "layers"))
     np.testing.assert_array_equal(in_layers.layers["imputed"], in_obsm.obsm["imputed"])
@@ -119,7 +176,15 @@ def test_x_is_not_read():
     assert receipts(with_x) == receipts(without)
 
 
-@pytest.mark.parametrize("options", [{}, {"binary": True}, {"numeric": True, "binary": True, "to": "layers"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"binary": True},
+        {"numeric": True, "binary": True, "to": "layers"},
+        {"numeric": True, "numeric_format": "uint8", "binary": True, "binary_format": "packed"},
+    ],
+)
 def test_streamed_gives_the_same_values_and_the_same_receipt(options):
     whole = impute(trained_like(), **options)
     for adata, rows in [streamed(trained_like(), ImputeConfig(**options)), streamed(trained_like(), **options)]:
@@ -127,7 +192,10 @@ def test_streamed_gives_the_same_values_and_the_same_receipt(options):
         assert adata.uns.keys() == whole.uns.keys()
         assert not {"imputed", "binary"} & {*adata.obsm, *adata.layers}
         expected = {
-            f"{w}/{n}": v for w in ("obsm", "layers") for n, v in getattr(whole, w).items() if n in ("imputed", "binary")
+            f"{w}/{n}": v
+            for w in ("obsm", "layers")
+            for n, v in getattr(whole, w).items()
+            if n in ("imputed", "binary", "binary_packed")
         }
         assert set(rows) == set(expected)
         for path, source in rows.items():
@@ -141,6 +209,10 @@ def test_an_older_result_of_other_peaks_is_removed_and_one_of_the_same_kept():
     adata = impute(trained_like())
     kept = impute(adata.copy(), binary=True)
     assert {"imputed", "binary"} <= set(kept.obsm)
+    packed = impute(kept.copy(), binary=True, binary_format="packed")
+    assert {"imputed", "binary", "binary_packed"} <= set(packed.obsm)
+    with pytest.warns(ScaleWarning, match=r"obsm\['binary_packed'\] is removed"):
+        assert set(impute(packed[:, :20].copy(), numeric=True, binary=True).obsm) == {"X_scale", "imputed", "binary"}
     with pytest.warns(ScaleWarning, match=r"obsm\['imputed'\] is removed: its columns are other peaks than the 20"):
         fewer = impute(adata[:, :20].copy(), binary=True)
     assert "imputed" not in fewer.obsm and fewer.obsm["binary"].shape == (30, 20)

@@ -1,0 +1,167 @@
+"""Matrices made in blocks of rows, cut anew into the chunks of a store, and HDF5 chunks compressed by several threads.
+
+HDF5 compresses in the thread that writes, one chunk after the other. Here chunks are compressed by as many threads as the
+matrix is made with, and handed to HDF5 ready; a reader sees the ordinary gzip (and shuffle) filter.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from scale_toolkit.lazy import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import h5py
+
+    from scale_toolkit.lazy import RowBlocks
+
+CHUNK = 1 << 18  # items of a chunk: 1 MiB of float32
+
+
+def dense_chunks(shape: tuple[int, int]) -> tuple[int, int] | None:
+    """Chunks of a dense matrix: some 4,096 columns wide, all of one width but for a few columns; None for an empty matrix."""
+    n_rows, n_columns = shape
+    if not (n_rows and n_columns):
+        return None
+    width = -(-n_columns // -(-n_columns // 4096))
+    return max(1, min(n_rows, CHUNK // width)), width
+
+
+def strips(matrix: RowBlocks, height: int) -> Iterator[np.ndarray]:
+    """The rows of dense blocks, `height` at a time (the last may have fewer), each time in new memory."""
+    strip, filled = np.empty((height, matrix.shape[1]), matrix.dtype), 0
+    for block in matrix.blocks():
+        at, n_rows = 0, len(block)
+        while at < n_rows:
+            take = min(height - filled, n_rows - at)
+            strip[filled : filled + take] = block[at : at + take]
+            at, filled = at + take, filled + take
+            if filled == height:
+                if at == n_rows:
+                    del block  # or it would live on while the next one is made
+                yield strip
+                strip, filled = np.empty_like(strip), 0
+    if filled:
+        yield strip[:filled]
+
+
+class Runs:
+    """The stored values of CSR blocks, `length` at a time: iterate, then ask for the pointers.
+
+    Attributes
+    ----------
+    dtypes
+        What is stored: indices (int32), and data unless all of it is 1.
+    stored
+        Values of the blocks read so far.
+    """
+
+    def __init__(self, matrix: RowBlocks, length: int) -> None:
+        self._matrix, self._length = matrix, length
+        self._pointers = [np.zeros(1, np.int64)]
+        self.stored = 0
+        self.all_ones = getattr(matrix, "all_ones", False)
+        self.dtypes = {"indices": np.dtype(np.int32)} | ({} if self.all_ones else {"data": np.dtype(matrix.dtype)})
+
+    @property
+    def pointers(self) -> np.ndarray:
+        """Where each row begins, and the last one ends: int64."""
+        return np.concatenate(self._pointers)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        run, filled = self._new(), 0
+        for block in self._matrix.blocks():
+            block = sparse.csr_matrix(block)
+            block.sort_indices()
+            self._pointers.append(block.indptr[1:].astype(np.int64) + self.stored)
+            self.stored += int(block.nnz)
+            at = 0
+            while at < block.nnz:
+                take = min(self._length - filled, block.nnz - at)
+                for name, values in run.items():
+                    values[filled : filled + take] = getattr(block, name)[at : at + take]
+                at, filled = at + take, filled + take
+                if filled == self._length:
+                    yield run
+                    run, filled = self._new(), 0
+            del block  # or it would live on while the next one is made
+        if filled:
+            yield {name: values[:filled] for name, values in run.items()}
+
+    def _new(self) -> dict[str, np.ndarray]:
+        return {name: np.empty(self._length, dtype) for name, dtype in self.dtypes.items()}
+
+
+class Hdf5Chunks:
+    """The chunks of one HDF5 dataset, to be made ready by any thread and written by one.
+
+    Parameters
+    ----------
+    dataset
+        Chunked; where it is one-dimensional, it grows with what is written.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+        self._level = dataset.compression_opts if dataset.compression == "gzip" else None
+        self._strategy: int | None = None
+
+    def choose(self, values: np.ndarray) -> None:
+        """Take the way of gzip that makes these values, the first chunk's, smaller.
+
+        Repeats pay in indices and bits. In probabilities there are none: without looking for them gzip is three times as
+        fast, and its codes are shorter too.
+        """
+        if self._level is not None and self._strategy is None:
+            plain = self._bytes(values)
+            ways = zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY
+            self._strategy = min(ways, key=lambda way: len(self._deflated(plain, way)))
+
+    def made(self, values: np.ndarray) -> Any:
+        """The bytes of a chunk of these values (fewer at the edge of the dataset); `choose` comes before."""
+        plain = self._bytes(values)
+        return plain if self._level is None else self._deflated(plain, self._strategy)
+
+    def write(self, offset: tuple[int, ...], shape: tuple[int, ...], data: Any) -> None:
+        """Write what `made` made of values of this shape, as the chunk that begins at `offset`."""
+        if len(offset) == 1:
+            self._dataset.resize((max(self._dataset.shape[0], offset[0] + shape[0]),))
+        self._dataset.id.write_direct_chunk(offset, data)
+
+    def _bytes(self, values: np.ndarray) -> np.ndarray:
+        chunk = self._dataset.chunks
+        if values.shape != chunk:
+            whole = np.zeros(chunk, values.dtype)
+            whole[tuple(map(slice, values.shape))] = values
+            values = whole
+        plain = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        if self._dataset.shuffle and values.dtype.itemsize > 1:
+            plain = np.ascontiguousarray(plain.reshape(-1, values.dtype.itemsize).T).reshape(-1)
+        return plain
+
+    def _deflated(self, plain: np.ndarray, strategy: int) -> bytes:
+        packer = zlib.compressobj(self._level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
+        return packer.compress(plain) + packer.flush()
+
+
+def write_chunks(items: Iterable[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]], n_threads: int) -> None:
+    """Write chunks (of what dataset, beginning where, which values), made ready by `n_threads` threads."""
+
+    def chosen() -> Iterator[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]]:
+        for item in items:
+            item[0].choose(item[2])
+            yield item
+            del item
+
+    def make(item: tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]) -> tuple[Any, ...]:
+        chunks, offset, values = item
+        return chunks, offset, values.shape, chunks.made(values)
+
+    for chunks, offset, shape, data in in_order(make, chosen(), n_threads):
+        chunks.write(offset, shape, data)
