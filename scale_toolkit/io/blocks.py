@@ -10,7 +10,6 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from scale_toolkit.lazy import in_order
 
@@ -77,7 +76,6 @@ class Runs:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         run, filled = self._new(), 0
         for block in self._matrix.blocks():
-            block = sparse.csr_matrix(block)
             block.sort_indices()
             self._pointers.append(block.indptr[1:].astype(np.int64) + self.stored)
             self.stored += int(block.nnz)
