@@ -56,6 +56,6 @@ def train(
                 keep = (lambda data: write_bytes(model, data)) if model else None
                 at = Checkpoints(checkpoint, every) if checkpoint else None
                 result = stage(cells.adata, config, progress=progress, keep_model=keep, checkpoints=at)
-        names = (keys.IMPUTED.name, keys.BINARY.name)
+        names = (keys.IMPUTED.name, keys.BINARY.name, keys.BINARY_PACKED.name)
         cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))  # of a former model
         cells.write(result)
