@@ -14,6 +14,7 @@ from scale_toolkit.config import ImputeConfig
 from scale_toolkit.core.decode import BinaryRows, Decoder, NumericRows
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages._stage import stage
+from scale_toolkit.stages.validate import trusted_peaks, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ log = logging.getLogger("scale_toolkit")
 
 
 @stage("impute", ImputeConfig, reads=_READS)
-def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
+def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None, model: bytes | None = None) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
     A value is sigmoid(w_j · h_i + b_j + s_i), in float32; X is not read. Peaks are taken from this AnnData's own ``var``,
@@ -43,14 +44,17 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
         See `ImputeConfig`. With neither `numeric` nor `binary`, `numeric` is made.
     progress
         Called with a message, the cells done and the cells in all.
+    model
+        With `validate`: bytes of the model file that `train` kept, to encode thinned counts instead of training again.
 
     Returns
     -------
-    AnnData with
+    AnnData with, where asked for,
 
     - ``obsm['imputed']`` (cells × modelled peaks, float32): probability that a peak is open, in [0, 1];
     - ``obsm['binary']`` (cells × modelled peaks, CSR uint8): 1 where it exceeds both the cell's and the peak's open rate;
     - ``uns['scale_imputed_peaks']``: the peak names of the columns of both;
+    - with `validate` what `stages.validate.validate` writes: ``uns['scale_validation']``, ``var['scale_trust']`` and more;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × all peaks).
 
     Raises
@@ -62,6 +66,8 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
     NothingLeftError
         None of the peaks was modelled.
     """
+    if config.validate:
+        validate(adata, config, progress=progress, model=model)
     results = _row_blocks(adata, config)
     _name_columns(adata, config, results)
     for path, rows in results.items():
@@ -72,7 +78,12 @@ def impute(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = 
 
 
 def streamed(
-    adata: AnnData, config: ImputeConfig | None = None, *, progress: Progress | None = None, **options: Any
+    adata: AnnData,
+    config: ImputeConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    model: bytes | None = None,
+    **options: Any,
 ) -> tuple[AnnData, dict[str, RowBlocks]]:
     """`impute` without holding the result: the AnnData with everything else, and the values as blocks of rows.
 
@@ -81,13 +92,15 @@ def streamed(
     The AnnData with the receipt of `impute` and ``uns['scale_imputed_peaks']``; and by path (``obsm/imputed``,
     ``layers/binary``, …) the matrices, which are computed while their blocks are read.
     """
-    adata = _prepared(adata, config, progress=progress, **options)
+    adata = _prepared(adata, config, progress=progress, model=model, **options)
     return adata, _row_blocks(adata, config if config is not None else ImputeConfig(**options))
 
 
 @stage("impute", ImputeConfig, reads=_READS)
-def _prepared(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None) -> AnnData:
+def _prepared(adata: AnnData, config: ImputeConfig, *, progress: Progress | None = None, model: bytes | None = None) -> AnnData:
     """Write everything that `impute` does except its matrices."""
+    if config.validate:
+        validate(adata, config, progress=progress, model=model)
     results = _row_blocks(adata, config)
     _name_columns(adata, config, results)
     return adata
@@ -95,6 +108,8 @@ def _prepared(adata: AnnData, config: ImputeConfig, *, progress: Progress | None
 
 def _row_blocks(adata: AnnData, config: ImputeConfig) -> dict[str, RowBlocks]:
     """The matrices asked for, by path; nothing is computed yet."""
+    if _writes_nothing(config):
+        return {}
     modelled = _modelled_peaks(adata, config)
     hidden_slot = keys.HIDDEN if keys.HIDDEN.found_in(adata) else keys.LATENT
     arrays = {
@@ -133,6 +148,14 @@ def _modelled_peaks(adata: AnnData, config: ImputeConfig) -> np.ndarray:
             "at least one peak that `scale train` saw",
             "keep the peaks of var['selected'], or train on these peaks",
         )
+    if config.only_trusted:
+        modelled = modelled & trusted_peaks(adata)
+        if config.to == "layers" and not modelled.all():
+            raise InputError(
+                f"{np.count_nonzero(modelled)} of {adata.n_vars} peaks are trusted",
+                "all of them: a layer has a value for every peak",
+                "use --to obsm with --only-trusted",
+            )
     if config.to == "layers" and not modelled.all():
         raise InputError(
             f"{np.count_nonzero(modelled)} of {adata.n_vars} peaks were modelled",
@@ -140,6 +163,11 @@ def _modelled_peaks(adata: AnnData, config: ImputeConfig) -> np.ndarray:
             "use --to obsm, or run `scale select-peaks` without --mark-only before `scale train`",
         )
     return modelled
+
+
+def _writes_nothing(config: ImputeConfig) -> bool:
+    """Whether only a validation is asked for."""
+    return config.validate and not config.numeric and not config.binary
 
 
 def _check_finite(arrays: dict[keys.Slot, np.ndarray]) -> None:
@@ -155,7 +183,7 @@ def _check_finite(arrays: dict[keys.Slot, np.ndarray]) -> None:
 
 def outdated(adata: AnnData, config: ImputeConfig) -> list[keys.Slot]:
     """Former results in obsm whose columns are other peaks than those `impute` would write now, asked before it does."""
-    if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
+    if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata) or _writes_nothing(config):
         return []
     same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config))
     return [] if same else [keys.IMPUTED, keys.BINARY]
@@ -167,7 +195,7 @@ def _column_names(adata: AnnData, config: ImputeConfig) -> np.ndarray:
 
 def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks]) -> None:
     """Write the peak names of the columns, and drop an older result that has other columns."""
-    if config.to == "layers":
+    if config.to == "layers" or _writes_nothing(config):
         return
     names = _column_names(adata, config)
     for slot in outdated(adata, config):

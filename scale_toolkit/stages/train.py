@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scale_toolkit.core.recipes import Encoded, Trained
+    from scale_toolkit.core.sparse import RowSource
     from scale_toolkit.core.trainer import History
 
 #: How the fast preset trains, chosen by held-out likelihood and stability over seeds (benchmarks/RESULTS.md).
@@ -88,7 +89,7 @@ def train(
     device = find_device(config.device)
     modelled = modelled_peaks(adata)
     counts = modelled_counts(adata, modelled)
-    trained = _train(MatrixRows(counts), settings, device, progress)
+    trained = train_model(MatrixRows(counts), settings, device, progress)
     _write(adata, trained, counts, modelled, settings.seed)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
@@ -223,7 +224,8 @@ def in_model_order(counts: sparse.csr_matrix, place: np.ndarray) -> sparse.csr_m
     return sparse.csc_matrix((here.data, here.indices, pointers), (counts.shape[0], len(place))).tocsr()
 
 
-def _train(source, settings: TrainConfig, device: torch.device, progress: Progress | None) -> Trained:
+def train_model(source: RowSource, settings: TrainConfig, device: torch.device, progress: Progress | None) -> Trained:
+    """Train on the cells of `source` as resolved `settings` say; nothing is written anywhere."""
     from scale_toolkit.core.recipes import train_fast, train_published
     from scale_toolkit.core.trainer import Diverged
 
@@ -297,7 +299,7 @@ def _write(
     place = np.flatnonzero(modelled) if place is None else place
     here = place >= 0
     cell_sums, peak_sums = open_sums(source)
-    for slot in (keys.IMPUTED, keys.BINARY, keys.HIDDEN):
+    for slot in (keys.IMPUTED, keys.BINARY, keys.HIDDEN, *keys.VERDICT):
         slot.drop(adata)  # of a former model
     keys.LATENT.set(adata, encoded.latent)
     keys.LATENT_SCALE.set(adata, encoded.latent.copy())
