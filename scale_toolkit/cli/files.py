@@ -89,12 +89,10 @@ def check_column(adata: AnnData, reference: str | None) -> None:
         raise InputError(f"obs has no column {reference!r} to compare with", f"one of {columns}", "name it with --reference")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, flag: str = "--outdir") -> None:
     """Refuse a folder of results that cannot be one; it is made when there is something to put into it."""
     at = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if not at.is_dir():
-        raise UsageError(f"--outdir {folder}: {at} is a file", "a folder", "choose another --outdir")
+        raise UsageError(f"{flag} {folder}: {at} is a file", "a folder", f"choose another {flag}")
     if not os.access(at, os.W_OK | os.X_OK):
-        raise UsageError(
-            f"--outdir {folder}: no permission to write in {at}", "a folder of your own", "choose another --outdir"
-        )
+        raise UsageError(f"{flag} {folder}: no permission to write in {at}", "a folder of your own", f"choose another {flag}")
