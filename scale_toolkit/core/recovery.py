@@ -491,9 +491,16 @@ def _false_sign_rates(n: np.ndarray, total: np.ndarray) -> np.ndarray:
     bounds = [(-8, 8), (-5, 3), (-2, 6)]
     starts = [np.array([start, -0.7, 2.0]) for start in (-1.0, 1.0)]
     best = min((minimize(loss, x, method="L-BFGS-B", bounds=bounds) for x in starts), key=lambda found: found.fun).x
-    a, b, _, shape, rate = parts(best)
-    slab_share = np.exp(b - logsumexp([a, b], axis=0))
-    return 1 - slab_share * (1 - gdtr(rate + total, shape + n, 1.0))
+    *_, null, shape, rate = parts(best)
+    return no_better(n, total, null, shape, rate)
+
+
+def no_better(n: np.ndarray, total: np.ndarray, null: float, shape: float, rate: float) -> np.ndarray:
+    """P(α ≤ 1) of peaks with `n` hidden entries and Σ −log u = `total`: α is 1 with chance `null`, else gamma distributed."""
+    slab = shape * np.log(rate) - gammaln(shape) + gammaln(shape + n) - (shape + n) * np.log(rate + total)
+    log_null, log_slab = np.log(null) - total, np.log1p(-null) + slab
+    in_slab = np.exp(log_slab - logsumexp([log_null, log_slab], axis=0))
+    return 1 - in_slab * (1 - gdtr(rate + total, shape + n, 1.0))
 
 
 def trusted(rates: np.ndarray, level: float) -> np.ndarray:
