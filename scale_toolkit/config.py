@@ -179,7 +179,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True)
 class ImputeConfig(Config):
-    """Options of ``impute``: what is written. With neither numeric, binary nor per_group, numeric is."""
+    """Options of ``impute``: what is written. With neither numeric, binary, per_group nor validate, numeric is."""
 
     numeric: bool = option(False, "Write the probability that each peak is open.")
     numeric_format: str = option(
@@ -203,6 +203,20 @@ class ImputeConfig(Config):
     per_group: str | None = option(
         None, "Write the mean probability in each group of this column of obs to varm['imputed_groups'].", metavar="COLUMN"
     )
+    # proof and trust
+    validate: bool = option(
+        False,
+        "Hide open peaks, train again without them as this file was trained, and report how well they come back, beside three "
+        "plain baselines; alone, no matrix is written.",
+    )
+    validate_share: float = option(
+        0.1, "Share of the open peaks to hide (with --model: of the reads to take out).", minimum=0.01, maximum=0.5
+    )
+    trust_level: float = option(
+        0.05, "Share of the trusted peaks that may be no better than their frequency.", minimum=0.0001, maximum=0.5
+    )
+    only_trusted: bool = option(False, "Write only the peaks that --validate found to be trusted (var['scale_trust']).")
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 
     def __post_init__(self) -> None:

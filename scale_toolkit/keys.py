@@ -89,6 +89,20 @@ GROUP_MEANS = Slot(
 )
 IMPUTED_PEAKS = Slot("uns", "scale_imputed_peaks", "impute", "peaks", "str", "peak names of the columns (or bits) of these")
 
+# impute --validate
+VALIDATION = Slot("uns", "scale_validation", "impute --validate", "", "str", "JSON: how well hidden open peaks are recovered")
+CELL_RECOVERY = Slot(
+    "obs", "scale_recovery", "impute --validate", "cells", "float64", "AUROC of hidden peaks against matched closed ones"
+)
+PEAK_RECOVERY = Slot(
+    "var", "scale_recovery", "impute --validate", "peaks", "float64", "AUROC of hidden entries within the peak"
+)
+FALSE_SIGN_RATE = Slot(
+    "var", "scale_false_sign_rate", "impute --validate", "peaks", "float64", "chance that frequency alone does as well"
+)
+TRUST = Slot("var", "scale_trust", "impute --validate", "peaks", "bool", "recovered better than frequency alone predicts")
+VERDICT = (VALIDATION, CELL_RECOVERY, PEAK_RECOVERY, FALSE_SIGN_RATE, TRUST)
+
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
 TSNE = Slot("obsm", "X_tsne", "embed", "cells × 2", "float32", "tSNE of the latent space")

@@ -8,12 +8,14 @@ from typing import Annotated
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_folder, check_readable, through
 from scale_toolkit.cli.options import Input, Output, command, given
+from scale_toolkit.cli.summary import validation
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import UsageError
 
 _PART = "Only a part"
 _GROUPS = "Groups of cells"
+_PROOF = "Proof"
 
 Peaks = Annotated[
     str | None,
@@ -42,6 +44,23 @@ ChromSizes = Annotated[
     given("--chrom-sizes", metavar="FILE", panel=_GROUPS, help="Lengths of the chromosomes, for the bigWig files."),
 ]
 
+Model = Annotated[
+    Path | None,
+    given(
+        "--model",
+        metavar="FILE",
+        panel=_PROOF,
+        help="With --validate: encode thinned counts with this model (of `scale train --model`) instead of training again. "
+        "Quick, but optimistic: the decoder has seen what is hidden.",
+    ),
+]
+ValidateDir = Annotated[
+    Path | None,
+    given(
+        "--validate-dir", metavar="FOLDER", panel=_PROOF, help="With --validate: write validation.json and its figures there."
+    ),
+]
+
 
 @command
 def impute(
@@ -51,11 +70,19 @@ def impute(
     cells: Barcodes = None,
     group_dir: GroupDir = None,
     chrom_sizes: ChromSizes = None,
+    model: Model = None,
+    validate_dir: ValidateDir = None,
     *,
     config: ImputeConfig,
     talk: Talk,
 ) -> None:
-    """Write the probability that each peak is open in each cell, or its binary form, block by block."""
+    """Write the probability that each peak is open in each cell, or its binary form, block by block; or prove it."""
+    for flag, value in (("--model", model), ("--validate-dir", validate_dir)):
+        if value is not None and not config.validate:
+            raise UsageError(f"{flag} without --validate", "both", f"add --validate, or drop {flag}")
+    check_readable(model)
+    if validate_dir is not None:
+        check_folder(validate_dir, "--validate-dir")
     if group_dir is not None:
         if config.per_group is None:
             raise UsageError("--group-dir without --per-group", "the column of obs that names the groups")
@@ -63,16 +90,43 @@ def impute(
     elif chrom_sizes is not None:
         raise UsageError("--chrom-sizes without --group-dir", "a folder for the bigWig files")
     check_readable(chrom_sizes)
-    with through(source, output, talk, without=keys.LARGE) as file:
+    without = tuple(path for path in keys.LARGE if path != "X") if config.validate else keys.LARGE
+    with through(source, output, talk, without=without) as file:
         from scale_toolkit.io.groups import write_groups
         from scale_toolkit.io.regions import read_barcodes, read_wanted
-        from scale_toolkit.stages.impute import outdated, streamed
+        from scale_toolkit.stages.impute import streamed
 
         wanted = None if peaks is None else read_wanted(peaks)
         chosen = None if cells is None else read_barcodes(cells)
-        file.forget(*(slot.path for slot in outdated(file.adata, config, wanted)))
+        encoder = None if model is None else model.read_bytes()
+        before = _imputed_peaks(file.adata)
         with talk.progress() as progress:
-            adata, blocks = streamed(file.adata, config, progress=progress, peaks=wanted, cells=chosen)
+            adata, blocks = streamed(file.adata, config, progress=progress, peaks=wanted, cells=chosen, model=encoder)
+        if before is not None and before != _imputed_peaks(adata):  # what is on disk has columns of other peaks
+            file.forget(*(slot.path for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)))
+        if config.validate:
+            talk.show(*validation(adata))
+            _write_validation(adata, validate_dir)
+        with talk.progress():
             if group_dir is not None:
                 write_groups(group_dir, config.per_group, keys.GROUP_MEANS.get(adata), chrom_sizes=chrom_sizes)
             file.write(adata, blocks)
+
+
+def _imputed_peaks(adata) -> list[str] | None:
+    """Names of the columns of the imputed values that are there."""
+    return list(keys.IMPUTED_PEAKS.get(adata)) if keys.IMPUTED_PEAKS.found_in(adata) else None
+
+
+def _write_validation(adata, folder: Path | None) -> None:
+    """The report as JSON, and two figures."""
+    if folder is None:
+        return
+    from scale_toolkit import plot
+    from scale_toolkit.io.files import write_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "validation.json", keys.VALIDATION.get(adata).encode())
+    plot.recovery(adata, save=folder / "recovery.pdf")
+    plot.recovery(adata, by_cluster=True, save=folder / "recovery_clusters.pdf")
+    plot.reliability(adata, save=folder / "reliability.pdf")

@@ -42,6 +42,40 @@ def results(adata: AnnData, folder: Path, figure: Path, reference: str | None) -
     return table, facts | {"results": str(folder / "adata.h5ad"), "figure": str(figure)}
 
 
+def validation(adata: AnnData) -> Shown:
+    """Show what `impute --validate` found: recovery beside the baselines, calibration, trusted peaks."""
+    import json
+
+    from rich.console import Group
+    from rich.table import Table
+
+    report = json.loads(keys.VALIDATION.get(adata))
+    table = Table(
+        "AUPRC / AUROC", "same frequency", "any peak", title="hidden open peaks among closed ones", title_justify="left"
+    )
+    names = {"model": "model", "frequency": "peak frequency", "neighbours": "near cells", "tfidf_svd": "TF-IDF+SVD"}
+    for method, name in names.items():
+        table.add_row(name, *(_pair(report[way][method]) for way in ("matched", "unmatched")))
+    table.add_row("chance", *[_pair(report["chance"])] * 2)
+    found, peaks, meta = report["calibration"], report["peaks"], report["metacell"]
+    lines = [f"{report['hidden']:,} of the open peaks were hidden ({report['share']:.1%}); the model is {report['way']}"]
+    lines.append(
+        f"calibration: slope {found['slope']:.2f}, seen over predicted {min(found['ratio']):.2f} to {max(found['ratio']):.2f} "
+        f"in {len(found['ratio'])} bins of equal mass"
+    )
+    if meta["imputed"] is not None:
+        lines.append(
+            f"correlation with the meta-cell of the cluster: {meta['measured']:.2f} measured, {meta['imputed']:.2f} imputed"
+        )
+    lines.append(f"trusted: {peaks['trusted']:,} of {peaks['all']:,} peaks")
+    facts = {name: report[name] for name in ("way", "hidden", "matched", "unmatched", "calibration", "metacell")}
+    return Group(table, *lines), facts | {"trusted": peaks["trusted"]}
+
+
+def _pair(figures: dict[str, Any]) -> str:
+    return "–" if figures["auprc"] is None else f"{figures['auprc']:.3f} / {figures['auroc']:.3f}"
+
+
 def _agreement(adata: AnnData) -> Agreement:
     from scale_toolkit.metrics import Agreement
 

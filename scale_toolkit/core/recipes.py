@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from scale_toolkit.core.batches import Neighbours
+from scale_toolkit.core.calibrate import calibrated
 from scale_toolkit.core.held_out import Thinned
 from scale_toolkit.core.initialise import (
     Weighting,
@@ -31,7 +32,7 @@ from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, 
 from scale_toolkit.core.seed import generators, seeded_weights
 from scale_toolkit.core.snapshot import History, Snapshot
 from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
-from scale_toolkit.core.trainer import Diverged, fit
+from scale_toolkit.core.trainer import Diverged, fit, some_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +228,7 @@ def train_fast(
         resume=resume,
         on_snapshot=on_snapshot,
     )
+    calibrate(model, thinned, encoder_input, offset, peak_sums, rng)
     return Trained(model, bias, weighting, log_transform, False, history, stopped)
 
 
@@ -313,6 +315,32 @@ def _fit(model: Scale, *args, **settings) -> tuple[History, str]:
         if error.epoch == 1:
             raise
         return error.history, str(error)
+
+
+@torch.no_grad()
+def calibrate(
+    model: Scale,
+    thinned: Thinned,
+    encoder_input: Callable[[sparse.csr_matrix], sparse.csr_matrix],
+    offset: np.ndarray,
+    peak_sums: np.ndarray,
+    rng: np.random.Generator,
+) -> float:
+    """Give the decoder loadings and intercepts whose probabilities can be taken at their word (`calibrate.calibrated`); t."""
+    cells = some_cells(thinned.n_cells, rng)
+    of = np.arange(thinned.n_cells) if cells is None else cells
+
+    def decoded(rows: sparse.csr_matrix) -> np.ndarray:
+        return model.decoder(model(encoder_input(rows))[0]).float().cpu().numpy()
+
+    h = np.concatenate([decoded(rows) for _, rows in blocks(thinned, cells=cells)])
+    weight, bias = (part.detach().cpu().numpy() for part in (model.decoder.weight, model.decoder.bias))
+    watched = decoded(thinned.kept), offset[thinned.cells]
+    counts = peak_sums * (len(of) / thinned.n_cells)
+    weight, bias, t = calibrated(weight, bias, h, offset[of], counts, watched, thinned.kept, thinned.hidden, rng)
+    model.decoder.weight.copy_(torch.from_numpy(weight))
+    model.decoder.bias.copy_(torch.from_numpy(bias))
+    return t
 
 
 @torch.no_grad()

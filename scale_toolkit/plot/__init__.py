@@ -13,6 +13,7 @@ from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
 from scale_toolkit.plot.embedding import embedding
 from scale_toolkit.plot.heatmaps import confusion_matrix, correlation, feature_specificity, heatmap
 from scale_toolkit.plot.history import history
+from scale_toolkit.plot.recovery import recovery, reliability
 from scale_toolkit.plot.release import (
     corr_heatmap,
     feature_specifity,
@@ -43,6 +44,8 @@ __all__ = [
     "plot_heatmap",
     "plot_loss",
     "plot_metrics",
+    "recovery",
+    "reliability",
     "save_figure",
     "sort_by_classes",
 ]

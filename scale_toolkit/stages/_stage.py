@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def stage(
-    name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str, ...] = (), loads: tuple[str, ...] = ()
+    name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str, ...] = (), loads: tuple[str, ...] | Callable = ()
 ) -> Callable:
     """Turn ``run(adata, config, *, progress, **inputs) -> AnnData`` into a public stage.
 
@@ -53,8 +53,8 @@ def stage(
     reads
         Slots that must be there (an error names the stage that makes them); with ``"X"``, what the input digest is made of.
     loads
-        Libraries with threads of their own that the stage uses: loaded before the threads are limited, or their first use
-        would escape the limit.
+        Libraries with threads of their own that the stage uses, or a function of the config that says them: loaded before
+        the threads are limited, or their first use would escape the limit.
     """
 
     def wrap(run: Callable[..., AnnData]) -> Callable[..., AnnData]:
@@ -69,7 +69,7 @@ def stage(
                 adata = adata.copy()  # a stage writes its results into what it was given
             before = digest(adata, reads)
             started = time.perf_counter()
-            for library in loads:
+            for library in loads(config) if callable(loads) else loads:
                 import_module(library)
             with limited_threads(getattr(config, "n_threads", 0)) as threads:
                 result = run(adata, config, progress=progress, **inputs)

@@ -12,9 +12,10 @@ from scipy import sparse
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.core.decode import UINT8_STEP, BinaryRows, NumericRows
-from scale_toolkit.errors import InputError, OptionError, ScaleWarning
+from scale_toolkit.errors import InputError, NothingLeftError, OptionError, ScaleWarning
 from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.imputed import check_finite, decoder_of, find_cells, find_peaks, mean_by_group, modelled_peaks
+from scale_toolkit.stages.validate import trusted_peaks, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,13 +26,17 @@ if TYPE_CHECKING:
     from scale_toolkit.stages._stage import Progress
 
 _READS = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
-
 _NOTED = 100  # peaks asked for that a receipt lists; of more, their number
 
 log = logging.getLogger("scale_toolkit")
 
 
-@stage("impute", ImputeConfig, reads=_READS)
+def _libraries(config: ImputeConfig) -> tuple[str, ...]:
+    """What has threads of its own: torch, where a model is trained."""
+    return ("torch",) if config.validate else ()
+
+
+@stage("impute", ImputeConfig, reads=_READS, loads=_libraries)
 def impute(
     adata: AnnData,
     config: ImputeConfig,
@@ -39,6 +44,7 @@ def impute(
     progress: Progress | None = None,
     peaks: Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
+    model: bytes | None = None,
 ) -> AnnData:
     """Add imputed values to a trained AnnData, in memory; `streamed` is the same for results larger than memory.
 
@@ -51,7 +57,7 @@ def impute(
     adata
         The output of `train`; changed in place (a view is copied first).
     config
-        See `ImputeConfig`. With neither `numeric`, `binary` nor `per_group`, `numeric` is made.
+        See `ImputeConfig`. With neither `numeric`, `binary`, `per_group` nor `validate`, `numeric` is made.
     progress
         Called with a message, the cells done and the cells in all.
     peaks
@@ -59,6 +65,8 @@ def impute(
         ``to="layers"``, which have a value for every peak.
     cells
         Keep and impute only these: an expression over obs (``leiden == "3"``), or barcodes. The result is then a copy.
+    model
+        With `validate`: bytes of the model file that `train` kept, to encode thinned counts instead of training again.
 
     Returns
     -------
@@ -72,6 +80,7 @@ def impute(
     - ``uns['scale_imputed_peaks']``: the peak names of the columns, or bits, of these;
     - ``varm['imputed_groups']`` (peaks × groups, float32, a DataFrame; NaN for other peaks): with `per_group`, the mean
       probability in each group;
+    - with `validate` what `stages.validate.validate` writes: ``uns['scale_validation']``, ``var['scale_trust']`` and more;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × all peaks).
 
     Raises
@@ -84,7 +93,7 @@ def impute(
     NothingLeftError
         None of the peaks was modelled, or none of the cells or peaks is asked for.
     """
-    adata, results = _begin(adata, config, peaks, cells, progress)
+    adata, results = _begin(adata, config, peaks, cells, model, progress)
     for path, rows in results.items():
         where, name = path.split("/")
         log.info("%s: %d cells × %d peaks", path, *rows.shape)
@@ -99,6 +108,7 @@ def streamed(
     progress: Progress | None = None,
     peaks: Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
+    model: bytes | None = None,
     **options: Any,
 ) -> tuple[AnnData, dict[str, RowBlocks]]:
     """`impute` without holding the result: the AnnData with everything else, and the values as blocks of rows.
@@ -108,11 +118,11 @@ def streamed(
     The AnnData with the receipt of `impute` and ``uns['scale_imputed_peaks']``; and by path (``obsm/imputed``,
     ``layers/binary``, …) the matrices, which are computed while their blocks are read.
     """
-    adata = _prepared(adata, config, progress=progress, peaks=peaks, cells=cells, **options)
+    adata = _prepared(adata, config, progress=progress, peaks=peaks, cells=cells, model=model, **options)
     return adata, _row_blocks(adata, config if config is not None else ImputeConfig(**options), peaks)
 
 
-@stage("impute", ImputeConfig, reads=_READS)
+@stage("impute", ImputeConfig, reads=_READS, loads=_libraries)
 def _prepared(
     adata: AnnData,
     config: ImputeConfig,
@@ -120,9 +130,10 @@ def _prepared(
     progress: Progress | None = None,
     peaks: Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
+    model: bytes | None = None,
 ) -> AnnData:
     """Write everything that `impute` does except its matrices."""
-    return _begin(adata, config, peaks, cells, progress)[0]
+    return _begin(adata, config, peaks, cells, model, progress)[0]
 
 
 def _begin(
@@ -130,9 +141,12 @@ def _begin(
     config: ImputeConfig,
     peaks: Sequence[str] | None,
     cells: str | Sequence[str] | None,
+    model: bytes | None,
     progress: Progress | None,
 ) -> tuple[AnnData, dict[str, RowBlocks]]:
     """The cells asked for with all that is small, and the matrices, of which nothing is computed yet."""
+    if config.validate:
+        validate(adata, config, progress=progress, model=model)
     if cells is not None:
         chosen = find_cells(adata, cells)
         facts = {"cells": cells if isinstance(cells, str) else len(cells), "n_cells": len(chosen), "of_cells": adata.n_obs}
@@ -155,7 +169,7 @@ def _row_blocks(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | Non
     columns = _columns(adata, config, peaks)
     decoder = decoder_of(adata, columns)
     results: dict[str, RowBlocks] = {}
-    if config.numeric or not (config.binary or config.per_group):
+    if config.numeric or not (config.binary or config.per_group or config.validate):
         results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
     if config.binary:
         rates = {
@@ -178,18 +192,32 @@ def _columns(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) 
                 "obsm: a layer has a value for every peak",
                 "drop one of the two",
             )
-        return find_peaks(adata, peaks)
-    modelled = modelled_peaks(adata)
+        return _trusted(adata, find_peaks(adata, peaks), config)
+    modelled = _trusted(adata, modelled_peaks(adata), config)
     if config.to == "layers" and len(modelled) < adata.n_vars:
         raise InputError(
-            f"{len(modelled)} of {adata.n_vars} peaks were modelled",
+            f"{len(modelled)} of {adata.n_vars} peaks were modelled{' and are trusted' * config.only_trusted}",
             "all of them: a layer has a value for every peak",
             "use --to obsm, or run `scale select-peaks` without --mark-only before `scale train`",
         )
     return modelled
 
 
-def outdated(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None = None) -> list[keys.Slot]:
+def _trusted(adata: AnnData, columns: np.ndarray, config: ImputeConfig) -> np.ndarray:
+    """Those of the peaks that are trusted, where only they are asked for."""
+    if not config.only_trusted:
+        return columns
+    trusted = columns[trusted_peaks(adata)[columns]]
+    if len(trusted) == 0:
+        raise NothingLeftError(
+            f"none of the {len(columns):,} peaks asked for is trusted",
+            "one at least",
+            "leave out --only-trusted or ask for others",
+        )
+    return trusted
+
+
+def _outdated(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None = None) -> list[keys.Slot]:
     """Former results in obsm whose columns are other peaks than those `impute` would write now, asked before it does."""
     if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
         return []
@@ -208,7 +236,7 @@ def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBl
     if config.to == "layers" or not results:
         return
     names = _column_names(adata, config, peaks)
-    for slot in outdated(adata, config, peaks):
+    for slot in _outdated(adata, config, peaks):
         if slot.found_in(adata) and slot.path not in results:
             warnings.warn(
                 f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "

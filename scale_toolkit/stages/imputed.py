@@ -129,13 +129,18 @@ class Imputed:
         columns, _ = _places(peaks, self.peaks, "peak")
         rows, columns = (np.arange(n)[part] for n, part in zip(self.shape, (rows, columns), strict=True))
         source = self._adata
-        left_out = {keys.IMPUTED.name, keys.BINARY.name, keys.BINARY_PACKED.name}
+        slots = (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED, keys.IMPUTED_PEAKS, keys.IMPUTED_STEP)
+        left_out = {slot.name for slot in slots}
         return anndata.AnnData(
             self[rows, columns],
             obs=source.obs.iloc[rows].copy(),
             var=source.var.loc[self.peaks[columns]].copy(),
             obsm={name: values[rows] for name, values in source.obsm.items() if name not in left_out},
-            uns={name: values for name, values in source.uns.items() if name not in (keys.IMPUTED_PEAKS.name, keys.IMPUTED_STEP.name)},
+            uns={
+                name: values
+                for name, values in source.uns.items()
+                if name not in (keys.IMPUTED_PEAKS.name, keys.IMPUTED_STEP.name)
+            },
         )
 
     def to_dask(self, chunks: tuple[int, int] = (1024, 4096)) -> Any:

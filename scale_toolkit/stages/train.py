@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from scale_toolkit.core.recipes import Encoded, Trained
     from scale_toolkit.core.snapshot import History, Snapshot
+    from scale_toolkit.core.sparse import RowSource
 
 log = logging.getLogger("scale_toolkit")
 
@@ -96,7 +97,7 @@ def train(
     modelled = modelled_peaks(adata)
     counts = modelled_counts(adata, modelled)
     going_on = {} if checkpoints is None else _going_on(checkpoints, adata, settings)
-    trained = _train(MatrixRows(counts), settings, device, progress, **going_on)
+    trained = train_model(MatrixRows(counts), settings, device, progress, **going_on)
     _write(adata, trained, counts, modelled, settings.seed)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
@@ -288,7 +289,10 @@ def in_model_order(counts: sparse.csr_matrix, place: np.ndarray) -> sparse.csr_m
     return sparse.csc_matrix((here.data, here.indices, pointers), (counts.shape[0], len(place))).tocsr()
 
 
-def _train(source, settings: TrainConfig, device: torch.device, progress: Progress | None, **going_on: Any) -> Trained:
+def train_model(
+    source: RowSource, settings: TrainConfig, device: torch.device, progress: Progress | None, **going_on: Any
+) -> Trained:
+    """Train on the cells of `source` as resolved `settings` say, or go on with a training; nothing is written anywhere."""
     from scale_toolkit.core.recipes import train_fast, train_published
     from scale_toolkit.core.trainer import Diverged
 
@@ -363,7 +367,7 @@ def _write(
     place = np.flatnonzero(modelled) if place is None else place
     here = place >= 0
     cell_sums, peak_sums = open_sums(source)
-    for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED, keys.GROUP_MEANS, keys.HIDDEN):
+    for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED, keys.GROUP_MEANS, keys.HIDDEN, *keys.VERDICT):
         slot.drop(adata)  # of a former model
     keys.LATENT.set(adata, encoded.latent)
     keys.LATENT_SCALE.set(adata, encoded.latent.copy())

@@ -1,0 +1,186 @@
+"""After training, the decoder's probabilities are made to mean what they say; the latent space is not touched.
+
+Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it decodes: the loadings come out too
+large, and the imputed values too sure. What was hidden from training (`held_out.Thinned`) tells by how much. In
+
+    logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
+
+one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum likelihood), and the intercepts
+b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from scipy.special import expit
+
+from scale_toolkit.core.recovery import hidden_log_odds, natural, products
+from scale_toolkit.core.sparse import binarise
+
+GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells
+CLOSED = 500_000  # random closed entries beside the hidden ones
+PRIOR_SD = 0.25  # t is 1 give or take this much before anything is seen: some hundred hidden peaks outweigh it
+_COLUMNS = 2048
+
+
+def calibrated(
+    weight: np.ndarray,
+    bias: np.ndarray,
+    h: np.ndarray,
+    offset: np.ndarray,
+    counts: np.ndarray,
+    watched: tuple[np.ndarray, np.ndarray],
+    kept: sparse.csr_matrix,
+    hidden: sparse.csr_matrix,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Loadings and intercepts of a calibrated decoder, and t.
+
+    Parameters
+    ----------
+    weight, bias
+        As trained, (peaks, d) and (peaks,).
+    h, offset
+        What is decoded, of all cells or of a random many: (cells, d), (cells,).
+    counts
+        Open cells of each peak among so many cells, in what training saw; need not be whole.
+    watched
+        `h` and `offset` of the cells that open peaks were hidden of.
+    kept, hidden
+        What training saw of those cells, and what was hidden (cells × peaks).
+    rng
+        Draws the closed entries.
+    """
+    kept, hidden = binarise(kept), binarise(hidden)
+    opened = kept + hidden
+    opened.sort_indices()
+    share = hidden.nnz / max(opened.nnz, 1)
+    middle = h.mean(0)
+    groups = like_cells((h - middle) @ _root(weight), offset, rng)
+    means, size = _group_means(groups, np.column_stack([h - middle, offset]))
+    target = believed_counts(counts, offset)
+    if hidden.nnz == 0 or share >= 1:
+        b = margins(means[:, :-1] @ weight.T, means[:, -1], size, target, bias + weight @ middle)
+        return weight, (b - weight @ middle).astype(bias.dtype), 1.0
+    rows, columns = np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)), hidden.indices
+    entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
+    lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
+    t, b = 1.0, bias + weight @ middle
+    for _ in range(10):
+        b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b, tolerance=0.01)
+        base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
+        old, t = t, _slope(base, lift, entries.hidden, entries.weight, t)
+        if abs(t - old) < 0.01:
+            break
+    b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b)
+    return (t * weight).astype(weight.dtype), (b - t * (weight @ middle)).astype(bias.dtype), t
+
+
+def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float) -> float:
+    """T of logit P(hidden) = base + a + t · lift by penalised maximum likelihood; a takes up what the margins leave."""
+    x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
+    precision = np.array([PRIOR_SD**-2, 1e-6])
+    for _ in range(30):
+        p = expit(base + beta @ x)
+        gradient = x @ (weight * (hidden - p)) - precision * (beta - [1, 0])
+        step = np.linalg.solve((x * (weight * p * (1 - p))) @ x.T + np.diag(precision), gradient)
+        beta += np.clip(step, -0.5, 0.5)
+        if np.abs(step).max() < 1e-6:
+            break
+    return float(np.clip(beta[0], 0.05, 2))
+
+
+def margins(
+    lift: np.ndarray,
+    offset: np.ndarray,
+    size: np.ndarray,
+    target: np.ndarray,
+    start: np.ndarray,
+    *,
+    tolerance: float = 1e-4,
+) -> np.ndarray:
+    """B with Σ_g size_g · expit(lift_gj + offset_g + b_j) = target_j, one equation a peak, by guarded Newton steps.
+
+    Parameters
+    ----------
+    lift, offset, size
+        Of groups of cells: (groups, peaks), (groups,), (groups,).
+    target
+        Open cells of each peak, (peaks,), kept away from none and from all.
+    start
+        Where to begin, (peaks,).
+    tolerance
+        Largest last step.
+    """
+    b = np.array(start, np.float64)
+    total = size.sum()
+    target = np.clip(target, 1e-3, total - 1e-3)
+    for left in range(0, len(b), _COLUMNS):
+        part = slice(left, left + _COLUMNS)
+        logits = (lift[:, part] + offset[:, None]).astype(np.float32)
+        few = size.astype(np.float32)
+        for _ in range(50):
+            p = expit(logits + b[part].astype(np.float32))
+            step = (target[part] - few @ p) / np.maximum(few @ (p * (1 - p)), 1e-9)
+            b[part] += np.clip(step, -2, 2)
+            if np.abs(step).max() < tolerance:
+                break
+    return b
+
+
+def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200, n_iter: int = 200) -> np.ndarray:
+    """Open cells to be expected of each peak, given how many were seen and how frequent peaks are in this data: (peaks,).
+
+    A peak seen in few cells was rather unlucky, or lucky, than just so rare. The intercepts b of all peaks follow one
+    distribution, found without assuming its form (non-parametric maximum likelihood on a grid by EM; Kiefer & Wolfowitz 1956,
+    Laird 1978) under logit p_ij = b_j + s_i, whose likelihood depends on the counts alone. The result is the posterior
+    mean of Σ_i p_ij.
+
+    Parameters
+    ----------
+    counts
+        Open cells of each peak, in [0, cells].
+    offset
+        s of the cells.
+    """
+    n_cells = len(offset)
+    values, of, times = np.unique(counts, return_inverse=True, return_counts=True)
+    s = np.quantile(offset, (np.arange(200) + 0.5) / 200) if n_cells > 200 else np.asarray(offset, np.float64)
+    ends = np.clip([values[0], values[-1]], 0.05, n_cells - 0.05)
+    low, high = np.log(ends) - np.log(n_cells - ends) - [s.max(), s.min()]
+    grid = np.linspace(low, high, n_grid)
+    logits = grid[:, None] + s
+    log_none, rate = -n_cells * np.logaddexp(0, logits).mean(1), n_cells * expit(logits).mean(1)
+    likelihood = values[:, None] * grid + log_none
+    likelihood = np.exp(likelihood - likelihood.max(1, keepdims=True))
+    prior = np.full(n_grid, 1 / n_grid)
+    for _ in range(n_iter):
+        posterior = likelihood * prior
+        posterior /= posterior.sum(1, keepdims=True)
+        prior = times @ posterior / times.sum()
+    return (posterior @ rate)[of]
+
+
+def like_cells(coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS) -> np.ndarray:
+    """Groups of cells whose logits are alike, (cells,) int: k-means on `coordinates` and depth; every cell alone up to `n`."""
+    if len(offset) <= n:
+        return np.arange(len(offset))
+    from sklearn.cluster import KMeans
+
+    points = np.column_stack([coordinates, offset]).astype(np.float32)
+    seed = int(rng.integers(2**31))
+    return KMeans(n, n_init=1, init="random", max_iter=10, random_state=seed).fit_predict(points)
+
+
+def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    size = np.bincount(group)
+    filled = size > 0
+    means = np.stack([np.bincount(group, column) for column in values.T], 1)[filled] / size[filled, None]
+    return means, size[filled].astype(np.float64)
+
+
+def _root(weight: np.ndarray) -> np.ndarray:
+    """R with R Rᵀ = wᵀw / peaks: distances of h R are root mean squares of differences in logits."""
+    size, basis = np.linalg.eigh(weight.T.astype(np.float64) @ weight / len(weight))
+    return basis * np.sqrt(np.maximum(size, 0))

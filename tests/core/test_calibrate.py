@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.optimize import brentq
+from scipy.special import expit
+
+from scale_toolkit.core.calibrate import believed_counts, calibrated, like_cells, margins
+
+
+def drawn(n_cells=600, n_peaks=900, d=3, seed=0):
+    """Cells with known latent vectors, loadings, intercepts, depth, and their open peaks."""
+    rng = np.random.default_rng(seed)
+    h, w = rng.normal(size=(n_cells, d)) + 1, rng.normal(0, 0.7, (n_peaks, d))
+    b, s = rng.normal(-3, 1, n_peaks), rng.normal(0, 0.4, n_cells)
+    p = expit((h - h.mean(0)) @ w.T + b + s[:, None])
+    return h, w, b, s, p, rng.random(p.shape) < p, rng
+
+
+@pytest.mark.parametrize("factor", [2.0, 1.0, 0.6])
+@pytest.mark.parametrize("n_cells", [400, 900])  # every cell alone, and groups of cells
+def test_loadings_that_are_too_large_or_too_small_are_put_right(factor, n_cells):
+    h, w, _, s, p, opened, rng = drawn(n_cells)
+    gone = opened & (rng.random(opened.shape) < 0.1)
+    kept = opened & ~gone
+    arrays = (factor * w, np.zeros(w.shape[0]), h, s, kept.sum(0), (h, s))
+    weight, bias, t = calibrated(*arrays, sparse.csr_matrix(kept * 1.0), sparse.csr_matrix(gone * 1.0), rng)
+    assert t == pytest.approx(1 / factor, rel=0.06)
+    np.testing.assert_allclose(weight, t * factor * w)
+    fitted = expit(h @ weight.T + bias + s[:, None])
+    np.testing.assert_allclose(fitted.sum(0), np.maximum(kept.sum(0), 1), rtol=0.5)
+    assert np.abs(fitted - 0.9 * p).mean() < 0.012
+
+
+def test_without_anything_hidden_only_the_margins_are_set():
+    h, w, _, s, _, opened, rng = drawn(300)
+    none = sparse.csr_matrix(opened.shape)
+    weight, bias, t = calibrated(w, np.zeros(len(w)), h, s, opened.sum(0), (h, s), sparse.csr_matrix(opened * 1.0), none, rng)
+    assert t == 1 and weight is w
+    sums = expit(h @ w.T + bias + s[:, None]).sum(0)
+    np.testing.assert_allclose(sums, believed_counts(opened.sum(0), s), rtol=1e-3)
+
+
+def test_few_hidden_peaks_do_not_move_the_loadings_far():
+    h, w, _, s, _, opened, rng = drawn(50, 40)
+    gone = np.zeros_like(opened)
+    gone[tuple(np.argwhere(opened)[0])] = True
+    found = calibrated(
+        w, np.zeros(40), h, s, opened.sum(0), (h, s), sparse.csr_matrix((opened & ~gone) * 1.0), sparse.csr_matrix(gone * 1.0), rng
+    )  # fmt: skip
+    assert 0.5 < found[2] < 1.5
+
+
+def test_margins_solve_each_peaks_equation():
+    rng = np.random.default_rng(0)
+    lift, offset, size = rng.normal(size=(20, 50)), rng.normal(size=20), rng.integers(1, 9, 20).astype(float)
+    target = rng.uniform(0.5, size.sum() - 0.5, 50)
+    found = margins(lift, offset, size, target, np.zeros(50))
+    exact = [
+        brentq(lambda x, j=j: size @ expit(lift[:, j] + offset + x) - target[j], -40, 40)  # an outside root finder
+        for j in range(50)
+    ]
+    np.testing.assert_allclose(found, exact, atol=2e-3)
+    extreme = margins(lift, offset, size, np.array([0.0] * 25 + [size.sum()] * 25), np.zeros(50))
+    assert np.isfinite(extreme).all()
+
+
+def test_believed_counts_are_the_posterior_means_under_the_true_distribution():
+    rng = np.random.default_rng(0)
+    n_cells, n_peaks = 500, 40_000
+    s = rng.normal(0, 0.5, n_cells)
+    b = rng.choice([-5.0, -3.0, -1.0], n_peaks, p=[0.6, 0.3, 0.1])
+    expected = np.array([expit(one + s).sum() for one in (-5.0, -3.0, -1.0)])
+    true = expected[np.searchsorted([-5.0, -3.0, -1.0], b)]
+    counts = rng.poisson(true * 0.999)
+    found = believed_counts(counts, s)
+    for count in (0, 2, 5, 10, 20, 30):
+        here = counts == count
+        assert found[here].mean() == pytest.approx(true[here].mean(), rel=0.12), count
+    assert np.ptp(found[counts == 3]) == 0
+    frequent = counts > 100
+    np.testing.assert_allclose(found[frequent].mean(), counts[frequent].mean(), rtol=0.02)
+
+
+def test_like_cells_groups_only_many_cells():
+    rng = np.random.default_rng(0)
+    points, offset = rng.normal(size=(800, 2)), rng.normal(size=800)
+    np.testing.assert_array_equal(like_cells(points[:100], offset[:100], rng), np.arange(100))
+    group = like_cells(points, offset, rng, n=50)
+    assert len(np.unique(group)) <= 50
+    within = np.mean([points[group == g].var(0).sum() for g in np.unique(group)])
+    assert within < 0.3 * points.var(0).sum()
