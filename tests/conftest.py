@@ -67,7 +67,7 @@ def planted() -> anndata.AnnData:
     return planted_cells()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plant():
     """Return `planted_cells`, to make planted data of another size."""
     return planted_cells
