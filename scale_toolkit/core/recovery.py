@@ -40,7 +40,7 @@ SET_SIZE = 9  # closed entries each of them is compared with
 CHANCE_AUPRC = float(np.mean(1 / np.arange(1, SET_SIZE + 2)))  # of a score that says nothing: mean of 1 / rank
 MAX_CLOSED = 2_000_000  # random closed entries the calibration is judged on
 MAX_HIDDEN_A_PEAK = 30  # hidden entries a peak is judged by
-NEAR_PEAKS = 50  # peaks of one frequency: so many neighbours in its order, or a hundredth of all where that is less, but ten
+NEAR_PEAKS = 50  # peaks of one frequency: so many neighbours in its order; a hundredth of few peaks, but ten
 NEAR_CELLS = 10  # and a cell of like depth in the order of depth
 FEWEST = 5  # hidden entries of a cell or a cluster below which it gets no figure of its own
 BINS = 10
@@ -132,8 +132,8 @@ def matched(
         Every open entry, hidden or not, indices sorted.
     frequency
         Open cells of each peak in what is left, (peaks,). In their order, equal ones at random, peaks fall into groups of
-        `NEAR_PEAKS` (fewer of few peaks), and matches are drawn from a peak's own group, with replacement. A hidden entry for which none is found
-        there is left out.
+        `NEAR_PEAKS` (fewer of few peaks), and matches are drawn from a peak's own group, with replacement. A hidden entry for
+        which none is found there is left out.
     """
     n_peaks = opened.shape[1]
     order = np.lexsort((rng.random(n_peaks), frequency))
