@@ -29,8 +29,6 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit, gammaln, gdtr, logsumexp
 
-from scale_toolkit.core.held_out import keep_entries
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -72,6 +70,8 @@ class Entries:
 
 def thin_counts(counts: sparse.csr_matrix, share: float, rng: np.random.Generator) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Take out each read with probability `share`: the counts left, and which of the stored entries vanished."""
+    from scale_toolkit.core.held_out import keep_entries  # loads torch, which imputing alone does not need
+
     left = rng.binomial(counts.data.astype(np.int64), 1 - share)
     whole = sparse.csr_matrix((left.astype(counts.dtype), counts.indices, counts.indptr), counts.shape)
     return keep_entries(whole, left > 0), left == 0

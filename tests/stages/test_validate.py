@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -143,6 +145,11 @@ def test_bad_input(trained):
         scale.impute(other, validate=True, model=model)
     with pytest.raises(InputError, match="the model file is"):
         scale.impute(adata.copy(), validate=True, model=b"words")
+
+
+def test_imputing_alone_still_needs_no_torch():
+    code = "import sys, scale_toolkit.stages.impute; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_figures(proved, tmp_path):
