@@ -1,12 +1,14 @@
 """After training, the decoder's probabilities are made to mean what they say; the latent space is not touched.
 
-Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it decodes: the loadings come out too
-large, and the imputed values too sure. What was hidden from training (`held_out.Thinned`) tells by how much. In
+Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it decodes: the loadings come out
+too large, and the imputed values too sure. What was hidden from training (`held_out.Thinned`) tells by how much. In
 
     logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
 
 one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum likelihood), and the intercepts
-b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`).
+b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`). A fit is drawn
+to the open entries it has seen, and gives the others a few per cent too little: all intercepts rise by one more number, fitted
+with t.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from scale_toolkit.core.sparse import binarise
 
 GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells
 CLOSED = 500_000  # random closed entries beside the hidden ones
+PRIOR_SD_RISE = 0.1  # and the rise of all intercepts is 0 give or take this
 PRIOR_SD = 0.25  # t is 1 give or take this much before anything is seen: some hundred hidden peaks outweigh it
 _COLUMNS = 2048
 
@@ -66,21 +69,22 @@ def calibrated(
     rows, columns = np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)), hidden.indices
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
-    t, b = 1.0, bias + weight @ middle
+    t, rise, b = 1.0, 0.0, bias + weight @ middle
     for _ in range(10):
         b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b, tolerance=0.01)
         base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
-        old, t = t, _slope(base, lift, entries.hidden, entries.weight, t)
+        old = t
+        t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
         if abs(t - old) < 0.01:
             break
     b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b)
-    return (t * weight).astype(weight.dtype), (b - t * (weight @ middle)).astype(bias.dtype), t
+    return (t * weight).astype(weight.dtype), (b + rise - t * (weight @ middle)).astype(bias.dtype), t
 
 
-def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float) -> float:
-    """T of logit P(hidden) = base + a + t · lift by penalised maximum likelihood; a takes up what the margins leave."""
+def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float) -> tuple[float, float]:
+    """T and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood."""
     x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
-    precision = np.array([PRIOR_SD**-2, 1e-6])
+    precision = np.array([PRIOR_SD, PRIOR_SD_RISE]) ** -2.0
     for _ in range(30):
         p = expit(base + beta @ x)
         gradient = x @ (weight * (hidden - p)) - precision * (beta - [1, 0])
@@ -88,7 +92,7 @@ def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.nd
         beta += np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-6:
             break
-    return float(np.clip(beta[0], 0.05, 2))
+    return float(np.clip(beta[0], 0.05, 2)), float(beta[1])
 
 
 def margins(

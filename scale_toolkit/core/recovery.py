@@ -29,8 +29,6 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit, gammaln, gdtr, logsumexp
 
-from scale_toolkit.core.held_out import keep_entries
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -40,7 +38,7 @@ SET_SIZE = 9  # closed entries each of them is compared with
 CHANCE_AUPRC = float(np.mean(1 / np.arange(1, SET_SIZE + 2)))  # of a score that says nothing: mean of 1 / rank
 MAX_CLOSED = 2_000_000  # random closed entries the calibration is judged on
 MAX_HIDDEN_A_PEAK = 30  # hidden entries a peak is judged by
-NEAR_PEAKS = 50  # peaks of one frequency: so many neighbours in its order
+NEAR_PEAKS = 50  # peaks of one frequency: so many neighbours in its order; a hundredth of few peaks, but ten
 NEAR_CELLS = 10  # and a cell of like depth in the order of depth
 FEWEST = 5  # hidden entries of a cell or a cluster below which it gets no figure of its own
 BINS = 10
@@ -72,6 +70,8 @@ class Entries:
 
 def thin_counts(counts: sparse.csr_matrix, share: float, rng: np.random.Generator) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Take out each read with probability `share`: the counts left, and which of the stored entries vanished."""
+    from scale_toolkit.core.held_out import keep_entries  # loads torch, which imputing alone does not need
+
     left = rng.binomial(counts.data.astype(np.int64), 1 - share)
     whole = sparse.csr_matrix((left.astype(counts.dtype), counts.indices, counts.indptr), counts.shape)
     return keep_entries(whole, left > 0), left == 0
@@ -132,8 +132,8 @@ def matched(
         Every open entry, hidden or not, indices sorted.
     frequency
         Open cells of each peak in what is left, (peaks,). In their order, equal ones at random, peaks fall into groups of
-        `NEAR_PEAKS`, and matches are drawn from a peak's own group, with replacement. A hidden entry for which none is found
-        there is left out.
+        `NEAR_PEAKS` (fewer of few peaks), and matches are drawn from a peak's own group, with replacement. A hidden entry for
+        which none is found there is left out.
     """
     n_peaks = opened.shape[1]
     order = np.lexsort((rng.random(n_peaks), frequency))
@@ -141,7 +141,7 @@ def matched(
     place[order] = np.arange(n_peaks)
 
     # fixed groups, not the nearest on either side: a hidden peak in the middle of its set would be known by its frequency
-    n_groups = max(n_peaks // NEAR_PEAKS, 1)
+    n_groups = max(n_peaks // int(np.clip(n_peaks // 100, 10, NEAR_PEAKS)), 1)
     first = np.arange(n_groups + 1) * n_peaks // n_groups
     group = np.searchsorted(first, place, side="right") - 1
 

@@ -138,6 +138,39 @@ def test_stages_on_a_pipe_give_what_they_give_by_file(chain, counts, tmp_path):
     assert piped.uns["scale"] == filed.uns["scale"]
 
 
+def test_impute_validates_and_writes_what_is_trusted(chain, tmp_path):
+    words = f"scale impute --validate {chain}/imputed.h5ad --n-threads 1"
+    said = done(f"{words} --validate-dir proof/deep -o proved.h5ad", tmp_path)
+    for part in (
+        "AUPRC",
+        "peak frequency",
+        "near cells",
+        "TF-IDF+SVD",
+        "slope",
+        "meta-cell",
+        "trained without them",
+        "trusted",
+    ):
+        assert part in said
+    names = ["recovery.pdf", "recovery_clusters.pdf", "reliability.pdf", "validation.json"]
+    assert sorted(path.name for path in (tmp_path / "proof" / "deep").iterdir()) == names
+    proved = anndata.read_h5ad(tmp_path / "proved.h5ad")
+    report = json.loads((tmp_path / "proof" / "deep" / "validation.json").read_text())
+    assert report == json.loads(keys.VALIDATION.get(proved))
+    before = anndata.read_h5ad(chain / "imputed.h5ad")
+    np.testing.assert_array_equal(proved.obsm["imputed"], before.obsm["imputed"])  # an older result stays
+    assert (proved.X != before.X).nnz == 0
+
+    said = done(f"{words} --model {chain}/model.pt --validate-share 0.3 --json-logs -o quick.h5ad", tmp_path)
+    facts = next(line for line in map(json.loads, said.splitlines()) if line["message"] == "result")
+    assert facts["way"].startswith("optimistic") and 0 <= facts["trusted"] <= 500
+
+    proved.var["scale_trust"] = np.arange(500) % 5 == 0
+    proved.write_h5ad(tmp_path / "some.h5ad")
+    done("scale impute --only-trusted some.h5ad -o trusted.h5ad", tmp_path)
+    assert anndata.read_h5ad(tmp_path / "trusted.h5ad").obsm["imputed"].shape[1] == 100
+
+
 def test_a_stage_again_on_the_file_before_it_gives_the_same_cells(chain, tmp_path):
     done(f"scale train {chain}/selected.h5ad {QUICK} --model model.pt -o again.h5ad", tmp_path)
     again, first = anndata.read_h5ad(tmp_path / "again.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
@@ -248,6 +281,12 @@ def test_blacklist_drops_peaks(data_path, tmp_path):
         ("scale train mine.h5ad -o x.h5ad --pretrain words.txt", 1, ""),
         ("scale train mine.h5ad -o x.h5ad --pretrain a --model b", 2, "both --model and --pretrain"),
         ("scale train mine.h5ad -o none/x.h5ad", 2, "the output folder none does not exist"),
+        ("scale impute {chain}/trained.h5ad --model none.pt -o x.h5ad", 2, "--model without --validate"),
+        ("scale impute {chain}/trained.h5ad --validate-dir out -o x.h5ad", 2, "--validate-dir without --validate"),
+        ("scale impute {chain}/trained.h5ad --validate --model none.pt -o x.h5ad", 1, "none.pt does not exist"),
+        ("scale impute {chain}/trained.h5ad --validate --validate-dir words.txt -o x.h5ad", 2, "--validate-dir words.txt"),
+        ("scale impute {chain}/trained.h5ad --validate --validate-share 0.9 -o x.h5ad", 2, "--validate-share is 0.9"),
+        ("scale impute {chain}/trained.h5ad --only-trusted -o x.h5ad", 1, "var['scale_trust'] is missing"),
         ("scale prepare mine.h5ad mine.h5ad -o x.h5ad", 2, "two inputs are named 'mine'"),
         ("scale prepare --fragments words.txt -o x.h5ad", 2, "--fragments alone"),
         ("scale prepare mine.h5ad --min-peaks 100000 -o x.h5ad", 1, ""),

@@ -75,7 +75,7 @@ def test_figures_of_a_set_are_those_of_scikit_learn(decimals):
     np.testing.assert_allclose(auroc, [roc_auc_score(truth, row) for row in scores])
     # equal scores: the mean over their orders
     noise = rng.random((300, 10)) * 1e-6
-    for row, found in zip(scores[:6], auprc, strict=False):
+    for row, found in zip(scores[:2], auprc, strict=False):
         orders = [average_precision_score(truth, row + jitter) for jitter in noise[: 300 if decimals == 0 else 1]]
         assert found == pytest.approx(np.mean(orders), abs=0.06 if decimals == 0 else 1e-12)
 
@@ -107,14 +107,14 @@ def test_the_chance_to_be_hidden_is_seen_in_a_simulation():
     """The derivation: of entries that look closed, how many are hidden ones, given P(open)?"""
     rng = np.random.default_rng(0)
     for p, q in [(0.05, 0.1), (0.5, 0.1), (0.8, 0.4)]:
-        is_open = rng.random(400_000) < p
-        hidden = is_open & (rng.random(len(is_open)) < q)
-        looks_closed = ~is_open | hidden
-        seen = hidden[looks_closed].mean()
+        entries = 20_000_000
+        n_open = rng.binomial(entries, p)
+        n_hidden = rng.binomial(n_open, q)
+        seen = n_hidden / (entries - n_open + n_hidden)
         p_left = (1 - q) * p  # what a model of the rest says
         predicted = np.exp(recovery.hidden_log_odds(np.array([logit(p_left)]), q))[0]
         assert predicted == pytest.approx(q * p / (1 - (1 - q) * p), rel=1e-9)
-        assert predicted == pytest.approx(seen, rel=0.03)
+        assert predicted == pytest.approx(seen, rel=0.015)
     assert np.exp(recovery.hidden_log_odds(np.array([50.0]), 0.1))[0] < 1  # a model that is surer than hiding allows
 
 
