@@ -1,0 +1,30 @@
+process IMPUTE {
+    tag "${meta.id}"
+    label 'process_medium'
+
+    input:
+    tuple val(meta), path(h5ad, stageAs: 'input.h5ad')
+
+    output:
+    tuple val(meta), path("${prefix}.impute.h5ad"), emit: h5ad
+    path 'versions.yml', emit: versions
+
+    script:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    def args = task.ext.args ?: ''
+    """
+    scale impute input.h5ad ${args} -o ${prefix}.impute.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        scale_toolkit: \$(scale --version | sed 's/^scale //')
+    END_VERSIONS
+    """
+
+    stub:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.impute.h5ad
+    echo '"${task.process}": {scale_toolkit: stub}' > versions.yml
+    """
+}

@@ -1,0 +1,35 @@
+process PREPARE {
+    tag "${meta.id}"
+    label 'process_prepare'
+
+    input:
+    tuple val(meta), path(inputs, stageAs: 'input_?/*')
+    path peaks, stageAs: 'peaks/*'
+    path blacklist, stageAs: 'blacklist/*'
+
+    output:
+    tuple val(meta), path("${prefix}.prepare.h5ad"), emit: h5ad
+    path 'versions.yml', emit: versions
+
+    script:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    def args = task.ext.args ?: ''
+    def names = meta.batches ? "--batch-names '${meta.batches.join(',')}'" : ''
+    def regions = blacklist ? "--blacklist ${blacklist}" : ''
+    def source = peaks ? "--fragments ${inputs} --peaks ${peaks}" : "${inputs}"
+    """
+    scale prepare ${source} ${names} ${regions} ${args} -o ${prefix}.prepare.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        scale_toolkit: \$(scale --version | sed 's/^scale //')
+    END_VERSIONS
+    """
+
+    stub:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.prepare.h5ad
+    echo '"${task.process}": {scale_toolkit: stub}' > versions.yml
+    """
+}

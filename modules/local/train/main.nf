@@ -1,0 +1,35 @@
+process TRAIN {
+    tag "${meta.id}"
+    label 'process_high'
+
+    input:
+    tuple val(meta), path(h5ad, stageAs: 'input.h5ad')
+    path pretrained, stageAs: 'pretrained/*'
+
+    output:
+    tuple val(meta), path("${prefix}.train.h5ad"), emit: h5ad
+    tuple val(meta), path("model.pt"), optional: true, emit: model
+    path 'versions.yml', emit: versions
+
+    script:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    def args = task.ext.args ?: ''
+    def components = meta.k ? "--n-components ${meta.k}" : ''
+    def model = pretrained ? "--pretrain ${pretrained}" : '--model model.pt'
+    def device = params.use_gpu ? 'cuda' : 'cpu'
+    """
+    scale train input.h5ad ${args} ${components} --device ${device} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        scale_toolkit: \$(scale --version | sed 's/^scale //')
+    END_VERSIONS
+    """
+
+    stub:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.train.h5ad model.pt
+    echo '"${task.process}": {scale_toolkit: stub}' > versions.yml
+    """
+}
