@@ -17,11 +17,14 @@ workflow {
     else {
         checkImage(workflow)
         samples = samplesOf(params)
+        // Inside onComplete neither `params` nor `workflow` is what it is here.
+        given = params
+        isDry = workflow.stubRun || workflow.preview
         reached = new java.util.concurrent.ConcurrentHashMap()
         SCALE(channel.fromList(samples), reached)
 
         workflow.onComplete {
-            summary(samples, reached, params, workflow)
+            summary(samples, reached, given, isDry)
         }
     }
 }

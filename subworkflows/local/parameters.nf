@@ -120,6 +120,9 @@ def contradictions(given, profiles) {
             wrong << "--${name} is not given; expected with -profile ${profile}"
         }
     }
+    if ('google-batch' in profiles && given.use_gpu && !given.gpu_type) {
+        wrong << '--gpu_type is not given; expected with -profile google-batch and --use_gpu'
+    }
     return wrong
 }
 
@@ -173,7 +176,7 @@ def samplesOf(given) {
 }
 
 def sampleOf(sample, rows, k) {
-    def meta = [id: sample]
+    def meta = [id: sample, input_mb: rows.sum { row -> megabytes(row.path) }]
     if (k) {
         meta.k = k
     }
@@ -187,6 +190,12 @@ def sampleOf(sample, rows, k) {
         meta.batches = names
     }
     return [meta, rows.collect { row -> row.path }]
+}
+
+// For the memory `prepare` asks for; a folder counts with all its files.
+def megabytes(path) {
+    def size = path.isDirectory() ? path.listFiles().findAll { one -> one.isFile() }.sum { one -> one.size() } ?: 0 : path.size()
+    return Math.ceil(size / 1e6).toInteger()
 }
 
 def isSheet(input) {
@@ -283,11 +292,11 @@ def helpText(run) {
 }
 
 // What every sample came to; a sample that failed is named with the stage and where its messages are.
-def summary(samples, reached, given, run) {
+def summary(samples, reached, given, isDry) {
     def last = given.stop_after
     def names = samples.collect { meta, paths -> meta.id }
     def failed = names.findAll { name -> reached[name] != last }
-    if (run.stubRun || run.preview) {
+    if (isDry) {
         return
     }
     def lines = names.collect { name -> name in failed ? "${name}\tfailed\t${nextStage(reached[name], given.start_from)}" : "${name}\tdone\t${last}" }
