@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 
 import pytest
@@ -20,7 +22,7 @@ def resolved(nextflow, tmp_path_factory):
             words = [*nextflow, "config", "-flat", *(["-profile", profile] if profile else []), str(ROOT)]
             done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, check=True)
             pairs = (line.partition(" = ") for line in done.stdout.splitlines() if " = " in line)
-            known[profile] = {name: value.strip("'") for name, _, value in pairs}
+            known[profile] = {name: value.removeprefix("'").removesuffix("'") for name, _, value in pairs}
         return known[profile]
 
     return config
@@ -38,7 +40,7 @@ IMAGE = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]["resour
         ("singularity", {"singularity.enabled": "true", "process.container": f"{ROOT}/scale-toolkit.sif"}),
         ("apptainer", {"apptainer.enabled": "true", "process.container": f"{ROOT}/scale-toolkit.sif"}),
         ("conda", {"conda.enabled": "true", "process.conda": f"{ROOT}/environment.yml"}),
-        ("slurm", {"process.executor": "slurm", "process.resourceLimits.memory": "16 TB"}),
+        ("slurm", {"process.executor": "slurm", "process.resourceLimits": "[cpus:1024, memory:'16 TB', time:'30 d']"}),
         ("awsbatch", {"process.executor": "awsbatch", "docker.enabled": "true"}),
         ("google-batch", {"process.executor": "google-batch", "docker.enabled": "true"}),
         ("azurebatch", {"process.executor": "azurebatch", "docker.enabled": "true"}),
@@ -70,12 +72,11 @@ def test_no_container_engine_is_on_by_itself(resolved):
 
 
 def test_on_this_machine_no_task_asks_for_more_than_it_has(resolved):
-    import os
-
     found = resolved("")
-    assert int(found["process.resourceLimits.cpus"]) == os.cpu_count()
+    cpus, memory = re.match(r"\[cpus:(\d+), memory:'?(\d+) MB", found["process.resourceLimits"]).groups()
+    assert int(cpus) == os.cpu_count()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
-    assert abs(int(found["process.resourceLimits.memory"].removesuffix(" MB")) - total) < 0.1 * total
+    assert abs(int(memory) - total) < 0.1 * total
 
 
 @pytest.mark.parametrize(
@@ -91,13 +92,11 @@ def test_a_gpu_is_shown_to_the_container_where_it_is_asked_for(launch, tmp_path,
     stand_in.write_text(
         "#!/bin/bash\n"
         'case "$1" in image|pull|kill|rm|--version|version) exit 0;; esac\n'
-        f'echo "$@" >> {tmp_path}/words\n'
+        f'echo "$@" | tr "\\n" " " >> {tmp_path}/words; echo >> {tmp_path}/words\n'
         "exec bash .command.sh\n"  # the stub's script, in the task's folder
     )
     stand_in.chmod(0o755)
     (tmp_path / "image.sif").touch()
-    import os
-
     gpu = ["--use_gpu"] if use_gpu else []
     run = launch(
         tmp_path, "-profile", engine, "-stub-run", "--skip_multiqc", "--singularity_image", tmp_path / "image.sif", *gpu,
