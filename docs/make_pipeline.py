@@ -60,7 +60,7 @@ def property_of(spec: dataclasses.Field, item: type, many: bool) -> dict[str, An
         if spec.default:
             made["default"] = ",".join(map(str, spec.default))
         return made
-    if spec.default is not None:
+    if spec.default is not None and spec.default is not False:  # nf-core's lint wants a false left out
         made["default"] = spec.default
     if rule["choices"]:
         made["enum"] = list(rule["choices"])
@@ -91,7 +91,7 @@ def parameters(made: dict[str, Any]) -> str:
     lines = ["// Made from nextflow_schema.json by `python docs/make_pipeline.py`.", "params {"]
     for group in made["$defs"].values():
         lines += ["", f"    // {group['title']}"]
-        lines += [f"    {name} = {groovy(spec.get('default'))}" for name, spec in group["properties"].items()]
+        lines += [f"    {name} = {groovy(default_of(spec))}" for name, spec in group["properties"].items()]
     return "\n".join([*lines, "}", ""])
 
 
@@ -111,6 +111,11 @@ def arguments(made: dict[str, Any]) -> str:
     return "\n".join([*lines, "}", ""])
 
 
+def default_of(spec: dict[str, Any]) -> Any:
+    """Return a parameter's default; a switch is off."""
+    return spec.get("default", False if spec["type"] == "boolean" else None)
+
+
 def groovy(value: Any) -> str:
     """Return a value as Groovy writes it."""
     return "null" if value is None else f"'{value}'" if isinstance(value, str) else json.dumps(value)
@@ -123,8 +128,7 @@ def table(made: dict[str, Any]) -> str:
         lines += [f"### {group['title']}", "", group["description"], "", "| parameter | value | default | |", "|---|---|---|---|"]
         for name, spec in group["properties"].items():
             if not spec.get("hidden"):
-                default = spec.get("default", "")
-                shown = str(default).lower() if isinstance(default, bool) else default
+                shown = spec.get("default", "")
                 description = " ".join(spec["description"].split()).replace("|", "\\|")
                 lines.append(f"| `--{name}` | {value_of(spec)} | {shown} | {description} |")
         lines.append("")

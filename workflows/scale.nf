@@ -10,7 +10,7 @@ include { EMBED } from '../modules/local/embed/main'
 include { IMPUTE } from '../modules/local/impute/main'
 include { MULTIQC_CONTENT } from '../modules/local/multiqc_content/main'
 include { MULTIQC } from '../modules/local/multiqc/main'
-include { STAGES } from '../subworkflows/local/parameters'
+include { isAsked } from '../subworkflows/local/parameters'
 
 workflow SCALE {
     take:
@@ -18,7 +18,6 @@ workflow SCALE {
     reached // a map that learns the last stage each sample got through
 
     main:
-    def asked = { stage -> STAGES().indexOf(stage) in (STAGES().indexOf(params.start_from)..STAGES().indexOf(params.stop_after)) }
     versions = channel.empty()
 
     given = samples.branch { meta, inputs ->
@@ -29,7 +28,7 @@ workflow SCALE {
     versions = versions.mix(SIMULATE.out.versions)
     cells = given.files.mix(SIMULATE.out.h5ad)
 
-    if (asked('prepare')) {
+    if (isAsked('prepare', params.start_from, params.stop_after)) {
         PREPARE(cells, params.peaks ? file(params.peaks) : [], params.blacklist ? file(params.blacklist) : [])
         versions = versions.mix(PREPARE.out.versions)
         cells = PREPARE.out.h5ad.map { meta, h5ad -> note(reached, 'prepare', meta, h5ad) }
@@ -45,27 +44,27 @@ workflow SCALE {
                 [meta + [cells: n_cells, peaks: n_peaks, open: n_open], h5ad]
             }
     }
-    if (asked('select_peaks')) {
+    if (isAsked('select_peaks', params.start_from, params.stop_after)) {
         SELECT_PEAKS(cells)
         versions = versions.mix(SELECT_PEAKS.out.versions)
         cells = SELECT_PEAKS.out.h5ad.map { meta, h5ad -> note(reached, 'select_peaks', meta, h5ad) }
     }
-    if (asked('train')) {
+    if (isAsked('train', params.start_from, params.stop_after)) {
         TRAIN(cells, params.pretrain ? file(params.pretrain) : [])
         versions = versions.mix(TRAIN.out.versions)
         cells = TRAIN.out.h5ad.map { meta, h5ad -> note(reached, 'train', meta, h5ad) }
     }
-    if (asked('cluster')) {
+    if (isAsked('cluster', params.start_from, params.stop_after)) {
         CLUSTER(cells)
         versions = versions.mix(CLUSTER.out.versions)
         cells = CLUSTER.out.h5ad.map { meta, h5ad -> note(reached, 'cluster', meta, h5ad) }
     }
-    if (asked('embed')) {
+    if (isAsked('embed', params.start_from, params.stop_after)) {
         EMBED(cells)
         versions = versions.mix(EMBED.out.versions)
         cells = EMBED.out.h5ad.map { meta, h5ad -> note(reached, 'embed', meta, h5ad) }
     }
-    if (asked('impute')) {
+    if (isAsked('impute', params.start_from, params.stop_after)) {
         IMPUTE(cells)
         versions = versions.mix(IMPUTE.out.versions)
         cells = IMPUTE.out.h5ad.map { meta, h5ad -> note(reached, 'impute', meta, h5ad) }

@@ -4,6 +4,11 @@ def STAGES() {
     return ['prepare', 'select_peaks', 'train', 'cluster', 'embed', 'impute']
 }
 
+// Whether a stage is between the first and the last one asked for.
+def isAsked(stage, first, last) {
+    return STAGES().indexOf(stage) in (STAGES().indexOf(first)..STAGES().indexOf(last))
+}
+
 def groups() {
     return new groovy.json.JsonSlurper().parse(file("${projectDir}/nextflow_schema.json").toFile())['$defs']
 }
@@ -77,8 +82,8 @@ def problemOf(value, rule) {
     if (rule.type == 'string' && value instanceof Boolean) {
         return 'a value'
     }
-    if (rule.enum && !(value.toString() in rule.enum)) {
-        return "one of ${rule.enum.join(', ')}"
+    if (rule['enum'] && !(value.toString() in rule['enum'])) {
+        return "one of ${rule['enum'].join(', ')}"
     }
     if (rule.minimum != null && value < rule.minimum) {
         return "${rule.minimum} or more"
@@ -268,11 +273,7 @@ def placeOf(path, sheet) {
 
 // A file's name without what tells its format, as letters that suit a folder's name.
 def plainName(path) {
-    def name = path.name
-    while (name ==~ /(?i).+\.(gz|h5ad|h5|txt|tsv|csv|mtx|fragments)$/) {
-        name = name.substring(0, name.lastIndexOf('.'))
-    }
-    return name.replaceAll(/[^A-Za-z0-9_.-]/, '_')
+    return path.name.replaceAll(/(?i)(?<=.)(\.(gz|h5ad|h5|txt|tsv|csv|mtx|fragments))+$/, '').replaceAll(/[^A-Za-z0-9_.-]/, '_')
 }
 
 def helpText(run) {
@@ -280,7 +281,7 @@ def helpText(run) {
     groups().values().each { group ->
         lines << "${group.title}: ${group.description}"
         group.properties.findAll { name, rule -> !rule.hidden }.each { name, rule ->
-            def kind = rule.enum ? rule.enum.join('|') : rule.type
+            def kind = rule['enum'] ? rule['enum'].join('|') : rule.type
             def low = rule.minimum != null ? " from ${rule.minimum}" : ''
             def high = rule.maximum != null ? " to ${rule.maximum}" : ''
             def otherwise = rule.default != null ? " [default: ${rule.default}]" : ''

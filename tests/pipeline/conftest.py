@@ -83,7 +83,7 @@ class Run:
 
     def works(self, task: str) -> Path:
         """The work folder of a task."""
-        process, _, tag = task.partition(" ")
+        process, tag = [*task.split(" "), "-"][:2]
         return next(Path(one["workdir"]) for one in self.tasks if one["process"].split(":")[-1] == process and one["tag"] == tag)
 
 

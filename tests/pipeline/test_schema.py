@@ -54,7 +54,7 @@ def test_types_ranges_choices_and_defaults_are_the_options_own(stage):
         made, rule = PROPERTIES[f"{stage}_{spec.name}"], spec.metadata
         assert made["description"] == rule["help"]
         assert made.get("enum", []) == list(rule["choices"])
-        assert made.get("default") == (None if many and not spec.default else spec.default)
+        assert made.get("default") == (spec.default or None if many or kind is bool else spec.default)
         expected = "string" if many else {bool: "boolean", int: "integer", float: "number", str: "string"}[kind]
         assert made["type"] == expected
         if not many:

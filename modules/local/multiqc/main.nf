@@ -1,5 +1,6 @@
 process MULTIQC {
     label 'process_low'
+    publishDir "${params.outdir}/multiqc", mode: params.publish_dir_mode, pattern: 'multiqc_report.html'
 
     input:
     path content

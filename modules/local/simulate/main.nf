@@ -1,6 +1,9 @@
+include { published } from '../task'
+
 process SIMULATE {
     tag "${meta.id}"
     label 'process_low'
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('simulate', name, params.stop_after, params.save_intermediates) }
 
     input:
     val meta

@@ -7,15 +7,15 @@ process SIZE {
     tuple val(meta), path(h5ad, stageAs: 'input.h5ad')
 
     output:
-    tuple val(meta), stdout, emit: size
+    tuple val(meta), env('SIZE'), emit: size
 
     script:
     """
-    h5ad_size.py input.h5ad
+    SIZE=\$(h5ad_size.py input.h5ad)
     """
 
     stub:
     """
-    printf '1000 8000 500000'
+    SIZE='1000 8000 500000'
     """
 }
