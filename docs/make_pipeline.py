@@ -125,7 +125,14 @@ def table(made: dict[str, Any]) -> str:
     """Return the parameters as Markdown."""
     lines = []
     for group in made["$defs"].values():
-        lines += [f"### {group['title']}", "", group["description"], "", "| parameter | value | default | |", "|---|---|---|---|"]
+        lines += [
+            f"### {group['title']}",
+            "",
+            group["description"],
+            "",
+            "| parameter | value | default | |",
+            "|---|---|---|---|",
+        ]
         for name, spec in group["properties"].items():
             if not spec.get("hidden"):
                 shown = spec.get("default", "")

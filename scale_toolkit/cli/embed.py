@@ -10,22 +10,27 @@ from scale_toolkit.cli.files import check_side_file, through
 from scale_toolkit.cli.options import Input, Output, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import EmbedConfig
+from scale_toolkit.errors import UsageError
+
+FIGURES = (".pdf", ".png", ".svg")
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Figure = Annotated[
     Path | None,
-    given("--figure", metavar="FILE", help="Draw the cells too (.pdf, .png or .svg), by cluster where `scale cluster` was run."),
+    given(
+        "--figure", metavar="FILE", help="Draw the cells too (.pdf, .png or .svg), by cluster where `scale cluster` was run."
+    ),
 ]
 
 
 @command
-def embed(
-    source: Input = "-", output: Output = "-", figure: Figure = None, *, config: EmbedConfig, talk: Talk
-) -> None:
+def embed(source: Input = "-", output: Output = "-", figure: Figure = None, *, config: EmbedConfig, talk: Talk) -> None:
     """Draw the latent space in two dimensions: UMAP or tSNE coordinates for every cell."""
     check_side_file(figure, "--figure", (source, output))
+    if figure and figure.suffix.lower() not in FIGURES:
+        raise UsageError(f"--figure is {figure}", "a name that ends in " + ", ".join(FIGURES))
     with through(source, output, talk, without=keys.LARGE) as cells:
         from scale_toolkit.stages.embed import embed as stage
 

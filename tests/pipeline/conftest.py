@@ -84,7 +84,9 @@ class Run:
     def works(self, task: str) -> Path:
         """The work folder of a task."""
         process, tag = [*task.split(" "), "-"][:2]
-        return next(Path(one["workdir"]) for one in self.tasks if one["process"].split(":")[-1] == process and one["tag"] == tag)
+        return next(
+            Path(one["workdir"]) for one in self.tasks if one["process"].split(":")[-1] == process and one["tag"] == tag
+        )
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,9 @@ def resolved(nextflow, tmp_path_factory):
     return config
 
 
-IMAGE = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]["resource_options"]["properties"]["container"]["default"]
+IMAGE = json.loads((ROOT / "nextflow_schema.json").read_text())["$defs"]["resource_options"]["properties"]["container"][
+    "default"
+]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,9 @@ def test_profiles_leave_the_resources_as_they_are(resolved):
 
 def test_no_container_engine_is_on_by_itself(resolved):
     found = resolved("")
-    assert not any(found.get(f"{engine}.enabled") == "true" for engine in ("docker", "podman", "singularity", "apptainer", "conda"))
+    assert not any(
+        found.get(f"{engine}.enabled") == "true" for engine in ("docker", "podman", "singularity", "apptainer", "conda")
+    )
     assert "process.executor" not in found
 
 
@@ -80,10 +84,15 @@ def test_on_this_machine_no_task_asks_for_more_than_it_has(resolved):
 
 
 @pytest.mark.parametrize(
-    ("engine", "words"),
-    [("docker", "--gpus all"), ("podman", "--device nvidia.com/gpu=all"), ("singularity", "--nv"), ("apptainer", "--nv")],
+    ("engine", "words", "use_gpu"),
+    [
+        ("docker", "--gpus all", True),
+        ("docker", "--gpus", False),
+        ("podman", "--device nvidia.com/gpu=all", True),
+        ("singularity", "--nv", True),
+        ("apptainer", "--nv", True),
+    ],
 )
-@pytest.mark.parametrize("use_gpu", [True, False])
 def test_a_gpu_is_shown_to_the_container_where_it_is_asked_for(launch, tmp_path, engine, words, use_gpu):
     """A stand-in of the engine notes its words and ends: what Nextflow calls it with, for the training and for nothing else."""
     folder = tmp_path / "bin"

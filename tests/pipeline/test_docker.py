@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata as metadata
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import anndata
 import pytest
+
+from scale_toolkit import __version__
 
 from .conftest import ROOT, SMALL, content
 
@@ -43,7 +47,9 @@ def test_no_entrypoint_what_engines_need_and_what_is_not_left_in_it(docker, imag
     leftovers = r"find /opt /usr/local /var/lib/apt/lists \( -name '*.a' -o -name '*_Packages' -o -name '*.whl' \)"
     assert good(docker, image, leftovers).strip() == b""
     labels = subprocess.run(
-        [docker, "image", "inspect", "-f", "{{json .Config.Labels}} {{json .Config.Env}}", image], capture_output=True, text=True
+        [docker, "image", "inspect", "-f", "{{json .Config.Labels}} {{json .Config.Env}}", image],
+        capture_output=True,
+        text=True,
     ).stdout
     for part in ("org.opencontainers.image.version", "org.opencontainers.image.licenses", "NVIDIA_VISIBLE_DEVICES=all"):
         assert part in labels
@@ -51,16 +57,11 @@ def test_no_entrypoint_what_engines_need_and_what_is_not_left_in_it(docker, imag
 
 def test_the_image_holds_the_locked_versions(docker, image):
     """The versions of the environment that the tests run in, which is made from the same lock."""
-    import importlib.metadata as metadata
-
-    script = "import importlib.metadata as m; print(*(m.version(n) for n in ('torch', 'anndata', 'scanpy', 'numpy', 'scale-toolkit')))"
-    here = [metadata.version(name) for name in ("torch", "anndata", "scanpy", "numpy")]
+    names = ("torch", "anndata", "scanpy", "numpy")
+    script = f"import importlib.metadata as m; print(*(m.version(n) for n in {(*names, 'scale-toolkit')}))"
+    here = [metadata.version(name) for name in names]
     python = good(docker, image, "python3 -c 'import sys; print(*sys.version_info[:2])'").split()
     found = good(docker, image, f'python3 -c "{script}"').decode().split()
-    import sys
-
-    from scale_toolkit import __version__
-
     assert found[-1] == __version__
     if [int(part) for part in python] == list(sys.version_info[:2]):
         assert [one.split("+")[0] for one in found[:-1]] == [one.split("+")[0] for one in here]
@@ -78,9 +79,23 @@ def test_sigterm_ends_it_within_ten_seconds_and_leaves_no_half_file(docker, imag
     tmp_path.chmod(0o777)
     small.chmod(0o755)
     name = f"scale-sigterm-{os.getpid()}"
-    command = ["scale", "train", "/in/a.h5ad", "--max-iter", "1000000", "--patience", "0", "--model", "/out/m.pt", "-o", "/out/x.h5ad"]
+    command = [
+        "scale",
+        "train",
+        "/in/a.h5ad",
+        "--max-iter",
+        "1000000",
+        "--patience",
+        "0",
+        "--model",
+        "/out/m.pt",
+        "-o",
+        "/out/x.h5ad",
+    ]
     mounts = ["-v", f"{small}:/in:ro", "-v", f"{tmp_path}:/out"]
-    subprocess.run([docker, "run", "-d", "--name", name, *mounts, "--user", "12345", image, *command], check=True, capture_output=True)
+    subprocess.run(
+        [docker, "run", "-d", "--name", name, *mounts, "--user", "12345", image, *command], check=True, capture_output=True
+    )
     try:
         time.sleep(8)  # in its training
         state = [docker, "inspect", "-f", "{{.State.Running}} {{.State.ExitCode}}", name]
@@ -97,7 +112,9 @@ def test_sigterm_ends_it_within_ten_seconds_and_leaves_no_half_file(docker, imag
 
 def test_the_pipeline_in_the_image_gives_what_it_gives_without(docker, image, demo, launch, tmp_path):
     """-with-docker as a user types it, on a read-only root; equal wheels, equal threads: equal content, byte for byte."""
-    (tmp_path / "narrow.config").write_text("docker.runOptions = '-u $(id -u):$(id -g) --read-only --tmpfs /tmp --network none'\n")
+    (tmp_path / "narrow.config").write_text(
+        "docker.runOptions = '-u $(id -u):$(id -g) --read-only --tmpfs /tmp --network none'\n"
+    )
     run = launch(tmp_path, *SMALL, "--container", image, "-c", "narrow.config", "-with-docker")
     assert run.code == 0, run.said
     assert set(run.status().values()) == {"COMPLETED"}

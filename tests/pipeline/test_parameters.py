@@ -48,7 +48,10 @@ def test_a_wrong_parameter_stops_the_run_by_name(launch, tmp_path, words, messag
         (["sample,path", "a,a.h5ad", "", "b,missing.h5ad"], "line 4: path is 'missing.h5ad'; expected a file or a folder"),
         (["sample,path,k", "a,a.h5ad,many"], "line 2: k is 'many'; expected a whole number, 1 or more"),
         (["sample,path,k", "a,a.h5ad,2", "a,a.h5ad,3"], "sample a has several k; expected one"),
-        (["sample,path,batch", "a,a.h5ad,x", "a,a.h5ad,x"], "two rows of a are named a_x; expected a batch of its own for each"),
+        (
+            ["sample,path,batch", "a,a.h5ad,x", "a,a.h5ad,x"],
+            "two rows of a are named a_x; expected a batch of its own for each",
+        ),
         (["sample,path", "merged,a.h5ad"], "a sample is named merged; expected another name"),
         (["sample,path", "a"], "line 2 has 1 values; expected 2"),
         (["sample,path"], "no rows; expected a line for each input"),

@@ -21,7 +21,14 @@ FINAL = {keys.LATENT, keys.DECODER, keys.CLUSTER, keys.TSNE, keys.IMPUTED}
 
 def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo):
     assert demo.status() == dict.fromkeys(
-        ["SIMULATE demo", "PREPARE demo", "SIZE demo", *(f"{s.upper()} demo" for s in STAGES[1:]), "MULTIQC_CONTENT demo", "MULTIQC"],
+        [
+            "SIMULATE demo",
+            "PREPARE demo",
+            "SIZE demo",
+            *(f"{s.upper()} demo" for s in STAGES[1:]),
+            "MULTIQC_CONTENT demo",
+            "MULTIQC",
+        ],
         "COMPLETED",
     )
     folder = demo.results / "demo"
@@ -31,7 +38,8 @@ def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo)
     adata = anndata.read_h5ad(folder / "adata.h5ad")
     assert all(slot.found_in(adata) for slot in FINAL)
     assert [one["stage"] for one in receipts(folder / "adata.h5ad")] == [
-        "simulate", *(stage.replace("_", "-") for stage in STAGES)
+        "simulate",
+        *(stage.replace("_", "-") for stage in STAGES),
     ]
     assert demo.samples() == {"demo": ["done", "impute"]}
 
@@ -110,8 +118,9 @@ def test_eight_samples_one_of_which_fails(launch, small, tmp_path):
     broken = anndata.read_h5ad(folder / "c.h5ad")
     broken[:, :3].copy().write_h5ad(folder / "c.h5ad")  # no cell passes
     run = launch(
-        tmp_path, "--input", "in/sheet.csv", "--merge", "--stop_after", "cluster", "--cluster_method", "kmeans", "--threads", "1",
-        "--train_max_iter", "20", "--prepare_min_peaks", "10", "--k", "2", "--prepare_join", "outer", "--skip_multiqc",
+        tmp_path, "--input", "in/sheet.csv", "--merge", "--stop_after", "cluster", "--cluster_method", "kmeans",
+        "--threads", "1", "--train_max_iter", "20", "--prepare_min_peaks", "10",
+        "--k", "2", "--prepare_join", "outer", "--skip_multiqc",
     )  # fmt: skip
     assert run.code != 0
     samples = run.samples()

@@ -26,7 +26,9 @@ def test_a_gpu_is_scheduled_for_the_training_alone(slurm, launch, tmp_path):
     run = launch(tmp_path, *words, "-c", "tell.config")
     assert run.code == 0, run.said
     jobs = {task["process"].split(":")[-1]: run.works(f"{task['process'].split(':')[-1]} demo") for task in run.tasks}
-    with_gpu = {stage for stage, at in jobs.items() if "gres" in (at / "job.txt").read_text().lower().replace("gres=(null)", "")}
+    with_gpu = {
+        stage for stage, at in jobs.items() if "gres" in (at / "job.txt").read_text().lower().replace("gres=(null)", "")
+    }
     assert with_gpu == {"TRAIN"}
     assert "Partition=gpu" in (jobs["TRAIN"] / "job.txt").read_text()
     assert "CUDA_VISIBLE_DEVICES=0" in (jobs["TRAIN"] / "env.txt").read_text()
@@ -48,7 +50,9 @@ def test_use_gpu_where_there_is_none_is_the_trainings_error(slurm, launch, small
 
 def test_a_task_killed_for_memory_is_retried_with_more_and_finishes(slurm, launch, small, tmp_path):
     """The training is given less than it needs: the kernel kills it in its cgroup, and the second attempt has enough."""
-    (tmp_path / "scarce.config").write_text("process { withName: 'TRAIN' { memory = { 250.MB * task.attempt * task.attempt * task.attempt } } }\n")
+    (tmp_path / "scarce.config").write_text(
+        "process { withName: 'TRAIN' { memory = { 250.MB * task.attempt * task.attempt * task.attempt } } }\n"
+    )
     words = ("-profile", "slurm", "--stop_after", "train", "--threads", "1", "--prepare_min_peaks", "10", "--skip_multiqc")
     run = launch(tmp_path, *words, "--train_max_iter", "20", "--input", small / "a.h5ad", "-c", "scarce.config")
     assert run.code == 0, run.said
