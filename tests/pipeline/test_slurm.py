@@ -8,7 +8,7 @@ from .conftest import SMALL, content
 
 
 def test_under_slurm_the_same_content(slurm, demo, launch, tmp_path):
-    run = launch(tmp_path, *SMALL, "-profile", "test,slurm", "--queue", "cpu", "--skip_multiqc")
+    run = launch(tmp_path, *SMALL[2:], "-profile", "test,slurm", "--queue", "cpu", "--skip_multiqc")
     assert run.code == 0, run.said
     assert set(run.status().values()) == {"COMPLETED"}
     header = (run.works("TRAIN demo") / ".command.run").read_text()
