@@ -159,9 +159,10 @@ def small(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("small")
     names = "abcdefgh"
-    for seed, name in enumerate(names):
-        made = scale_toolkit.simulate(n_cells=80, n_peaks=600, n_clusters=2, open_peaks=120, seed=seed)
-        anndata.AnnData(made.X, obs=made.obs[["cell_type"]], var=made.var[[]]).write_h5ad(folder / f"{name}.h5ad")
+    made = scale_toolkit.simulate(n_cells=640, n_peaks=600, n_clusters=2, open_peaks=120, seed=0)  # the same peaks for all
+    cells = anndata.AnnData(made.X, obs=made.obs[["cell_type"]], var=made.var[[]])
+    for part, name in enumerate(names):
+        cells[part :: len(names)].copy().write_h5ad(folder / f"{name}.h5ad")
     rows = [f"{name},{name}.h5ad,,2" for name in names]
     (folder / "sheet.csv").write_text("\n".join(["sample,path,batch,k", *rows]) + "\n")
     return folder
