@@ -64,6 +64,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/r
     python3 -m venv --without-pip /opt/multiqc \
     && /opt/pip/bin/pip --python /opt/multiqc/bin/python install --no-deps --no-input --require-hashes --only-binary=:all: \
         -r /requirements/multiqc.lock \
+    && find /opt/multiqc -name '*.a' -delete \
     && /opt/multiqc/bin/python -c "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
 
 FROM python
