@@ -19,6 +19,7 @@ process CLUSTER {
     def clusters = meta.k && params.cluster_n_clusters == null ? "--n-clusters ${meta.k}" : ''
     def reference = meta.reference && params.cluster_reference == null ? "--reference '${meta.reference}'" : ''
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale cluster input.h5ad ${args} ${clusters} ${reference} --seed ${params.seed} --n-threads ${task.cpus} -o ${prefix}.cluster.h5ad
 
     cat <<-END_VERSIONS > versions.yml

@@ -18,6 +18,7 @@ process EMBED {
     prefix = task.ext.prefix ?: "${meta.id}"
     def args = task.ext.args ?: ''
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale embed input.h5ad ${args} --seed ${params.seed} --n-threads ${task.cpus} --figure ${params.embed_method}.pdf -o ${prefix}.embed.h5ad
 
     cat <<-END_VERSIONS > versions.yml

@@ -17,6 +17,7 @@ process IMPUTE {
     prefix = task.ext.prefix ?: "${meta.id}"
     def args = task.ext.args ?: ''
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale impute input.h5ad ${args} -o ${prefix}.impute.h5ad
 
     cat <<-END_VERSIONS > versions.yml

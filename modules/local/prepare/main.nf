@@ -22,6 +22,7 @@ process PREPARE {
     def regions = blacklist ? "--blacklist ${blacklist}" : ''
     def source = peaks ? "--fragments ${inputs} --peaks ${peaks}" : "${inputs}"
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale prepare ${source} ${names} ${regions} ${args} -o ${prefix}.prepare.h5ad
 
     cat <<-END_VERSIONS > versions.yml

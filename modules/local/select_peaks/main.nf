@@ -17,6 +17,7 @@ process SELECT_PEAKS {
     prefix = task.ext.prefix ?: "${meta.id}"
     def args = task.ext.args ?: ''
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale select-peaks input.h5ad ${args} -o ${prefix}.select_peaks.h5ad
 
     cat <<-END_VERSIONS > versions.yml

@@ -15,6 +15,7 @@ process SIMULATE {
     script:
     def args = task.ext.args ?: ''
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale simulate ${args} --seed ${params.seed} -o ${meta.id}.h5ad
 
     cat <<-END_VERSIONS > versions.yml

@@ -22,6 +22,7 @@ process TRAIN {
     def model = pretrained ? "--pretrain ${pretrained}" : '--model model.pt'
     def device = params.use_gpu ? 'cuda' : 'cpu'
     """
+    export OMP_NUM_THREADS=${task.cpus}
     scale train input.h5ad ${args} ${components} --device ${device} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
 
     cat <<-END_VERSIONS > versions.yml
