@@ -232,6 +232,25 @@ def test_cluster_reports_agreement_as_text_and_as_json(chain, tmp_path):
     assert f"ARI {figures['ari']:.3f}" in text
 
 
+def test_embed_draws_by_cluster_and_known_labels_where_there_are(chain, tmp_path, monkeypatch):
+    drawn = []
+    real = scale_toolkit.plot.embedding
+    monkeypatch.setattr(scale_toolkit.plot, "embedding", lambda *a, **how: (drawn.append(how["color"]), real(*a, **how)))
+    chain_to = f"{chain / 'trained.h5ad'} --method tsne -o a.h5ad --figure plain.pdf"
+    done(f"scale embed {chain_to}", tmp_path)
+    done(f"scale cluster -k 2 --method kmeans --reference cell_type {chain / 'trained.h5ad'} -o c.h5ad", tmp_path)
+    done("scale embed c.h5ad --method tsne -o d.h5ad --figure labels.pdf", tmp_path)
+    assert drawn == [[None], ["scale_cluster", "cell_type"]]
+    assert all((tmp_path / name).read_bytes().startswith(b"%PDF") for name in ("plain.pdf", "labels.pdf"))
+    bad(call(f"scale embed {chain / 'trained.h5ad'} -o x.h5ad --figure x.h5ad", tmp_path), 2, "--figure x.h5ad is also the")
+    bad(
+        call(f"scale embed {chain / 'trained.h5ad'} -o x.h5ad --figure x.txt", tmp_path),
+        2,
+        "--figure is x.txt; expected a name that ends in .pdf",
+    )
+    assert not (tmp_path / "x.h5ad").exists()
+
+
 def test_prepare_of_two_inputs_names_their_batches(counts, tmp_path):
     shutil.copy(counts, tmp_path / "one.h5ad")
     shutil.copy(counts, tmp_path / "two.h5ad")

@@ -1,0 +1,40 @@
+include { megabytesOf ; published } from '../task'
+
+process TRAIN {
+    tag "${meta.id}"
+    label 'process_high'
+    memory { megabytesOf('train', meta) * 1.MB * task.attempt }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('train', name, params.stop_after, params.save_intermediates) }
+
+    input:
+    tuple val(meta), path(h5ad, stageAs: 'input.h5ad')
+    path pretrained, stageAs: 'pretrained/*'
+
+    output:
+    tuple val(meta), path("${prefix}.train.h5ad"), emit: h5ad
+    tuple val(meta), path("model.pt"), optional: true, emit: model
+    path 'versions.yml', emit: versions
+
+    script:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    def args = task.ext.args ?: ''
+    def components = meta.k ? "--n-components ${meta.k}" : ''
+    def model = pretrained ? "--pretrain ${pretrained}" : '--model model.pt'
+    def device = params.use_gpu ? 'cuda' : 'cpu'
+    """
+    export OMP_NUM_THREADS=${task.cpus}
+    scale train input.h5ad ${args} ${components} --device ${device} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        scale_toolkit: \$(scale --version | sed 's/^scale //')
+    END_VERSIONS
+    """
+
+    stub:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.train.h5ad model.pt
+    echo '"${task.process}": {scale_toolkit: stub}' > versions.yml
+    """
+}

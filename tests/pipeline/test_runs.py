@@ -1,0 +1,183 @@
+"""The pipeline on this machine, with real Nextflow: results, resumption, samples, interruptions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import anndata
+import pytest
+
+from scale_toolkit import keys
+
+from .conftest import ROOT, SMALL, STAGES, content, environment, receipts
+
+FINAL = {keys.LATENT, keys.DECODER, keys.CLUSTER, keys.TSNE, keys.IMPUTED}
+
+
+def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo):
+    assert demo.status() == dict.fromkeys(
+        [
+            "SIMULATE demo",
+            "PREPARE demo",
+            "SIZE demo",
+            *(f"{s.upper()} demo" for s in STAGES[1:]),
+            "MULTIQC_CONTENT demo",
+            "MULTIQC",
+        ],
+        "COMPLETED",
+    )
+    folder = demo.results / "demo"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"adata.h5ad", "train/model.pt", "embed/tsne.pdf"}
+    assert (folder / "embed" / "tsne.pdf").read_bytes().startswith(b"%PDF")
+    adata = anndata.read_h5ad(folder / "adata.h5ad")
+    assert all(slot.found_in(adata) for slot in FINAL)
+    assert [one["stage"] for one in receipts(folder / "adata.h5ad")] == [
+        "simulate",
+        *(stage.replace("_", "-") for stage in STAGES),
+    ]
+    assert demo.samples() == {"demo": ["done", "impute"]}
+
+
+def test_options_reach_their_stages(demo):
+    options = {one["stage"]: one["options"] for one in receipts(demo.results / "demo" / "adata.h5ad")}
+    assert options["train"]["max_iter"] == 60
+    assert options["train"]["n_components"] == 3  # the planted clusters
+    assert (options["cluster"]["method"], options["cluster"]["n_clusters"]) == ("kmeans", 3)
+    assert options["cluster"]["reference"] == "cell_type"
+    assert options["embed"]["method"] == "tsne"
+    assert {options[stage]["n_threads"] for stage in ("train", "cluster", "embed")} == {1}
+    assert {options[stage]["seed"] for stage in ("train", "cluster", "embed")} == {18}
+
+
+def test_versions_and_reports_are_there(demo):
+    folder = demo.results / "pipeline_info"
+    versions = (folder / "versions.yml").read_text()
+    for stage in STAGES:
+        assert f'"SCALE:{stage.upper()}":' in versions
+    kinds = ("trace_*.txt", "timeline_*.html", "report_*.html", "dag_*.mmd")
+    assert all(len(list(folder.glob(kind))) == 1 for kind in kinds)
+
+
+def test_the_multiqc_page_is_there_where_multiqc_is(demo):
+    page = demo.results / "multiqc" / "multiqc_report.html"
+    if shutil.which("multiqc", path=environment()["PATH"]):
+        assert "Cluster sizes" in page.read_text()
+    else:
+        assert not page.exists()
+        assert "multiqc was not found" in (demo.works("MULTIQC") / ".command.err").read_text()
+
+
+def test_memory_follows_the_data(demo):
+    """What was asked for covers what was used, and does not waste a machine on 300 cells."""
+    unit = {"MB": 1, "GB": 1024, "KB": 1 / 1024}
+    for task in demo.tasks:
+        asked, used = (float(text.split()[0]) * unit.get(text.split()[-1], 0) for text in (task["memory"], task["peak_rss"]))
+        assert used <= asked <= 2048, task["name"]
+
+
+def test_another_cluster_option_reruns_cluster_and_what_follows(demo, launch):
+    before = {task["name"]: task["hash"] for task in demo.tasks}
+    changed = launch(demo.folder, *SMALL, "--cluster_n_restarts", "3", "-resume", "--outdir", "again")
+    changed.results = demo.folder / "again"
+    assert changed.code == 0, changed.said
+    status = changed.status()
+    rerun = {"CLUSTER demo", "EMBED demo", "IMPUTE demo", "MULTIQC_CONTENT demo", "MULTIQC"}
+    assert {task for task, what in status.items() if what == "COMPLETED"} == rerun
+    assert {task for task, what in status.items() if what == "CACHED"} == set(status) - rerun
+    assert {task["hash"] for task in changed.tasks if task["status"] == "CACHED"} <= set(before.values())
+    (cluster,) = (one for one in receipts(changed.results / "demo" / "adata.h5ad") if one["stage"] == "cluster")
+    assert cluster["options"]["n_restarts"] == 3
+
+
+def test_a_stage_alone_on_the_file_before_it_gives_the_same_cells(demo, launch, tmp_path):
+    """--start_from takes what --stop_after and --save_intermediates left."""
+    trained = demo.works("TRAIN demo") / "demo.train.h5ad"
+    shutil.copy(trained, tmp_path / "demo.h5ad")
+    run = launch(
+        tmp_path, "--input", "demo.h5ad", "--start_from", "cluster", "--stop_after", "embed", "--k", "3", "--threads", "1",
+        "--cluster_method", "kmeans", "--embed_method", "tsne", "--cluster_reference", "cell_type", "--save_intermediates",
+        "--skip_multiqc",
+    )  # fmt: skip
+    assert run.code == 0, run.said
+    assert set(run.status()) == {"SIZE demo", "CLUSTER demo", "EMBED demo"}
+    here, there = content(run.results / "demo" / "adata.h5ad"), content(demo.works("EMBED demo") / "demo.embed.h5ad")
+    assert here == there
+    assert (run.results / "demo" / "cluster" / "demo.cluster.h5ad").exists()
+
+
+def test_eight_samples_one_of_which_fails(launch, small, tmp_path):
+    """The others finish, the merged sample too; the run ends with an error that names the sample and the stage."""
+    folder = tmp_path / "in"
+    shutil.copytree(small, folder)
+    broken = anndata.read_h5ad(folder / "c.h5ad")
+    broken[:, :3].copy().write_h5ad(folder / "c.h5ad")  # no cell passes
+    run = launch(
+        tmp_path, "--input", "in/sheet.csv", "--merge", "--stop_after", "cluster", "--cluster_method", "kmeans",
+        "--threads", "1", "--train_max_iter", "20", "--prepare_min_peaks", "10",
+        "--k", "2", "--prepare_join", "outer", "--skip_multiqc",
+    )  # fmt: skip
+    assert run.code != 0
+    samples = run.samples()
+    assert samples.pop("c") == ["failed", "prepare"]
+    assert samples == {name: ["done", "cluster"] for name in [*"abdefgh", "merged"]}
+    assert "1 of 9 samples failed: c at prepare" in run.said
+    for name in samples:
+        assert (run.results / name / "adata.h5ad").exists()
+    assert not (run.results / "c" / "adata.h5ad").exists()
+    merged = anndata.read_h5ad(run.results / "merged" / "adata.h5ad")
+    assert set(merged.obs["batch"]) == set("abdefgh")
+    assert merged.n_obs == sum(anndata.read_h5ad(run.results / name / "adata.h5ad").n_obs for name in "abdefgh")
+
+
+def waits_for(condition, seconds: float = 240) -> None:
+    """Wait until something is so; it fails the test when it never is."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_where_it_was(nextflow, launch, tmp_path, number):
+    """Nextflow ends in the middle of the training; -resume repeats nothing that had finished."""
+    words = [*SMALL[:4], "--train_max_iter", "4000", "--train_patience", "0", "--stop_after", "train", "--skip_multiqc"]
+    command = [*nextflow, "run", str(ROOT / "main.nf"), *words]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(), stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def training() -> list[Path]:
+        return [path.parent for path in tmp_path.glob("work/*/*/.command.begin") if "scale train" in script(path.parent)]
+
+    def script(folder: Path) -> str:
+        return (folder / ".command.sh").read_text()
+
+    waits_for(lambda: training() or process.poll() is not None)
+    assert process.poll() is None, (tmp_path / "said").read_text()
+    time.sleep(3)  # into its work
+    finished = {path.parent: path.stat().st_mtime_ns for path in tmp_path.glob("work/*/*/.exitcode")}
+    assert len(finished) == 4  # simulate, prepare, size, select_peaks
+    process.send_signal(number)
+    process.wait(60)
+    if number == signal.SIGKILL:  # the task outlives Nextflow
+        (at,) = training()
+        for pid in (path for path in Path("/proc").glob("[0-9]*/cwd") if path.exists() and path.resolve() == at):
+            os.kill(int(pid.parent.name), signal.SIGTERM)
+    (at,) = training()
+    assert not list(at.glob("*.train.h5ad"))
+    assert not list(at.glob("model.pt"))
+
+    run = launch(tmp_path, *words, "-resume")
+    assert run.code == 0, run.said
+    status = run.status()
+    assert status.pop("TRAIN demo") == "COMPLETED"
+    assert set(status.values()) == {"CACHED"}
+    assert len(status) == 4
+    assert {path: (path / ".exitcode").stat().st_mtime_ns for path in finished} == finished

@@ -1,0 +1,88 @@
+// The chain of stages, each sample on its own.
+
+include { SIMULATE } from '../modules/local/simulate/main'
+include { SIZE } from '../modules/local/size/main'
+include { PREPARE } from '../modules/local/prepare/main'
+include { SELECT_PEAKS } from '../modules/local/select_peaks/main'
+include { TRAIN } from '../modules/local/train/main'
+include { CLUSTER } from '../modules/local/cluster/main'
+include { EMBED } from '../modules/local/embed/main'
+include { IMPUTE } from '../modules/local/impute/main'
+include { MULTIQC_CONTENT } from '../modules/local/multiqc_content/main'
+include { MULTIQC } from '../modules/local/multiqc/main'
+include { isAsked } from '../subworkflows/local/parameters'
+
+workflow SCALE {
+    take:
+    samples // [meta, [input, ...]]: meta.id, meta.k, meta.batches; no input where cells are to be simulated
+    reached // a map that learns the last stage each sample got through
+
+    main:
+    versions = channel.empty()
+
+    given = samples.branch { meta, inputs ->
+        simulated: !inputs
+        files: true
+    }
+    SIMULATE(given.simulated.map { meta, inputs -> meta })
+    versions = versions.mix(SIMULATE.out.versions)
+    cells = given.files.mix(SIMULATE.out.h5ad)
+
+    if (isAsked('prepare', params.start_from, params.stop_after)) {
+        PREPARE(cells, params.peaks ? file(params.peaks) : [], params.blacklist ? file(params.blacklist) : [])
+        versions = versions.mix(PREPARE.out.versions)
+        cells = PREPARE.out.h5ad.map { meta, h5ad -> note(reached, 'prepare', meta, h5ad) }
+    }
+
+    // From here on every task asks for memory by the size of what `prepare` left.
+    if (params.stop_after != 'prepare') {
+        SIZE(cells)
+        cells = cells
+            .join(SIZE.out.size)
+            .map { meta, h5ad, size ->
+                def (n_cells, n_peaks, n_open) = size.tokenize(' ').collect { word -> word.toLong() }
+                [meta + [cells: n_cells, peaks: n_peaks, open: n_open], h5ad]
+            }
+    }
+    if (isAsked('select_peaks', params.start_from, params.stop_after)) {
+        SELECT_PEAKS(cells)
+        versions = versions.mix(SELECT_PEAKS.out.versions)
+        cells = SELECT_PEAKS.out.h5ad.map { meta, h5ad -> note(reached, 'select_peaks', meta, h5ad) }
+    }
+    if (isAsked('train', params.start_from, params.stop_after)) {
+        TRAIN(cells, params.pretrain ? file(params.pretrain) : [])
+        versions = versions.mix(TRAIN.out.versions)
+        cells = TRAIN.out.h5ad.map { meta, h5ad -> note(reached, 'train', meta, h5ad) }
+    }
+    if (isAsked('cluster', params.start_from, params.stop_after)) {
+        CLUSTER(cells)
+        versions = versions.mix(CLUSTER.out.versions)
+        cells = CLUSTER.out.h5ad.map { meta, h5ad -> note(reached, 'cluster', meta, h5ad) }
+    }
+    if (isAsked('embed', params.start_from, params.stop_after)) {
+        EMBED(cells)
+        versions = versions.mix(EMBED.out.versions)
+        cells = EMBED.out.h5ad.map { meta, h5ad -> note(reached, 'embed', meta, h5ad) }
+    }
+    if (isAsked('impute', params.start_from, params.stop_after)) {
+        IMPUTE(cells)
+        versions = versions.mix(IMPUTE.out.versions)
+        cells = IMPUTE.out.h5ad.map { meta, h5ad -> note(reached, 'impute', meta, h5ad) }
+    }
+
+    used = versions.unique().collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)
+    if (!params.skip_multiqc) {
+        MULTIQC_CONTENT(cells)
+        MULTIQC(MULTIQC_CONTENT.out.content.collect(), file("${projectDir}/assets/multiqc_config.yml"))
+    }
+
+    emit:
+    cells
+    versions = used
+}
+
+// A sample got through a stage; the summary at the end names the last one of each.
+def note(reached, stage, meta, h5ad) {
+    reached[meta.id] = stage
+    return [meta, h5ad]
+}
