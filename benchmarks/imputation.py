@@ -64,7 +64,7 @@ def main():
             print(f"| {name} | {hidden} | {method} | {' | '.join(cells)} | {pooled} |")
 
     print(
-        "\n| data | slope | seen / predicted in ten bins, mean over seeds | farthest from 1 | in one seed | its error | metacell | trusted |"
+        "\n| data | slope | seen / predicted in ten bins, mean | farthest from 1 | in one seed | its error | metacell | trusted |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in sets:

@@ -6,7 +6,8 @@ too large, and the imputed values too sure. What was hidden from training (`held
     logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
 
 one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum likelihood), and the intercepts
-b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`). A fit is drawn
+b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`). A fit is
+drawn
 to the open entries it has seen, and gives the others a few per cent too little: all intercepts rise by one more number, fitted
 with t.
 """

@@ -47,7 +47,8 @@ def test_few_hidden_peaks_do_not_move_the_loadings_far():
     gone = np.zeros_like(opened)
     gone[tuple(np.argwhere(opened)[0])] = True
     found = calibrated(
-        w, np.zeros(40), h, s, opened.sum(0), (h, s), sparse.csr_matrix((opened & ~gone) * 1.0), sparse.csr_matrix(gone * 1.0), rng
+        w, np.zeros(40), h, s, opened.sum(0), (h, s),
+        sparse.csr_matrix((opened & ~gone) * 1.0), sparse.csr_matrix(gone * 1.0), rng,
     )  # fmt: skip
     assert 0.5 < found[2] < 1.5
 

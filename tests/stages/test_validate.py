@@ -137,7 +137,7 @@ def test_bad_input(trained):
     with pytest.raises(InputError, match="no receipt of `scale train`"):
         scale.impute(no_receipt, validate=True)
     encoded = scale.encode(adata.copy(), model=model)
-    with pytest.raises(InputError, match="a model trained elsewhere.*--model"):
+    with pytest.raises(InputError, match=r"a model trained elsewhere.*--model"):
         scale.impute(encoded, validate=True)
     other = adata.copy()
     other.varm["scale_decoder"] = other.varm["scale_decoder"] + 1

@@ -18,7 +18,7 @@ process IMPUTE {
     def args = task.ext.args ?: ''
     """
     export OMP_NUM_THREADS=${task.cpus}
-    scale impute input.h5ad ${args} -o ${prefix}.impute.h5ad
+    scale impute input.h5ad ${args} --seed ${params.seed} --n-threads ${task.cpus} -o ${prefix}.impute.h5ad
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
