@@ -15,6 +15,7 @@ with t.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.special import expit
 
@@ -65,20 +66,20 @@ def calibrated(
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
     if hidden.nnz == 0 or share >= 1:
-        b = margins(means[:, :-1] @ weight.T, means[:, -1], size, target, bias + weight @ middle)
+        b = margins(means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle)
         return weight, (b - weight @ middle).astype(bias.dtype), 1.0
     rows, columns = np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)), hidden.indices
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
     t, rise, b = 1.0, 0.0, bias + weight @ middle
     for _ in range(10):
-        b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b, tolerance=0.01)
+        b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01)
         base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
         old = t
         t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
         if abs(t - old) < 0.01:
             break
-    b = margins(t * means[:, :-1] @ weight.T, means[:, -1], size, target, b)
+    b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b)
     return (t * weight).astype(weight.dtype), (b + rise - t * (weight @ middle)).astype(bias.dtype), t
 
 
@@ -97,7 +98,8 @@ def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.nd
 
 
 def margins(
-    lift: np.ndarray,
+    h: np.ndarray,
+    weight: np.ndarray,
     offset: np.ndarray,
     size: np.ndarray,
     target: np.ndarray,
@@ -105,12 +107,14 @@ def margins(
     *,
     tolerance: float = 1e-4,
 ) -> np.ndarray:
-    """B with Σ_g size_g · expit(lift_gj + offset_g + b_j) = target_j, one equation a peak, by guarded Newton steps.
+    """B with Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j, one equation a peak, by guarded Newton steps.
 
     Parameters
     ----------
-    lift, offset, size
-        Of groups of cells: (groups, peaks), (groups,), (groups,).
+    h, offset, size
+        Of groups of cells: (groups, d), (groups,), (groups,).
+    weight
+        Of peaks, (peaks, d).
     target
         Open cells of each peak, (peaks,), kept away from none and from all.
     start
@@ -121,13 +125,14 @@ def margins(
     b = np.array(start, np.float64)
     total = size.sum()
     target = np.clip(target, 1e-3, total - 1e-3)
+    cells = torch.from_numpy(size.astype(np.float32))
     for left in range(0, len(b), _COLUMNS):
         part = slice(left, left + _COLUMNS)
-        logits = (lift[:, part] + offset[:, None]).astype(np.float32)
-        few = size.astype(np.float32)
+        logits = torch.from_numpy((h @ weight[part].T + offset[:, None]).astype(np.float32))
         for _ in range(50):
-            p = expit(logits + b[part].astype(np.float32))
-            step = (target[part] - few @ p) / np.maximum(few @ (p * (1 - p)), 1e-9)
+            p = torch.sigmoid(logits + torch.from_numpy(b[part].astype(np.float32)))  # on all threads: most of the time
+            open_cells, information = (cells @ p).numpy(), (cells @ (p * (1 - p))).numpy()
+            step = (target[part] - open_cells) / np.maximum(information, 1e-9)
             b[part] += np.clip(step, -2, 2)
             if np.abs(step).max() < tolerance:
                 break
@@ -161,10 +166,8 @@ def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200
     likelihood = np.exp(likelihood - likelihood.max(1, keepdims=True))
     prior = np.full(n_grid, 1 / n_grid)
     for _ in range(n_iter):
-        posterior = likelihood * prior
-        posterior /= posterior.sum(1, keepdims=True)
-        prior = times @ posterior / times.sum()
-    return (posterior @ rate)[of]
+        prior *= (times / (likelihood @ prior)) @ likelihood / times.sum()
+    return (likelihood @ (prior * rate) / (likelihood @ prior))[of]
 
 
 def like_cells(coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS) -> np.ndarray:

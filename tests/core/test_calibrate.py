@@ -55,15 +55,16 @@ def test_few_hidden_peaks_do_not_move_the_loadings_far():
 
 def test_margins_solve_each_peaks_equation():
     rng = np.random.default_rng(0)
-    lift, offset, size = rng.normal(size=(20, 50)), rng.normal(size=20), rng.integers(1, 9, 20).astype(float)
+    h, weight = rng.normal(size=(20, 3)), rng.normal(size=(50, 3))
+    lift, offset, size = h @ weight.T, rng.normal(size=20), rng.integers(1, 9, 20).astype(float)
     target = rng.uniform(0.5, size.sum() - 0.5, 50)
-    found = margins(lift, offset, size, target, np.zeros(50))
+    found = margins(h, weight, offset, size, target, np.zeros(50))
     exact = [
         brentq(lambda x, j=j: size @ expit(lift[:, j] + offset + x) - target[j], -40, 40)  # an outside root finder
         for j in range(50)
     ]
     np.testing.assert_allclose(found, exact, atol=2e-3)
-    extreme = margins(lift, offset, size, np.array([0.0] * 25 + [size.sum()] * 25), np.zeros(50))
+    extreme = margins(h, weight, offset, size, np.array([0.0] * 25 + [size.sum()] * 25), np.zeros(50))
     assert np.isfinite(extreme).all()
 
 
