@@ -63,9 +63,7 @@ def main():
             pooled = figures([run["pooled"]["matched"][method]["auprc"] for run in runs[name]])
             print(f"| {name} | {hidden} | {method} | {' | '.join(cells)} | {pooled} |")
 
-    print(
-        "\n| data | slope | seen / predicted in ten bins, mean | farthest from 1 | in one seed | its error | metacell | trusted |"
-    )
+    print("\n| data | slope | seen / predicted in ten bins | farthest from 1 | in one seed | its error | metacell | trusted |")
     print("|---|---|---|---|---|---|---|---|")
     for name in sets:
         found = [run["calibration"] for run in runs[name]]
