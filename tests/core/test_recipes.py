@@ -32,6 +32,17 @@ def test_fast_finds_planted_clusters_and_beats_its_start(plant):
     assert curve[trained.history.best_epoch] > curve[0]
 
 
+def test_calibration_changes_the_decoder_and_nothing_else(plant, monkeypatch):
+    source = MatrixRows(plant(200, 300, open_share=0.15).X)
+    after = train_fast(source, **FAST)
+    monkeypatch.setattr(recipes, "calibrate", lambda *_: 1.0)
+    before = train_fast(source, **FAST)
+    for name, value in before.model.state_dict().items():
+        same = torch.equal(value, after.model.state_dict()[name])
+        assert same != name.startswith("decoder."), name
+    np.testing.assert_array_equal(encode(before, source, seed=0).latent, encode(after, source, seed=0).latent)
+
+
 def test_depth_stays_out_of_the_latent_space(plant):
     cells = plant(200, 400, 4)
     z = encode(train_fast(MatrixRows(cells.X), **FAST), MatrixRows(cells.X), seed=0).latent
