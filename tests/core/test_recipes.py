@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import cosine_distances
 
 from scale_toolkit.core import recipes
-from scale_toolkit.core.checkpoint import NotAModel, dumps, loads
+from scale_toolkit.core.model_file import NotAModel, dumps, loads
 from scale_toolkit.core.recipes import encode, near_cells, train_fast, train_published
 from scale_toolkit.core.sparse import MatrixRows
 
