@@ -195,10 +195,15 @@ def _columns(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) 
         return _trusted(adata, find_peaks(adata, peaks), config)
     modelled = _trusted(adata, modelled_peaks(adata), config)
     if config.to == "layers" and len(modelled) < adata.n_vars:
+        if config.only_trusted:
+            what, do = "are trusted", "use --to obsm with --only-trusted"
+        else:
+            what = "were modelled"
+            do = "use --to obsm, or run `scale select-peaks` without --mark-only before `scale train`"
         raise InputError(
-            f"{len(modelled)} of {adata.n_vars} peaks were modelled{' and are trusted' * config.only_trusted}",
+            f"{len(modelled)} of {adata.n_vars} peaks {what}",
             "all of them: a layer has a value for every peak",
-            "use --to obsm, or run `scale select-peaks` without --mark-only before `scale train`",
+            do,
         )
     return modelled
 

@@ -149,8 +149,8 @@ def _encoded(
     rng: np.random.Generator,
     model: bytes,
 ) -> Recovered:
-    from scale_toolkit.core.checkpoint import NotAModel, loads
     from scale_toolkit.core.held_out import keep_entries
+    from scale_toolkit.core.model_file import NotAModel, loads
     from scale_toolkit.core.recipes import encode
     from scale_toolkit.core.sparse import MatrixRows
 
