@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import select
 import shutil
 import stat
 import sys
@@ -12,7 +13,7 @@ import threading
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO, TextIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from scale_toolkit.errors import InputError, UsageError
 
@@ -141,9 +142,24 @@ def unlinked(*, buffering: int = -1) -> Iterator[IO[bytes]]:
 
 def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
     """Copy `stream` to its end into `spool`, a block at a time; returns the number of bytes."""
-    shutil.copyfileobj(stream, spool, _BLOCK)
+    reader = getattr(stream, "raw", stream)
+    while True:
+        _wait_for(reader)
+        block = stream.read1(_BLOCK) if hasattr(stream, "read1") else stream.read(_BLOCK)
+        if not block:
+            break
+        spool.write(block)
     spool.flush()
     return spool.tell()
+
+
+def _wait_for(stream: Any) -> None:
+    """Wait until `stream` can be read, half a second at a time: a signal that comes just before a read would wait for it."""
+    try:
+        while not select.select([stream], [], [], 0.5)[0]:
+            pass
+    except (OSError, ValueError, TypeError):  # no descriptor, or none that can be waited for
+        return
 
 
 def copy_to_stdout(file: IO[bytes], stdout: BinaryIO) -> None:

@@ -396,7 +396,9 @@ def test_a_signal_leaves_nothing_behind(tmp_path, number, code, said):
     """A stage that waits for its input on a pipe, its spool already open."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     words = [SCALE, "embed", "-o", tmp_path / "x.h5ad"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    # a job in the background of a script has SIGINT ignored, and hands that on
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}
+    with subprocess.Popen(words, env=environment, **pipes) as process:
         process.stdin.write(b"x" * 100)
         process.stdin.flush()
         while int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, b"\0" * 4), sys.byteorder):  # until it is read
