@@ -1,6 +1,6 @@
 """Real engines for the pipeline's tests: they are used where they run, and installed and started where that is allowed.
 
-``SCALE_TEST_ENGINES=start`` (set by CI) lets the tests install and start what they lack, which changes the machine; else a test
+``SCALE_TEST_ENGINES=start`` lets the tests install and start what they lack, which changes the machine; else a test
 whose engine is not there skips and says so.
 """
 

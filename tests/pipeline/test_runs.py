@@ -150,7 +150,8 @@ def test_an_interrupted_run_goes_on_where_it_was(nextflow, launch, tmp_path, num
     command = [*nextflow, "run", str(ROOT / "main.nf"), *words]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(), stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True,
+            command, cwd=tmp_path, env=environment(), stdout=said, stderr=said, stdin=subprocess.DEVNULL,
+            start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background has it ignored
         )  # fmt: skip
 
