@@ -1,7 +1,7 @@
-"""Real engines for the pipeline's tests: they are used where they run, and installed and started where that is allowed.
+"""Real engines for the pipeline's tests: used where that is asked for, and installed and started where that is allowed.
 
-``SCALE_TEST_ENGINES=start`` lets the tests install and start what they lack, which changes the machine; else a test
-whose engine is not there skips and says so.
+``SCALE_TEST_ENGINES=use`` takes the engines that run; ``start`` lets the tests install and start what they lack, which changes
+the machine. A test whose engine is not there, or not asked for, skips and says so.
 """
 
 from __future__ import annotations
@@ -38,9 +38,12 @@ def environment(**more: str) -> dict[str, str]:
 
 def engine(name: str, is_there) -> None:
     """Make sure an engine runs, or skip with the reason. One process at a time installs and starts."""
+    wish = os.environ.get("SCALE_TEST_ENGINES")
+    if wish not in ("use", "start"):
+        pytest.skip(f"{name} is left alone (SCALE_TEST_ENGINES=use takes what runs here, start installs and starts it too)")
     if is_there():
         return
-    if os.environ.get("SCALE_TEST_ENGINES") != "start":
+    if wish != "start":
         pytest.skip(f"{name} is not running here (SCALE_TEST_ENGINES=start installs and starts it, as root on Debian)")
     with Path(tempfile.gettempdir(), "scale-test-engines.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,10 +95,10 @@ class Run:
 @pytest.fixture(scope="session")
 def nextflow() -> list[str]:
     """The words that start Nextflow."""
-    if shutil.which("nextflow"):
-        return ["nextflow"]
-    engine("nextflow", lambda: shutil.which("java") and shutil.which("mvn") and answers(ENGINES / "nextflow", "-version"))
-    return [str(ENGINES / "nextflow")]
+    installed = shutil.which("nextflow")
+    own = ENGINES / "nextflow"
+    engine("nextflow", lambda: installed or (shutil.which("java") and shutil.which("mvn") and answers(own, "-version")))
+    return ["nextflow"] if installed else [str(own)]
 
 
 @pytest.fixture(scope="session")
