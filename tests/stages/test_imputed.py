@@ -154,6 +154,7 @@ def test_a_backed_file_is_read_as_one_in_memory(trained, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The set_bad function will be deprecated:PendingDeprecationWarning")  # scanpy's
 def test_scanpy_plots_an_imputed_peak(trained):
+    import matplotlib.pyplot as plt
     import scanpy as sc
 
     p = scale.imputed(trained)
@@ -164,6 +165,7 @@ def test_scanpy_plots_an_imputed_peak(trained):
     assert list(small.var_names) == [peak] and "selected" in small.var
     with mpl.rc_context({"backend": "agg"}):
         axes = sc.pl.embedding(p.to_adata(peaks=peak), "X_umap", color=peak, show=False)
+    plt.close(axes.figure)
     drawn = axes.collections[0].get_array()
     np.testing.assert_array_equal(np.sort(drawn), np.sort(p[:, peak]))
     assert not p.to_adata(peaks=0).is_view and "X_umap" in p.to_adata().obsm
