@@ -118,8 +118,9 @@ def streamed(
     The AnnData with the receipt of `impute` and ``uns['scale_imputed_peaks']``; and by path (``obsm/imputed``,
     ``layers/binary``, …) the matrices, which are computed while their blocks are read.
     """
-    adata = _prepared(adata, config, progress=progress, peaks=peaks, cells=cells, model=model, **options)
-    return adata, _row_blocks(adata, config if config is not None else ImputeConfig(**options), peaks)
+    results: dict[str, RowBlocks] = {}
+    adata = _prepared(adata, config, progress=progress, peaks=peaks, cells=cells, model=model, into=results, **options)
+    return adata, results
 
 
 @stage("impute", ImputeConfig, reads=_READS, loads=_libraries)
@@ -131,9 +132,12 @@ def _prepared(
     peaks: Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
     model: bytes | None = None,
+    into: dict[str, RowBlocks],
 ) -> AnnData:
-    """Write everything that `impute` does except its matrices."""
-    return _begin(adata, config, peaks, cells, model, progress)[0]
+    """Write everything that `impute` does except its matrices, which are put `into` a dict, not yet computed."""
+    adata, results = _begin(adata, config, peaks, cells, model, progress)
+    into.update(results)
+    return adata
 
 
 def _begin(
@@ -152,21 +156,20 @@ def _begin(
         facts = {"cells": cells if isinstance(cells, str) else len(cells), "n_cells": len(chosen), "of_cells": adata.n_obs}
         adata = adata[chosen].copy()
         note(adata, **facts)
-    results = _row_blocks(adata, config, peaks)
+    columns = _columns(adata, config, peaks)
+    results = _row_blocks(adata, config, columns)
     if peaks is not None:
-        note(adata, n_peaks=len(_columns(adata, config, peaks)), peaks=list(peaks) if len(peaks) <= _NOTED else len(peaks))
-    _name_columns(adata, config, results, peaks)
+        note(adata, n_peaks=len(columns), peaks=list(peaks) if len(peaks) <= _NOTED else len(peaks))
+    _name_columns(adata, config, results, adata.var_names[columns].to_numpy(dtype=object))
     if config.per_group is not None:
-        columns = _columns(adata, config, peaks)
         means = mean_by_group(adata, columns, config.per_group, progress)
         keys.GROUP_MEANS.set(adata, means.reindex(adata.var_names))
         note(adata, groups=list(means.columns))
     return adata, results
 
 
-def _row_blocks(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> dict[str, RowBlocks]:
-    """The matrices asked for, by path; nothing is computed yet."""
-    columns = _columns(adata, config, peaks)
+def _row_blocks(adata: AnnData, config: ImputeConfig, columns: np.ndarray) -> dict[str, RowBlocks]:
+    """The matrices asked for of these peaks, by path; nothing is computed yet."""
     decoder = decoder_of(adata, columns)
     results: dict[str, RowBlocks] = {}
     if config.numeric or not (config.binary or config.per_group or config.validate):
@@ -222,34 +225,22 @@ def _trusted(adata: AnnData, columns: np.ndarray, config: ImputeConfig) -> np.nd
     return trusted
 
 
-def _outdated(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None = None) -> list[keys.Slot]:
-    """Former results in obsm whose columns are other peaks than those `impute` would write now, asked before it does."""
-    if config.to == "layers" or not keys.IMPUTED_PEAKS.found_in(adata):
-        return []
-    same = np.array_equal(keys.IMPUTED_PEAKS.get(adata), _column_names(adata, config, peaks))
-    return [] if same else [keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED]
-
-
-def _column_names(adata: AnnData, config: ImputeConfig, peaks: Sequence[str] | None) -> np.ndarray:
-    return adata.var_names[_columns(adata, config, peaks)].to_numpy(dtype=object)
-
-
-def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], peaks: Sequence[str] | None) -> None:
+def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], names: np.ndarray) -> None:
     """Write the peak names of the columns, and what a uint8 stands for; drop an older result that has other columns."""
     if config.numeric_format == "uint8" and any(path.endswith(keys.IMPUTED.name) for path in results):
         keys.IMPUTED_STEP.set(adata, UINT8_STEP)
     if config.to == "layers" or not results:
         return
-    names = _column_names(adata, config, peaks)
-    for slot in _outdated(adata, config, peaks):
-        if slot.found_in(adata) and slot.path not in results:
-            warnings.warn(
-                f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "
-                "ask for --numeric and --binary together",
-                ScaleWarning,
-                stacklevel=4,
-            )
-            slot.drop(adata)
+    if keys.IMPUTED_PEAKS.found_in(adata) and not np.array_equal(keys.IMPUTED_PEAKS.get(adata), names):
+        for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED):
+            if slot.found_in(adata) and slot.path not in results:
+                warnings.warn(
+                    f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "
+                    "ask for --numeric and --binary together",
+                    ScaleWarning,
+                    stacklevel=4,
+                )
+                slot.drop(adata)
     keys.IMPUTED_PEAKS.set(adata, names)
 
 

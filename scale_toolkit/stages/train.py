@@ -186,7 +186,7 @@ def _that_matter(settings: TrainConfig) -> dict[str, Any]:
 
 
 def _going_on(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -> dict[str, Any]:
-    """What `_train` needs to go on from the last checkpoint and to leave new ones."""
+    """What `train_model` needs to go on from the last checkpoint and to leave new ones."""
     from scale_toolkit.core.snapshot import Snapshot
 
     marked = (keys.SELECTED,) if keys.SELECTED.found_in(adata) else ()
