@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import gzip
 import os
+import platform
+import re
 import select
 import shutil
 import stat
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
 
@@ -23,6 +30,12 @@ if TYPE_CHECKING:
 STREAM = "-"
 _BLOCK = 1 << 20
 _UMASK = threading.Lock()
+_LOCK = "lock"
+_PRIVATE = re.compile(r"\..*\.scale-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[^.-]+", re.DOTALL)
+_SECONDS_HERE, _SECONDS_ELSEWHERE = 60, 86400
+
+#: What a private folder calls the folder it takes the place of, while neither is there (see `private_folder`).
+MOVED_ASIDE = "old"
 
 
 def is_stream(place: str | os.PathLike[str]) -> bool:
@@ -106,13 +119,12 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
     if final.is_dir():
         raise UsageError(f"the output {destination} is a folder", "a file")
     special = final.exists() and not final.is_file()
-    folder = Path(tempfile.gettempdir()) if special else final.parent
-    if not folder.is_dir():
-        raise UsageError(f"the output folder {folder} does not exist", "", f"make it first: mkdir -p {folder}")
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{final.stem[:60]}.", suffix=final.suffix[-20:])
-    os.close(handle)
-    private = Path(name)
-    try:
+    place = Path(tempfile.gettempdir()) if special else final.parent
+    if not place.is_dir():
+        raise UsageError(f"the output folder {place} does not exist", "", f"make it first: mkdir -p {place}")
+    with private_folder(place, final.name) as folder:
+        private = folder / f"new{final.suffix[-20:]}"
+        os.close(os.open(private, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield private
         if special:
             with private.open("rb") as made, final.open("wb") as sink:
@@ -122,9 +134,86 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(made.fileno())
         private.chmod(0o666 & ~_umask())
         private.replace(final)
-        _sync_folder(folder)
+        flush(place)
+
+
+@contextmanager
+def private_folder(place: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder (mode 0700) in `place` for what is to become `place` / `name`; it is gone in the end.
+
+    Its name tells machine and process, and a lock in it is held as long as it is needed: what a killed process left is known
+    for that by the next one that writes into `place`, and removed; a living neighbour's is not.
+    """
+    sweep(place)
+    folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name[:40]}.scale-{_machine()}-{os.getpid()}-"))
+    lock = None
+    try:
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(OSError):  # no locks on this file system: machine and process tell enough
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(lock, os.fsencode(name))
+        yield folder
     finally:
-        private.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(place: Path) -> None:
+    """Remove the private folders in `place` whose processes have ended, and put back what one had moved aside."""
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        left = [(Path(entry.path), match) for entry in entries if (match := _PRIVATE.fullmatch(entry.name))]
+        for folder, match in left:
+            with contextlib.suppress(OSError):
+                if _is_abandoned(folder, match["machine"], int(match["process"])):
+                    name = os.fsdecode((folder / _LOCK).read_bytes()) if (folder / _LOCK).exists() else ""
+                    if (folder / MOVED_ASIDE).exists() and name and not os.path.lexists(place / name):
+                        (folder / MOVED_ASIDE).rename(place / name)
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_abandoned(folder: Path, machine: str, process: int) -> bool:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    if machine == _machine() and not _is_alive(process):
+        return True
+    # Another machine, or a process number that was given again: long untouched, and its lock is free.
+    newest = max([status.st_mtime, *(one.lstat().st_mtime for one in folder.iterdir())])
+    if time.time() - newest < (_SECONDS_HERE if machine == _machine() else _SECONDS_ELSEWHERE):
+        return False
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True  # killed before it had one
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    with contextlib.suppress(OSError, IndexError):  # dead, and not yet asked for by its parent
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits for where process numbers are of one kind: this boot of this machine, or this container."""
+    parts = [platform.node()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
 def write_bytes(destination: str | os.PathLike[str], data: bytes) -> None:
@@ -266,14 +355,13 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:  # some file systems and Windows open no folders; the rename itself has happened
-        return
-    try:
-        os.fsync(number)
-    except OSError:
-        pass
-    finally:
-        os.close(number)
+def flush(folder: Path, *, deep: bool = False) -> None:
+    """Have the disk keep the names in `folder`; with `deep` also all that is in it."""
+    for root, _, names in os.walk(folder) if deep else [(folder, [], [])]:
+        for path in (*(Path(root, name) for name in names), Path(root)):
+            with contextlib.suppress(OSError):  # some file systems open or flush no folders; what is in it stands
+                number = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(number)
+                finally:
+                    os.close(number)

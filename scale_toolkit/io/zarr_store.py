@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,23 +42,23 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
 
     final = Path(os.path.realpath(destination))
     files.check_destination(final)
-    private = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.stem[:60]}."))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr and anndata on the future of their formats: nothing a user here can do
-            yield zarr.open_group(private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format)
-            zarr.consolidate_metadata(str(private / "new"))
-        if final.exists():
-            final.replace(private / "old")
-        (private / "new").replace(final)
+        with files.private_folder(final.parent, final.name) as private:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # zarr and anndata on the future of their formats: nothing a user can do
+                yield zarr.open_group(private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format)
+                zarr.consolidate_metadata(str(private / "new"))
+            files.flush(private / "new", deep=True)
+            if final.exists():
+                final.replace(private / files.MOVED_ASIDE)
+            (private / "new").replace(final)
+            files.flush(final.parent)
     except OSError as error:
         if error.errno is None:
             raise
         raise ScaleError(
             f"{destination} cannot be written ({os.strerror(error.errno)})", "", "free some space or choose another place"
         ) from error
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 def write_blocks(root: zarr.Group, path: str, matrix: RowBlocks) -> None:

@@ -1,8 +1,13 @@
+import contextlib
+import fcntl
 import gzip
 import io
 import os
 import stat
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -25,7 +30,8 @@ def umask():
 def test_a_file_appears_whole_with_the_users_mode(tmp_path, umask):
     target = tmp_path / "model.pt"
     with files.atomic(target) as private:
-        assert private.parent == tmp_path
+        assert private.parent.parent == tmp_path
+        assert stat.S_IMODE(private.parent.stat().st_mode) == 0o700
         assert private.suffix == ".pt"  # so that a library that goes by the suffix writes the right format
         assert stat.S_IMODE(private.stat().st_mode) == 0o600
         private.write_bytes(b"whole")
@@ -43,6 +49,93 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         raise RuntimeError
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+import sys, time
+from scale_toolkit.io import files
+with files.atomic(sys.argv[1]) as private:
+    private.write_bytes(b"half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def writing(target):
+    """A process that is half-way through writing `target`."""
+    with subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout.readline() == b"writing\n"
+            yield writer
+        finally:
+            writer.kill()
+
+
+def test_what_a_killed_process_left_is_gone_with_the_next_write_and_a_living_ones_is_not(tmp_path):
+    target = tmp_path / "cells.h5ad"
+    target.write_bytes(b"old")
+    with writing(target), writing(target) as dead:
+        assert len(list(tmp_path.iterdir())) == 3
+        dead.kill()
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
+        assert len(list(tmp_path.iterdir())) == 3
+        files.write_bytes(tmp_path / "other.h5ad", b"other")
+        left = {path.name for path in tmp_path.iterdir()} - {"cells.h5ad", "other.h5ad"}
+        assert len(left) == 1
+        assert str(dead.pid) not in left.pop()
+        assert target.read_bytes() == b"old"
+    files.write_bytes(target, b"new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "other.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "process", "hours", "locked", "stays"),
+    [
+        ("other", 1, 0, False, True),  # may be at work on another machine of the cluster
+        ("other", 1, 30, True, True),  # long untouched and still held
+        ("other", 1, 30, False, False),
+        ("own", os.getpid(), 0, False, True),
+        ("own", os.getpid(), 1, True, True),
+        ("own", os.getpid(), 1, False, False),  # its number was given again
+        ("own", 2**31 - 1, 0, False, False),
+    ],
+)
+def test_a_private_folder_is_swept_where_its_process_has_ended(tmp_path, machine, process, hours, locked, stays):
+    name = files._machine() if machine == "own" else "0123abcd"
+    folder = tmp_path / f".cells.h5ad.scale-{name}-{process}-x1"
+    folder.mkdir()
+    (folder / "new.h5ad").write_bytes(b"half")
+    (folder / "lock").write_bytes(b"cells.h5ad")
+    then = time.time() - 3600 * hours
+    with (folder / "lock").open("rb+") as lock:
+        if locked:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in (folder / "new.h5ad", folder / "lock", folder):
+            os.utime(path, (then, then))
+        files.sweep(tmp_path)
+    assert folder.exists() is stays
+
+
+def test_what_looks_alike_is_not_swept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "keep").write_bytes(b"mine")
+    (tmp_path / f".a.scale-{files._machine()}-2147483647-x").symlink_to("elsewhere")
+    (tmp_path / f".b.scale-{files._machine()}-2147483647-x").write_bytes(b"a file")
+    (tmp_path / ".c.scale-notes").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    files.sweep(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_store_moved_aside_by_a_killed_process_comes_back(tmp_path):
+    folder = tmp_path / f".cells.zarr.scale-{files._machine()}-2147483647-x"
+    (folder / files.MOVED_ASIDE).mkdir(parents=True)
+    (folder / files.MOVED_ASIDE / "zarr.json").write_bytes(b"old store")
+    (folder / "lock").write_bytes(b"cells.zarr")
+    files.sweep(tmp_path)
+    assert (tmp_path / "cells.zarr" / "zarr.json").read_bytes() == b"old store"
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.zarr"]
 
 
 def test_a_symbolic_link_stays_and_its_target_is_replaced(tmp_path):
