@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import gzip
@@ -353,6 +354,19 @@ def _umask() -> int:
         mask = os.umask(0o077)
         os.umask(mask)
     return mask
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where this system or file system cannot, and nothing has changed."""
+    swap = 2  # RENAME_EXCHANGE, RENAME_SWAP
+    with contextlib.suppress(OSError, AttributeError):
+        system = ctypes.CDLL(None)
+        names = os.fsencode(one), os.fsencode(other)
+        if sys.platform == "darwin":
+            return system.renamex_np(*names, swap) == 0
+        here = -100  # AT_FDCWD
+        return system.renameat2(here, names[0], here, names[1], swap) == 0
+    return False
 
 
 def flush(folder: Path, *, deep: bool = False) -> None:

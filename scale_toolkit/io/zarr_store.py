@@ -49,9 +49,10 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
                 yield zarr.open_group(private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format)
                 zarr.consolidate_metadata(str(private / "new"))
             files.flush(private / "new", deep=True)
-            if final.exists():
-                final.replace(private / files.MOVED_ASIDE)
-            (private / "new").replace(final)
+            if not (final.exists() and files.exchange(private / "new", final)):
+                if final.exists():
+                    final.replace(private / files.MOVED_ASIDE)
+                (private / "new").replace(final)
             files.flush(final.parent)
     except OSError as error:
         if error.errno is None:
