@@ -83,6 +83,8 @@ def test_sigterm_ends_it_within_ten_seconds_and_leaves_no_half_file(docker, imag
         "scale",
         "train",
         "/in/a.h5ad",
+        "--preset",
+        "paper",
         "--max-iter",
         "1000000",
         "--patience",

@@ -51,7 +51,8 @@ def nf_core(nextflow, tmp_path_factory):
     (folder / "nextflow").chmod(0o755)
 
     def run(*words: str | Path) -> subprocess.CompletedProcess:
-        variables = environment(NO_COLOR="1", COLUMNS="200")
+        # nf-core remembers a pipeline's settings there, and takes no notice when conf/*.config change
+        variables = environment(NO_COLOR="1", COLUMNS="200", NXF_HOME=str(folder / "home"))
         variables["PATH"] = f"{folder}{os.pathsep}{variables['PATH']}"
         variables.pop("PYTHONPATH")
         command = [CACHE / "nf-core" / "bin" / "nf-core", "pipelines", "schema", *words]
