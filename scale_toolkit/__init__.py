@@ -31,6 +31,7 @@ _STAGES = {
     "unpack_binary": "unpack",
     "unpack_numeric": "unpack",
     "receipts": "_stage",
+    "verify": "verify",
 }
 
 __all__ = ["__version__", "plot", "utils", *_STAGES]

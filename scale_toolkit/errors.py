@@ -56,5 +56,9 @@ class TrainingError(ScaleError):
     """Training met a value that is not a number."""
 
 
+class NotReproducedError(ScaleError):
+    """A result's receipts, done again, gave something else."""
+
+
 class ScaleWarning(UserWarning):
     """Something the user should know that does not stop the work; always one line."""

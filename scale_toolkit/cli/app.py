@@ -21,6 +21,7 @@ from scale_toolkit.cli.select_peaks import select_peaks
 from scale_toolkit.cli.simulate import simulate
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.cli.train import train
+from scale_toolkit.cli.verify import verify
 
 
 def spelling(word: str) -> str:
@@ -42,6 +43,7 @@ _PANELS = {
     "Whole analyses": (run, demo),
     "Stages": (prepare, select_peaks, train, impute, embed, cluster),
     "Data": (simulate,),
+    "Checks": (verify,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from scale_toolkit.metrics import Agreement
+    from scale_toolkit.stages.verify import Verdict
 
 Shown = tuple[Any, dict[str, Any]]
 """A rich renderable, and the same as plain values for ``--json-logs``."""
@@ -40,6 +41,35 @@ def results(adata: AnnData, folder: Path, figure: Path, reference: str | None) -
     table.add_row("results", str(folder / "adata.h5ad"))
     table.add_row("figure", str(figure))
     return table, facts | {"results": str(folder / "adata.h5ad"), "figure": str(figure)}
+
+
+def verdict(found: Verdict) -> Shown:
+    """Show what `verify` found: what was run again, and every slot that is not the same."""
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_row("run again", ", ".join(found.replayed) or "nothing")
+    for stage, reason in found.skipped.items():
+        table.add_row("not run", f"{stage}: {reason}")
+    kinds = [kind for kind, _ in found.slots.values()]
+    table.add_row("slots", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)))
+    for slot, (kind, gap) in found.slots.items():
+        if kind in ("close", "different", "not made again"):
+            table.add_row("", f"{slot} {kind}" + (f" (by {gap:.2g})" if gap == gap else ""))
+    for difference in found.elsewhere:
+        table.add_row("made with", difference)
+    facts = {
+        "reproduced": found.reproduced,
+        "close": found.close,
+        "replayed": found.replayed,
+        "skipped": found.skipped,
+        "departs": found.departs,
+        "slots": {
+            slot: {"verdict": kind, "difference": gap if gap == gap else None} for slot, (kind, gap) in found.slots.items()
+        },
+        "elsewhere": found.elsewhere,
+    }
+    return table, facts
 
 
 def validation(adata: AnnData) -> Shown:

@@ -82,7 +82,7 @@ def stage(
                     "options": config.as_dict(),
                     "threads": threads,
                     "input": before,
-                    "libraries": _versions(),
+                    "libraries": versions(),
                 }
                 | _notes(result),
             )
@@ -99,6 +99,7 @@ def stage(
             return result
 
         call.__signature__ = _signature(run, config_class)  # type: ignore[attr-defined]
+        call.config_class, call.reads = config_class, reads  # type: ignore[attr-defined]
         return call
 
     return wrap
@@ -224,7 +225,8 @@ def _append(adata: AnnData, slot: keys.Slot, entry: dict[str, Any]) -> None:
     adata.uns[slot.name] = json.dumps([*entries, entry], sort_keys=True)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the libraries that results depend on."""
     return {name: version(name) for name in ("anndata", "numpy", "scanpy", "scipy", "torch")}
 
 

@@ -86,7 +86,7 @@ def simulate(config: SimulateConfig | None = None, *, progress: Progress | None 
     >>> cells.shape
     (200, 1000)
     """
-    return _whole(None, config, progress=progress, **options)
+    return whole(None, config, progress=progress, **options)
 
 
 def streamed(
@@ -98,7 +98,8 @@ def streamed(
 
 
 @stage("simulate", SimulateConfig)
-def _whole(adata: None, config: SimulateConfig, *, progress: Progress | None = None) -> AnnData:
+def whole(adata: None, config: SimulateConfig, *, progress: Progress | None = None) -> AnnData:
+    """`simulate` as a stage among others: the AnnData it is given is none."""
     planted = _planted(config)
     blocks = []
     for block in planted.blocks():
@@ -205,6 +206,6 @@ def _named(codes: np.ndarray, names: list[str]) -> pd.Categorical:
 
 
 # Its options are the config's: help() and an editor see them, without the AnnData that other stages start from.
-simulate.__signature__ = inspect.signature(_whole).replace(  # type: ignore[attr-defined]
-    parameters=[p for p in inspect.signature(_whole).parameters.values() if p.name != "adata"]
+simulate.__signature__ = inspect.signature(whole).replace(  # type: ignore[attr-defined]
+    parameters=[p for p in inspect.signature(whole).parameters.values() if p.name != "adata"]
 )

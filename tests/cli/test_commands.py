@@ -478,3 +478,15 @@ def test_train_goes_on_from_its_checkpoint_after_a_kill(chain, tmp_path):
     for slot in (keys.LATENT, keys.DECODER, keys.POSTERIOR):
         np.testing.assert_array_equal(slot.get(resumed), slot.get(whole))
     assert scale_toolkit.receipts(resumed) == scale_toolkit.receipts(whole)
+
+
+def test_verify_says_whether_a_result_is_reproduced(chain, tmp_path):
+    cells = anndata.read_h5ad(chain / "clustered.h5ad")
+    cells.obsm["X_scale"][0, 0] += 1
+    cells.write_h5ad(tmp_path / "changed.h5ad")
+    assert "reproduced bit for bit: train, cluster\n" in done(f"scale verify {chain / 'clustered.h5ad'}", tmp_path)
+    bad(call("scale verify changed.h5ad", tmp_path), 1, "not reproduced: 1 of ")
+    _, _, said = call(f"scale verify --json-logs {chain / 'clustered.h5ad'}", tmp_path)
+    facts = next(fact for fact in map(json.loads, said.splitlines()) if "slots" in fact)
+    assert facts["reproduced"] is True
+    assert facts["slots"]["obsm['X_scale']"]["verdict"] == "identical"

@@ -1,0 +1,61 @@
+"""``scale verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scale_toolkit.cli.files import check_readable
+from scale_toolkit.cli.inputs import read_inputs
+from scale_toolkit.cli.options import command, given
+from scale_toolkit.cli.summary import verdict as shown
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.errors import NotReproducedError
+
+Result = Annotated[str, typer.Argument(metavar="FILE", help="A result, h5ad; or - for standard input.", show_default=True)]
+_INPUT = "What the first stage read; several: give the option again, in the same order. Without it, later stages only."
+Originals = Annotated[list[str] | None, given("--input", "-i", metavar="ORIGINAL", help=_INPUT)]
+BatchNames = Annotated[str | None, given("--batch-names", metavar="A,B", help="As for `scale prepare`.")]
+Blacklist = Annotated[Path | None, given("--blacklist", metavar="BED", help="The regions `scale prepare` left out.")]
+Model = Annotated[Path | None, given("--model", metavar="FILE", help="The model of `scale train --pretrain`.")]
+
+
+@command
+def verify(
+    source: Result = "-",
+    inputs: Originals = None,
+    batch_names: BatchNames = None,
+    blacklist: Blacklist = None,
+    model: Model = None,
+    *,
+    talk: Talk,
+) -> None:
+    """Run the stages of a result's receipts again, and say whether the same comes out, bit for bit."""
+    check_readable(blacklist)
+    check_readable(model)
+    from scale_toolkit.io.h5ad import open_h5ad
+    from scale_toolkit.io.regions import read_bed
+    from scale_toolkit.stages.verify import verify as check
+
+    with open_h5ad(source) as file:
+        result = file.read()
+    names = [name.strip() for name in batch_names.split(",")] if batch_names else []
+    original = read_inputs(inputs, names) if inputs else None
+    regions = read_bed(blacklist) if blacklist else None
+    with talk.progress() as progress:
+        found = check(result, original, blacklist=regions, model=model.read_bytes() if model else None, progress=progress)
+    talk.show(*shown(found))
+    if found.reproduced:
+        talk.info(f"reproduced bit for bit: {', '.join(found.replayed)}")
+    elif found.close:
+        talk.say("warning", f"reproduced within the tolerance, not bit for bit{_because(found.elsewhere)}")
+    else:
+        raise NotReproducedError(
+            f"not reproduced: {found.first()}", "what the file holds", f"look at what is different{_because(found.elsewhere)}"
+        )
+
+
+def _because(elsewhere: list[str]) -> str:
+    return f" (made with {'; '.join(elsewhere)})" if elsewhere else ""

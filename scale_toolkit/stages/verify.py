@@ -1,0 +1,305 @@
+"""``verify``: do the receipts again, and say whether the result comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scale_toolkit import __version__, keys
+from scale_toolkit.errors import InputError, MissingSlotError, UsageError
+from scale_toolkit.stages._stage import digest, receipts, versions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scale_toolkit.stages._stage import Progress
+
+_LOG = logging.getLogger("scale_toolkit")
+
+#: Receipt's stage -> where its function is.
+STAGES = {
+    "prepare": ("prepare", "prepare"),
+    "select-peaks": ("select_peaks", "select_peaks"),
+    "train": ("train", "train"),
+    "impute": ("impute", "impute"),
+    "embed": ("embed", "embed"),
+    "cluster": ("cluster", "cluster"),
+    "simulate": ("simulate", "whole"),
+}
+
+#: Largest departure, relative to the largest absolute value of a slot (for labels: share of cells), that still counts as close:
+#: another number of threads adds float32 in another order, and a training multiplies that.
+TOLERANCE = 1e-2
+
+SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = "identical", "close", "different", "not made again", "not of the receipts"
+
+
+@dataclass
+class Verdict:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    replayed
+        The stages that were run again, in order.
+    skipped
+        Receipts that were not, with the reason.
+    departs
+        The first stage that was given something else than its receipt says, or None.
+    slots
+        Slot -> (verdict, largest difference or share of cells with another label).
+    elsewhere
+        What differs between then and now (versions, threads, device) and may explain a departure.
+    """
+
+    replayed: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    departs: str | None = None
+    slots: dict[str, tuple[str, float]] = field(default_factory=dict)
+    elsewhere: list[str] = field(default_factory=list)
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether something was run again, and all it wrote is identical."""
+        verdicts = {verdict for verdict, _ in self.slots.values()} - {NOT_REPLAYED}
+        return bool(self.replayed) and self.departs is None and verdicts == {SAME}
+
+    @property
+    def close(self) -> bool:
+        """Whether all that was run again is identical or within `TOLERANCE`."""
+        verdicts = {verdict for verdict, _ in self.slots.values()} - {NOT_REPLAYED}
+        return bool(self.replayed) and self.departs is None and verdicts <= {SAME, CLOSE}
+
+    def first(self) -> str:
+        """Where the result departs, in words."""
+        if self.departs:
+            return f"`{self.departs}` was given something else than its receipt says"
+        wrong = [slot for slot, (verdict, _) in self.slots.items() if verdict in (DIFFERENT, MISSING)]
+        return f"{len(wrong)} of {len(self.slots)} slots came out different, first {wrong[0]}" if wrong else "nothing was run"
+
+
+def verify(
+    result: AnnData,
+    original: AnnData | Sequence[AnnData] | Mapping[str, AnnData] | None = None,
+    *,
+    blacklist: pd.DataFrame | None = None,
+    model: bytes | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Replay the receipts of `result` and compare what comes out, slot by slot and bit by bit.
+
+    Each stage is run with the options, seed and number of threads of its receipt. Without `original` the replay begins at the
+    first stage whose input is still in `result` (its digest tells): for the result of `scale run`, that is ``train``.
+
+    Parameters
+    ----------
+    result
+        A result with receipts in ``uns['scale']``. Neither it nor `original` is modified.
+    original
+        What the first stage was given: the replay then begins there.
+    blacklist, model
+        The regions that `prepare` left out, and the model file of `train --pretrain`, where receipts tell of such.
+    progress
+        Handed on to the stages.
+
+    Returns
+    -------
+    Verdict
+        ``reproduced`` where every slot is bit for bit the same; where not, which slots differ by how much, from which stage on,
+        and what else is different (versions, threads, device).
+
+    Raises
+    ------
+    InputError
+        No receipts, receipts of stages this version does not know, `original` is not what the receipts began with, or no
+        stage's input is in `result` and no `original` was given.
+    """
+    told = receipts(result)
+    if not told:
+        raise InputError("uns['scale'] has no receipts", "a result of scale_toolkit", "give a file that a stage has written")
+    verdict = Verdict(elsewhere=_elsewhere(told))
+    begin, current = _beginning(result, original, told, verdict)
+    for receipt in told[begin:]:
+        name = receipt["stage"]
+        call = _function(receipt)
+        if digest(current, call.reads) != receipt["input"]:
+            if original is not None and not verdict.replayed:
+                raise InputError(
+                    f"the input is not what the first receipt ({name}) was given: its digest is another",
+                    "the very counts the result was made from",
+                    "look for an older copy, or for the same inputs in the same order and by the same names",
+                )
+            verdict.departs = verdict.departs or name
+        current = call(current, _options(call, receipt), progress=progress, **_inputs(receipt, blacklist, model))
+        verdict.replayed.append(name)
+    _compare(result, current, verdict)
+    return verdict
+
+
+def _beginning(
+    result: AnnData, original: Any, told: list[dict[str, Any]], verdict: Verdict
+) -> tuple[int, AnnData | list[AnnData] | Mapping[str, AnnData] | None]:
+    """The receipt to begin with, and what that stage was given."""
+    if isinstance(original, anndata.AnnData):
+        has = receipts(original)
+        return (len(has) if has == told[: len(has)] and len(has) < len(told) else 0), original.copy()
+    if original is not None:
+        return 0, original
+    if told[0]["stage"] == "simulate":
+        return 0, None
+    for begin, receipt in enumerate(told):
+        reads = _function(receipt).reads
+        try:
+            there = bool(reads) and digest(result, reads) == receipt["input"]
+        except (MissingSlotError, AttributeError):
+            there = False
+        if there:
+            for earlier in told[:begin]:
+                verdict.skipped[earlier["stage"]] = "its input is not in the file: give --input ORIGINAL"
+            return begin, _stripped(result, {receipt["stage"] for receipt in told[begin:]})
+    raise InputError(
+        "none of the stages' inputs is in the file", "counts in X, or the original", "give what the first stage read: --input"
+    )
+
+
+def _function(receipt: dict[str, Any]) -> Any:
+    name = receipt["stage"]
+    if name not in STAGES:
+        raise InputError(
+            f"there is a receipt of {name!r}, version {receipt.get('version')}",
+            f"stages of version {__version__}: {', '.join(STAGES)}",
+            "verify with the version that wrote it",
+        )
+    module, function = STAGES[name]
+    if name == "train" and receipt.get("notes", {}).get("pretrained"):
+        function = "encode"
+    return getattr(importlib.import_module(f"scale_toolkit.stages.{module}"), function)
+
+
+def _options(call: Any, receipt: dict[str, Any]) -> Any:
+    known = {spec.name for spec in dataclasses.fields(call.config_class)}
+    options = {name: value for name, value in receipt["options"].items() if name in known}
+    if "n_threads" in known:
+        options["n_threads"] = receipt["threads"]
+    if options.get("device") not in (None, "cpu") and receipt.get("notes", {}).get("device") == "cpu":
+        options["device"] = "cpu"
+    return call.config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+
+
+def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: bytes | None) -> dict[str, Any]:
+    """What a stage was given besides the cells."""
+    notes = receipt.get("notes", {})
+    if receipt["stage"] == "prepare":
+        if (notes.get("blacklist") is not None) != (blacklist is not None):
+            raise UsageError(
+                f"prepare left out regions of {'a' if notes.get('blacklist') else 'no'} blacklist",
+                "--blacklist BED just where there was one",
+                "give the same file",
+            )
+        return {"blacklist": blacklist}
+    if notes.get("pretrained"):
+        if model is None:
+            raise UsageError("train encoded with a model file", "--model FILE", "give the model of --pretrain")
+        return {"model": model}
+    if receipt["stage"] == "impute":
+        if "cells" in notes:
+            raise InputError("impute kept only some cells", "a result with all its cells", "verify the file impute was given")
+        if isinstance(notes.get("peaks"), int):
+            raise InputError(
+                f"impute was given a list of {notes['peaks']:,} peaks, which the receipt does not hold",
+                "a shorter list, or all peaks",
+                "verify the file impute was given",
+            )
+        return {"peaks": notes["peaks"]} if "peaks" in notes else {}
+    return {}
+
+
+def _stripped(result: AnnData, stages: set[str]) -> AnnData:
+    """`result` without what these stages write, and without receipts."""
+    bare = result.copy()
+    for slot in keys.all_slots():
+        if slot.stage.split()[0] in stages or slot in (keys.RECEIPTS, keys.RUNTIME):
+            slot.drop(bare)
+    return bare
+
+
+def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
+    """What is different here from where the receipts were written."""
+    import os
+
+    last = told[-1]
+    here = versions()
+    differences = [
+        f"{name} {then}, here {here[name]}" for name, then in sorted(last["libraries"].items()) if here.get(name) != then
+    ]
+    if last["version"] != __version__:
+        differences.insert(0, f"scale_toolkit {last['version']}, here {__version__}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(receipt["threads"] for receipt in told)
+    if threads > cores:
+        differences.append(f"{threads} threads, here {cores} cores")
+    devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in told} - {"cpu"}
+    return differences + [f"trained on {device}" for device in sorted(devices)]
+
+
+def _compare(result: AnnData, again: AnnData, verdict: Verdict) -> None:
+    if not result.obs_names.equals(again.obs_names) or not result.var_names.equals(again.var_names):
+        verdict.slots["cells × peaks"] = (DIFFERENT, np.nan)
+        _LOG.info("%s cells × peaks came out as %s", result.shape, again.shape)
+        return
+    verdict.slots["X"] = _difference(result.X, again.X)
+    for where in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
+        then, now = getattr(result, where), getattr(again, where)
+        for name in then:
+            if name is None or (where == "uns" and name in (keys.RECEIPTS.name, keys.RUNTIME.name)):
+                continue
+            slot = f"{where}[{name!r}]"
+            if name in now:
+                verdict.slots[slot] = _difference(then[name], now[name])
+            else:
+                ours = any(slot == str(one) for one in keys.all_slots())
+                verdict.slots[slot] = (MISSING if ours else NOT_REPLAYED, np.nan)
+
+
+def _difference(then: Any, now: Any) -> tuple[str, float]:
+    """The verdict on one slot, and by how much it differs."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        parts = [_difference(then[key], now[key]) if key in now else (MISSING, np.nan) for key in then]
+        order = (SAME, CLOSE, DIFFERENT, MISSING)
+        return max(parts, key=lambda part: (order.index(part[0]), np.nan_to_num(part[1]))) if parts else (SAME, 0.0)
+    if isinstance(then, pd.DataFrame):
+        then, now = then.to_numpy(), pd.DataFrame(now).to_numpy()
+    if sparse.issparse(then) or sparse.issparse(now):
+        then, now = sparse.csr_matrix(then), sparse.csr_matrix(now)
+        if then.shape != now.shape:
+            return DIFFERENT, np.nan
+        if all(np.array_equal(getattr(then, part), getattr(now, part)) for part in ("indptr", "indices", "data")):
+            return SAME, 0.0
+        gap = np.abs((then.astype(np.float64) - now.astype(np.float64)).data)
+        return _graded(gap.max(initial=0.0), np.abs(then.data).max(initial=0.0))
+    then, now = np.asarray(then), np.asarray(now)
+    if then.shape != now.shape:
+        return DIFFERENT, np.nan
+    if then.dtype.kind in "biuf" and now.dtype.kind in "biuf":
+        if np.array_equal(then, now, equal_nan=then.dtype.kind == "f" and now.dtype.kind == "f"):
+            return SAME, 0.0
+        gap = np.abs(then.astype(np.float64) - now.astype(np.float64))
+        if np.isnan(gap).any() and not np.array_equal(np.isnan(then), np.isnan(now)):
+            return DIFFERENT, np.nan
+        return _graded(np.nanmax(gap), np.nanmax(np.abs(then.astype(np.float64))))
+    other = float(np.mean(then.astype(str) != now.astype(str))) if then.size else 0.0
+    return (SAME if other == 0 else CLOSE if other <= TOLERANCE else DIFFERENT), other
+
+
+def _graded(gap: float, largest: float) -> tuple[str, float]:
+    relative = float(gap / largest) if largest else float(gap)
+    return (CLOSE if relative <= TOLERANCE else DIFFERENT), relative

@@ -1,0 +1,178 @@
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import scale_toolkit as scale
+from scale_toolkit import keys
+from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.stages.verify import CLOSE, DIFFERENT, NOT_REPLAYED, SAME
+
+
+def analysed(cells, **prepare):
+    """The result of every stage but those that take long, and the counts it began with."""
+    made = scale.prepare(cells.copy(), min_peaks=5, min_cells=7, **prepare)
+    made = scale.select_peaks(made, n_peaks=200)
+    made = scale.train(made, n_components=3, max_iter=30, n_threads=1)
+    made = scale.cluster(made, method="kmeans", n_clusters=3, n_threads=1)
+    made = scale.embed(made, method="tsne", n_threads=1)
+    return scale.impute(made, numeric=True, binary=True, n_threads=1)
+
+
+@pytest.fixture(scope="module")
+def chain(plant):
+    cells = plant()
+    return cells, analysed(cells)
+
+
+def test_a_result_is_reproduced_from_its_original_bit_for_bit(chain):
+    cells, result = chain
+    before = result.copy()
+    found = scale.verify(result, cells)
+    assert found.reproduced and found.close
+    assert found.replayed == ["prepare", "select-peaks", "train", "cluster", "embed", "impute"]
+    assert found.slots["obsm['imputed']"] == (SAME, 0.0)
+    assert found.slots["uns['scale_mixture']"] == (SAME, 0.0)
+    assert not found.elsewhere
+    np.testing.assert_array_equal(result.obsm["X_scale"], before.obsm["X_scale"])
+    assert result.uns["scale"] == before.uns["scale"]
+
+
+def test_without_the_original_the_replay_begins_where_the_counts_still_are(chain, tmp_path):
+    _, result = chain
+    result.write_h5ad(tmp_path / "result.h5ad")  # as a file has it
+    found = scale.verify(anndata.read_h5ad(tmp_path / "result.h5ad"))
+    assert found.reproduced
+    assert found.replayed == ["train", "cluster", "embed", "impute"]
+    assert list(found.skipped) == ["prepare", "select-peaks"]
+
+
+def test_an_input_with_receipts_of_its_own_is_where_the_replay_begins(chain):
+    cells, _ = chain
+    prepared = scale.prepare(cells.copy(), min_peaks=5)
+    result = scale.train(prepared.copy(), n_components=3, max_iter=20, n_threads=1)
+    assert scale.verify(result, prepared).replayed == ["train"]
+    assert scale.verify(result, prepared).reproduced
+
+
+def turn_clusters(cells):
+    cells.obs["kmeans"] = cells.obs["kmeans"].to_numpy()[::-1]
+
+
+def add_a_column(cells):
+    cells.obs["mine"] = 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "slot", "verdict"),
+    [
+        (lambda a: a.obsm["X_scale"].__setitem__((3, 0), 99.0), "obsm['X_scale']", DIFFERENT),
+        (lambda a: a.obsm["X_scale"].__setitem__((3, 0), np.nan), "obsm['X_scale']", DIFFERENT),
+        (lambda a: a.varm["scale_decoder"].__imul__(1.0001), "varm['scale_decoder']", CLOSE),
+        (turn_clusters, "obs['kmeans']", DIFFERENT),
+        (lambda a: a.obsm["binary"].data.__isub__(1), "obsm['binary']", DIFFERENT),
+        (lambda a: a.uns["scale_mixture"]["means"].__iadd__(5), "uns['scale_mixture']", DIFFERENT),
+        (add_a_column, "obs['mine']", NOT_REPLAYED),
+    ],
+)
+def test_what_was_changed_afterwards_is_named(chain, spoil, slot, verdict):
+    cells, result = chain
+    changed = result.copy()
+    spoil(changed)
+    found = scale.verify(changed, cells)
+    others = {name for name, (kind, _) in found.slots.items() if kind != SAME}
+    assert found.slots[slot][0] == verdict
+    assert others == {slot}
+    assert found.reproduced is (verdict == NOT_REPLAYED)
+    assert found.close is (verdict in (CLOSE, NOT_REPLAYED))
+
+
+def test_a_stage_that_was_given_something_else_is_named(chain):
+    cells, result = chain
+    changed = result.copy()
+    told = json.loads(changed.uns["scale"])
+    told[3]["input"] = "0" * 32  # as if the latent space had been changed between train and cluster
+    changed.uns["scale"] = json.dumps(told)
+    found = scale.verify(changed, cells)
+    assert found.departs == "cluster"
+    assert not found.reproduced
+    assert "`cluster` was given something else" in found.first()
+
+
+def test_versions_and_threads_that_differ_are_told(chain):
+    cells, result = chain
+    changed = result.copy()
+    told = json.loads(changed.uns["scale"])
+    told[-1]["libraries"]["torch"] = "0.1"
+    told[-1]["version"] = "0.0.1"
+    told[2]["threads"] = 999
+    told[2]["notes"]["device"] = "cuda:0"
+    changed.uns["scale"] = json.dumps(told)
+    found = scale.verify(changed, cells)
+    assert [line.split(",")[0] for line in found.elsewhere] == [
+        "scale_toolkit 0.0.1",
+        "torch 0.1",
+        "999 threads",
+        "trained on cuda:0",
+    ]
+
+
+def test_several_inputs_a_blacklist_and_imputed_parts(plant):
+    cells = plant()
+    inputs = {"one": cells[:60].copy(), "two": cells[60:].copy()}
+    regions = pd.DataFrame({"chrom": ["chr1"], "start": [0], "end": [20_000]})
+    result = scale.prepare(inputs, min_peaks=5, blacklist=regions)
+    result = scale.train(result, n_components=3, max_iter=20, n_threads=1)
+    result = scale.impute(result, peaks=list(result.var_names[:5]), n_threads=1)
+    assert scale.verify(result, inputs, blacklist=regions).reproduced
+    with pytest.raises(InputError, match="is not what the first receipt"):
+        scale.verify(result, {"two": inputs["two"], "one": inputs["one"]}, blacklist=regions)
+    with pytest.raises(UsageError, match="left out regions of a blacklist"):
+        scale.verify(result, inputs)
+
+
+def test_cells_encoded_with_a_model_need_it(plant):
+    kept = []
+    cells = plant()
+    scale.train(cells.copy(), n_components=3, max_iter=20, n_threads=1, keep_model=kept.append)
+    result = scale.encode(plant(seed=1), n_threads=1, model=kept[0])
+    assert scale.verify(result, plant(seed=1), model=kept[0]).reproduced
+    with pytest.raises(UsageError, match="give the model of --pretrain"):
+        scale.verify(result, plant(seed=1))
+
+
+def test_what_cannot_be_verified_says_why(chain, plant):
+    cells, result = chain
+    with pytest.raises(InputError, match="has no receipts"):
+        scale.verify(cells)
+    other = plant(seed=5)
+    with pytest.raises(InputError, match="its digest is another"):
+        scale.verify(result, other)
+    bare = result[:, :100].copy()
+    bare.obsm.clear()
+    with pytest.raises(InputError, match="none of the stages' inputs is in the file"):
+        scale.verify(bare)
+    strange = result.copy()
+    strange.uns["scale"] = json.dumps([{"stage": "dance", "version": "9", "options": {}, "threads": 1, "libraries": {}}])
+    with pytest.raises(InputError, match="there is a receipt of 'dance', version 9"):
+        scale.verify(strange, cells)
+    some = scale.impute(result.copy(), cells=list(result.obs_names[:50]), n_threads=1)
+    with pytest.raises(InputError, match="only some cells"):
+        scale.verify(some, cells)
+
+
+def test_another_number_of_threads_is_close(real):
+    """The stated tolerance, on real cells: figures of one and of two threads agree."""
+    cells = scale.prepare(real("leukemia"), min_peaks=100)
+    one, two = (
+        scale.cluster(scale.train(cells.copy(), n_components=6, n_threads=n), method="kmeans", n_clusters=6, n_threads=n)
+        for n in (1, 2)
+    )
+    from sklearn.metrics import adjusted_rand_score
+
+    assert adjusted_rand_score(one.obs["kmeans"], two.obs["kmeans"]) > 0.9
+    assert keys.LATENT.get(one).shape == keys.LATENT.get(two).shape
+    correlations = [np.corrcoef(one.obsm["X_scale"][:, d], two.obsm["X_scale"][:, d])[0, 1] for d in range(10)]
+    assert min(correlations) > 0.99
