@@ -23,6 +23,7 @@ from scale_toolkit.config import PrepareConfig
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.stages._stage import Progress, note, stage
+from scale_toolkit.stages.plausible import doubts, doubts_about_several, in_twos, what_was_done
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,11 +79,17 @@ def prepare(
         where = f"input {name!r}: " if name else ""
         _check_names(one, where)
         counts[name] = _counts(one, config.layer, where)
+        for doubt in doubts(one.obs_names, one.var_names):
+            warnings.warn(where + doubt, ScaleWarning, stacklevel=3)
+        if twos := in_twos(counts[name]):
+            _LOG.info("%s%s", where, twos)
         if progress:
             progress("reading counts", len(counts), len(inputs))
     if list(inputs) == [""]:
         rest, matrix = _rest_of(inputs[""]), counts[""]
     else:
+        for doubt in doubts_about_several({name: one.var_names for name, one in inputs.items()}):
+            warnings.warn(doubt, ScaleWarning, stacklevel=3)
         rest, matrix = _join(inputs, counts, config.join)
     before = matrix.shape
 
@@ -201,6 +208,8 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
             at = int(wrong.argmax())
             line = int(np.searchsorted(values.indptr, at, side="right")) - 1
             cell, peak = (line, values.indices[at]) if values.format == "csr" else (values.indices[at], line)
+            if what == "fractional" and (guess := what_was_done(values)):
+                do = f"{guess}; {do}"
             raise InputError(
                 f"{place} has {int(wrong.sum()):,} {what} values, first {data[at]:g} (cell {adata.obs_names[cell]}, "
                 f"peak {adata.var_names[peak]})",

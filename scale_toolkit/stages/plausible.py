@@ -1,0 +1,143 @@
+"""A word about input that is well-formed and yet probably not what it was taken for; nothing here stops the work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from scale_toolkit.intervals import parse_names
+
+_LOOKED_AT = 20_000  # names, or cells, that are looked at: the first ones
+_GENE_ID = re.compile(r"ENS[A-Z]*G\d{11}|(?=.*[A-Z])[A-Z][A-Za-z]{0,9}\d{0,4}[A-Z]?\d{0,2}(-[A-Z0-9]{1,4})?")
+_FEW_SHARED = 0.1  # share of the smaller input's peaks
+_EVEN_EXCESS = 1.5  # twos for a one: fragments have 0.1 to 0.3, reads and insertions counted one by one more than 2
+
+
+def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
+    """What is odd about one input, as sentences.
+
+    Parameters
+    ----------
+    cells, peaks
+        Names.
+
+    Returns
+    -------
+    list of str
+        Nothing, or of: transposed (intervals name the cells), gene expression (genes name the peaks), two ways of naming
+        chromosomes.
+    """
+    found = []
+    are_intervals = _share_of_intervals(peaks)
+    if are_intervals < 0.5 and _share_of_intervals(cells) > 0.9:
+        found.append(
+            f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this looks like peaks × cells; "
+            "transpose it (adata.T) unless this is meant"
+        )
+    elif are_intervals < 0.5 and _share_of_genes(peaks) > 0.5:
+        found.append(
+            f"the peaks are named like genes ({peaks[0]}, {peaks[len(peaks) // 2]}): is this gene expression? SCALE models "
+            "peaks that are open or closed"
+        )
+    with_chr = _share_with_chr(peaks)
+    if with_chr is not None and 0.02 < with_chr < 0.98:
+        found.append(f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others are not: peaks of two sources?")
+    return found
+
+
+def in_twos(counts: sparse.csr_matrix) -> str:
+    """A sentence where counts come in twos: both ends of a fragment (Martens et al., Nature Methods 2024); else an empty one.
+
+    Common, and of no weight where open and closed is all that is modelled: something to know, no doubt.
+    """
+    ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
+    if twos <= _EVEN_EXCESS * max(ones, 1) or twos < 1000:
+        return ""
+    return (
+        f"{twos:,} counts are 2 and {ones:,} are 1: reads or insertions, two for each fragment; n_counts and --log-transform "
+        "count both, open and closed are what they are"
+    )
+
+
+def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
+    """What is odd about inputs that are to be joined: peaks of which hardly any are shared, as of two genome builds."""
+    names = list(peaks)
+    for place, other in enumerate(names[1:], 1):
+        first, second = peaks[names[0]], peaks[names[place]]
+        shared = int(second.isin(first).sum())
+        if 0 < shared < _FEW_SHARED * min(len(first), len(second)):
+            return [
+                f"inputs {names[0]!r} and {other!r} share {shared:,} peaks of {len(first):,} and {len(second):,}: were they "
+                "counted over one set of peaks, on one genome build?"
+            ]
+    return []
+
+
+def what_was_done(values: Any) -> str:
+    """Guess how fractional values were made from counts, in words: what to undo, or to take instead.
+
+    Parameters
+    ----------
+    values
+        Cells × peaks, sparse.
+    """
+    rows = sparse.csr_matrix(values[: min(values.shape[0], 200)]).astype(np.float64)
+    if not rows.nnz or rows.data.min() < 0:
+        return ""
+    back = rows.copy()
+    back.data = np.expm1(np.minimum(back.data, 50))
+    for made, name in (
+        (back, "log-normalised counts (exp(x) - 1 sums to {:,.0f} in every cell)"),
+        (rows, "normalised counts ({:,.4g} a cell)"),
+    ):
+        sums = np.asarray(made.sum(1)).ravel()
+        sums = sums[sums > 0]
+        if len(sums) > 1 and np.ptp(sums) < 1e-3 * sums.mean():
+            return f"these look like {name.format(sums.mean())}"
+    columns = rows.tocsc()
+    # a peak's values over one another are the cells' term frequencies, the same for every peak: TF-IDF has rank one
+    dense = columns[:, np.argsort(-np.diff(columns.indptr), kind="stable")[:50]].toarray()
+    for linear in (dense, np.expm1(np.minimum(dense, 50))):  # Signac takes the logarithm of one plus these
+        logs = np.log(linear, where=linear > 0, out=np.full(dense.shape, np.nan))
+        if min(dense.shape) > 2 and _is_additive(logs):
+            return "these look like TF-IDF values"
+    return ""
+
+
+def _is_additive(logs: np.ndarray) -> bool:
+    """Whether values are a cell's number plus a peak's, where they are there (NaN: not)."""
+    cells, peaks = np.zeros(logs.shape[0]), np.zeros(logs.shape[1])
+    here = ~np.isnan(logs)
+    if here.sum() <= sum(logs.shape):
+        return False
+    filled = np.where(here, logs, 0)
+    for _ in range(200):  # alternating means converge to the least-squares fit
+        cells = ((filled - peaks) * here).sum(1) / np.maximum(here.sum(1), 1)
+        peaks = ((filled - cells[:, None]) * here).sum(0) / np.maximum(here.sum(0), 1)
+    left = (filled - cells[:, None] - peaks)[here]
+    return bool(np.sqrt((left**2).mean()) < 1e-3 + 0.02 * logs[here].std())
+
+
+def _share_of_intervals(names: pd.Index) -> float:
+    return float(parse_names(names[:_LOOKED_AT])["chrom"].notna().mean())
+
+
+def _share_of_genes(names: pd.Index) -> float:
+    """Share of names like genes; numbered names (peak_1, peak_2) are none, but for Ensembl's."""
+    some = [str(name) for name in names[:_LOOKED_AT]]
+    if len({name.rstrip("0123456789") for name in some}) < 0.05 * len(some) and not some[0].startswith("ENS"):
+        return 0.0
+    return float(np.mean([bool(_GENE_ID.fullmatch(name.split(".")[0])) for name in some]))
+
+
+def _share_with_chr(names: pd.Index) -> float | None:
+    """Share of the main chromosomes' peaks whose chromosome begins with chr; None where names are no intervals."""
+    step = max(1, len(names) // _LOOKED_AT)
+    chromosomes = parse_names(names[::step])["chrom"].dropna().astype(str)
+    main = chromosomes[chromosomes.str.fullmatch(r"(?:chr)?(?:\d{1,2}|X|Y|M|MT)")]
+    return float(main.str.startswith("chr").mean()) if len(main) > 1 else None
