@@ -56,6 +56,10 @@ class TrainingError(ScaleError):
     """Training met a value that is not a number."""
 
 
+class MemoryLimitError(ScaleError):
+    """The work takes more memory than the job may use; told before it begins."""
+
+
 class NotReproducedError(ScaleError):
     """A result's receipts, done again, gave something else."""
 

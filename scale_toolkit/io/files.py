@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import functools
 import gzip
+import io
 import os
 import platform
 import re
@@ -34,6 +35,9 @@ _UMASK = threading.Lock()
 _LOCK = "lock"
 _PRIVATE = re.compile(r"\..*\.scale-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[^.-]+", re.DOTALL)
 _SECONDS_HERE, _SECONDS_ELSEWHERE = 60, 86400
+
+#: Letters of a line of text, at most: a count table of 50 million cells has longer ones.
+LONGEST_LINE = 1 << 27
 
 #: What a private folder calls the folder it takes the place of, while neither is there (see `private_folder`).
 MOVED_ASIDE = "old"
@@ -307,15 +311,39 @@ def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     path = existing_file(path)
     try:
         if is_gzip(path):
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            with gzip.open(path) as unpacked, _Lines(unpacked, path) as file:
                 yield file
         else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            with path.open("rb") as plain, _Lines(plain, path) as file:
                 yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text", "a text file, plain or gzip", "check that this is the right file") from error
+
+
+class _Lines(io.TextIOWrapper):
+    """Text whose lines are bounded: a small gzip may unpack to one line without an end."""
+
+    def __init__(self, binary: IO[bytes], path: Path) -> None:
+        super().__init__(binary, encoding="utf-8-sig", newline="")
+        self._path = path
+
+    def readline(self, size: int = -1) -> str:
+        line = super().readline(LONGEST_LINE if size < 0 else size)
+        if size < 0 and len(line) == LONGEST_LINE:
+            raise InputError(
+                f"{self._path} has a line of more than {LONGEST_LINE:,} letters",
+                "text in lines",
+                "check that it is the right file",
+            )
+        return line
+
+    def __next__(self) -> str:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
 
 
 def _stdout() -> BinaryIO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from scipy import sparse
 from scale_toolkit.errors import InputError, ScaleError, ScaleWarning
 from scale_toolkit.io import files, zarr_store
 from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strips, write_chunks
+from scale_toolkit.memory import check_fits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -68,6 +70,7 @@ class H5adFile:
         import anndata
 
         without = set(without)
+        check_fits(sum(stored_sizes(self.root, without)), f"reading {self.name}", MORE_MEMORY)
         with warnings.catch_warnings():
             # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
             warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
@@ -102,6 +105,33 @@ class H5adFile:
             elif table[column].dtype == object:
                 table[column] = [_text(value) for value in table[column]]
         return table
+
+
+#: What to do where a file does not fit.
+MORE_MEMORY = "ask for more memory, or prepare fewer cells and peaks; a file that is small on disk is damaged"
+
+
+def stored_sizes(root: h5py.Group, without: set[str] = frozenset()) -> list[int]:
+    """Bytes that each dataset under `root` takes in memory, by what its header promises; `without`: paths to pass over."""
+    sizes: list[int] = []
+    waiting, seen = [("", root)], set()
+    while waiting:
+        path, group = waiting.pop()
+        for name in group:
+            here = f"{path}/{name}".lstrip("/")
+            try:
+                item = None if here in without else group.get(name)
+                address = None if item is None else h5py.h5o.get_info(item.id).addr
+            except (OSError, KeyError, RuntimeError):  # damaged: what reads it says so
+                continue
+            if address is None or address in seen:
+                continue
+            seen.add(address)  # a group may hold itself
+            if isinstance(item, h5py.Group):
+                waiting.append((here, item))
+            elif isinstance(item, h5py.Dataset):
+                sizes.append(math.prod(item.shape or (1,)) * item.dtype.itemsize)
+    return sizes
 
 
 @contextmanager

@@ -11,6 +11,8 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.errors import InputError
+from scale_toolkit.io.h5ad import MORE_MEMORY, stored_sizes
+from scale_toolkit.memory import check_fits
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,6 +52,7 @@ def read_tenx(path: Path) -> AnnData:
     try:
         with h5py.File(path, "r") as file:
             group = file["matrix"]
+            check_fits(sum(stored_sizes(group)), f"reading {path}", MORE_MEMORY)
             barcodes = group["barcodes"].asstr()[:]
             features = group["features"]
             names = features["id"].asstr()[:]

@@ -12,6 +12,7 @@ from scipy import sparse
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, TrainingError
+from scale_toolkit.memory import check_fits
 from scale_toolkit.stages._stage import Progress, digest, note, stage
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train(
     device = find_device(config.device)
     modelled = modelled_peaks(adata)
     counts = modelled_counts(adata, modelled)
+    _check_memory(counts, settings)
     going_on = {} if checkpoints is None else _going_on(checkpoints, adata, settings)
     trained = train_model(MatrixRows(counts), settings, device, progress, **going_on)
     _write(adata, trained, counts, modelled, settings.seed)
@@ -164,6 +166,16 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config.seed, place=place)
     note(adata, pretrained=True, model_version=facts.get("version", ""), peaks_missing=int((~known).sum()))
     return adata
+
+
+def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:
+    """Refuse a training that cannot fit: it holds the weighted counts, and the weights with their optimiser's state."""
+    n_weights = counts.shape[1] * (settings.encode_dim[:1] or (settings.latent,))[0] + counts.shape[1] * settings.latent
+    check_fits(
+        8 * counts.nnz + 4 * 4 * n_weights,
+        f"training on {counts.shape[0]:,} cells × {counts.shape[1]:,} peaks ({counts.nnz:,} open)",
+        "ask for more memory, or model fewer peaks (`scale select-peaks --n-peaks`)",
+    )
 
 
 class Checkpoints(Protocol):
