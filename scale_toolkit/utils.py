@@ -45,6 +45,7 @@ __all__ = [
     "sample_filter",
     "sort_by_mad",
     "specificity",
+    "top_markers",
     "vec_specificity_score",
 ]
 
@@ -353,6 +354,29 @@ def cluster_specific(
         chosen.append(scored[own])
         labels.append(np.full(len(own), cluster, dtype=int))
     return np.concatenate(chosen), np.concatenate(labels)
+
+
+def top_markers(adata: AnnData, n: int = 10) -> dict[str, list[str]]:
+    """The best `n` marker peaks of each cluster, as `scale markers` ranked them.
+
+    Parameters
+    ----------
+    adata
+        With ``uns['scale_markers']``. Peaks that are no longer in ``var_names`` are passed over.
+    n
+        Peaks a cluster at most.
+
+    Returns
+    -------
+    Names of peaks by cluster, best first, in the order of the clusters; an empty list for a cluster without markers. It is
+    what scanpy's plots take: ``sc.pl.dotplot(adata, top_markers(adata, 3), groupby="scale_cluster")``.
+    """
+    if n < 1:
+        raise OptionError(f"n is {n}", "1 or more")
+    table = keys.MARKERS.get(adata)
+    table = table[table["peak"].isin(adata.var_names)]
+    clusters = table["cluster"].astype("category")
+    return {str(name): table.loc[clusters == name, "peak"].astype(str).tolist()[:n] for name in clusters.cat.categories}
 
 
 def pairwise_pearson(A: pd.DataFrame, B: Any) -> list[float]:

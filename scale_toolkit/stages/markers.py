@@ -1,0 +1,242 @@
+"""``markers``: the peaks that are open more often in a cluster than elsewhere, their genes and their motifs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+from scipy.stats import false_discovery_control
+
+from scale_toolkit import keys, utils
+from scale_toolkit.config import MarkersConfig
+from scale_toolkit.core import differential
+from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, ScaleWarning
+from scale_toolkit.stages._stage import note, stage
+from scale_toolkit.stages.select_peaks import _binary_view
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scale_toolkit.stages._stage import Progress
+
+log = logging.getLogger("scale_toolkit")
+
+#: A column with more distinct values than this holds no clusters.
+MOST_CLUSTERS = 1_000
+_SHOWN = 5  # names a message lists
+
+
+@stage("markers", MarkersConfig, reads=("X",), loads=("numba",))
+def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None = None) -> AnnData:
+    """Find the marker peaks of every cluster: peaks that are open in more of its cells than in the others of the same depth.
+
+    Each cluster is compared with all other cells on the binarised counts (`core.differential`: a logistic model with log
+    depth as covariate, score test with saddlepoint tails; or scanpy's Wilcoxon test, without depth); p-values are corrected
+    over the tested peaks of a cluster (Benjamini & Hochberg 1995). A marker has a corrected p of at most `max_fdr`, an odds
+    ratio of at least `min_odds_ratio`, and is open in at least `min_share` of the cluster's cells.
+
+    Parameters
+    ----------
+    adata
+        X: cells × peaks, counts or binary; ``obs[cluster_by]``: their clusters. Changed in place (a view is copied first).
+    config
+        See `MarkersConfig`.
+    progress
+        Called with a message, the peaks tested and the peaks in all.
+
+    Returns
+    -------
+    `adata`, with
+
+    ``uns['scale_markers']`` (DataFrame, a row a marker, cluster by cluster, the smallest p first)
+        ``cluster`` (category, all clusters), ``peak``, ``score`` (z), ``p_value``, ``fdr``, ``odds_ratio`` (at equal depth),
+        ``log2_fold_change`` (of the shares of open cells, half a cell added to open and to closed ones), ``share_in``,
+        ``share_out`` (share of open cells in the cluster, in the rest), ``specificity`` (SCALE's).
+    ``varm['scale_marker_score']``, ``varm['scale_marker_fdr']``, ``varm['scale_specificity']`` (peaks × clusters, float32)
+        The same of every peak, columns in the order of the clusters; NaN for a peak that was not tested, or is open nowhere.
+    ``varm['scale_weight_peaks']`` (peaks × latent, int8)
+        Where the file holds a decoder: 1 or −1 where a loading is more than `weight_cutoff` standard deviations above or
+        below the mean of its latent dimension (`utils.peak_selection`), else 0.
+
+    Raises
+    ------
+    MissingSlotError
+        There is no column of clusters.
+    InputError
+        The column holds no clusters, or a single one; X holds negative values or values that are not finite.
+    NothingLeftError
+        No peak is open in `min_cells` cells.
+
+    Warns
+    -----
+    ScaleWarning
+        A cluster without markers.
+    """
+    labels = _clusters(adata, config.cluster_by)
+    whole = _binary_view(adata)
+    used = np.flatnonzero(labels.notna().to_numpy() & (np.diff(whole.indptr) > 0))
+    labels = labels.iloc[used].cat.remove_unused_categories()
+    if len(labels.cat.categories) < 2:
+        raise InputError(
+            f"obs[{config.cluster_by!r}] has {len(labels.cat.categories)} cluster in {len(used):,} cells with open peaks",
+            "two or more to compare",
+            "cluster into more with `scale cluster`, or name another column with --cluster-by",
+        )
+    is_open = whole if len(used) == whole.shape[0] else whole[used]
+    names, groups = [str(name) for name in labels.cat.categories], labels.cat.codes.to_numpy(np.int64)
+    counts = differential.open_cells(is_open, groups, len(names))
+    tested = np.flatnonzero(counts.sum(axis=1) >= config.min_cells)
+    if len(tested) == 0:
+        raise NothingLeftError(
+            f"none of {adata.n_vars:,} peaks is open in {config.min_cells} cells", "one at least", "lower --min-cells"
+        )
+    found = _compare(is_open[:, tested], groups, counts[tested], names, config, progress)
+
+    sizes = np.bincount(groups, minlength=len(names)).astype(np.float64)
+    figures = {"score": found.score, "p_value": found.p_value, "odds_ratio": found.odds_ratio}
+    figures["fdr"] = np.column_stack([false_discovery_control(column) for column in found.p_value.T])
+    figures |= _shares(counts[tested], sizes)
+    specificity = utils.specificity(adata[used] if len(used) < adata.n_obs else adata, config.cluster_by)
+    specificity = specificity[names].to_numpy(np.float64)
+    figures["specificity"] = specificity[tested]
+    table = _table(adata.var_names[tested], names, figures, config)
+
+    keys.MARKERS.set(adata, table)
+    for slot, values in ((keys.MARKER_SCORE, found.score), (keys.MARKER_FDR, figures["fdr"])):
+        every = np.full((adata.n_vars, len(names)), np.nan, np.float32)
+        every[tested] = values
+        slot.set(adata, every)
+    keys.SPECIFICITY.set(adata, specificity.astype(np.float32))
+    _select_by_weights(adata, config)
+    per_cluster = table["cluster"].value_counts(sort=False)
+    note(
+        adata,
+        n_cells=len(used),
+        n_tested=len(tested),
+        clusters={name: {"cells": int(size), "markers": int(per_cluster[name])} for name, size in zip(names, sizes)},
+    )
+    _say(per_cluster, config)
+    return adata
+
+
+def _clusters(adata: AnnData, column: str) -> pd.Series:
+    """The clusters as a category of text."""
+    if column not in adata.obs:
+        if column == keys.CLUSTER.name:
+            keys.CLUSTER.get(adata)  # says which stage makes it
+        raise MissingSlotError(
+            f"obs has no column {column!r}",
+            "one of " + ", ".join(map(str, adata.obs.columns)) if len(adata.obs.columns) else "a column, and obs has none",
+            "name the clusters' column with --cluster-by",
+        )
+    values = adata.obs[column]
+    if values.dtype.kind == "f" and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")  # whole numbers, fractional only because some are missing: "1", not "1.0"
+    if values.dtype.kind == "f" or values.nunique() > MOST_CLUSTERS:
+        raise InputError(
+            f"obs[{column!r}] has {values.nunique():,} distinct values ({values.dtype})",
+            f"clusters, at most {MOST_CLUSTERS:,} different ones, no measurements",
+            "name another column with --cluster-by",
+        )
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype("category")
+    categories = values.cat.categories.astype(str)
+    return pd.Series(pd.Categorical.from_codes(values.cat.codes, categories), index=adata.obs_names)
+
+
+def _compare(
+    is_open: sparse.csr_matrix,
+    groups: np.ndarray,
+    counts: np.ndarray,
+    names: list[str],
+    config: MarkersConfig,
+    progress: Progress | None,
+) -> differential.Difference:
+    """Every peak in every cluster against the rest, by the method asked for."""
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress("testing peaks", done, len(counts))
+
+    found = differential.compare(is_open, groups, counts, n_threads=config.n_threads, progress=tell)
+    if config.method == "logistic":
+        return found
+    import anndata
+    import scanpy as sc
+
+    cells = anndata.AnnData(is_open.astype(np.float32), obs=pd.DataFrame(index=list(map(str, range(len(groups))))))
+    cells.obs["group"] = pd.Categorical.from_codes(groups, [str(k) for k in range(len(names))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fold changes, which are not read
+        sc.tl.rank_genes_groups(cells, "group", method="wilcoxon", tie_correct=True)
+    ranked = cells.uns["rank_genes_groups"]
+    score, p_value = np.zeros((2, *counts.shape))
+    for k in range(len(names)):
+        at = ranked["names"][str(k)].astype(np.int64)
+        score[at, k], p_value[at, k] = ranked["scores"][str(k)], ranked["pvals"][str(k)]
+    same_everywhere = np.isnan(p_value)  # a peak that is open in every cell: nothing to rank
+    score[same_everywhere], p_value[same_everywhere] = 0.0, 1.0
+    return differential.Difference(score, p_value, found.odds_ratio)
+
+
+def _shares(counts: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
+    """Shares of open cells in each cluster and in the rest, and the log2 of their ratio (peaks × clusters)."""
+    outside, others = counts.sum(axis=1, keepdims=True) - counts, sizes.sum() - sizes
+    change = np.log2((counts + 0.5) / (sizes + 1)) - np.log2((outside + 0.5) / (others + 1))
+    return {"log2_fold_change": change, "share_in": counts / sizes, "share_out": outside / others}
+
+
+def _table(peaks: pd.Index, names: list[str], figures: dict[str, np.ndarray], config: MarkersConfig) -> pd.DataFrame:
+    """The markers of each cluster, the smallest p first; of equal ones the largest score, then the first in the file."""
+    parts = []
+    order = ("score", "p_value", "fdr", "odds_ratio", "log2_fold_change", "share_in", "share_out", "specificity")
+    for k in range(len(names)):
+        own = {name: figures[name][:, k] for name in order}
+        is_marker = (own["fdr"] <= config.max_fdr) & (own["score"] > 0)
+        is_marker &= (own["odds_ratio"] >= config.min_odds_ratio) & (own["share_in"] >= config.min_share)
+        at = np.flatnonzero(is_marker)
+        at = at[np.lexsort((-own["score"][at], own["p_value"][at]))]
+        columns = {"cluster": np.full(len(at), k), "peak": peaks[at].to_numpy(dtype=object)}
+        parts.append(pd.DataFrame(columns | {name: own[name][at] for name in order}))
+    table = pd.concat(parts, ignore_index=True)
+    table["cluster"] = pd.Categorical.from_codes(table["cluster"].to_numpy(np.int64), names)
+    return table.set_index(pd.RangeIndex(len(table)).astype(str))
+
+
+def _select_by_weights(adata: AnnData, config: MarkersConfig) -> None:
+    """Mark the peaks whose decoder loading is far from the mean, for each latent dimension."""
+    keys.WEIGHT_PEAKS.drop(adata)
+    if not (keys.DECODER.found_in(adata) and keys.BIAS.found_in(adata)):
+        log.info("%s is not here: no peaks are selected by decoder weights (`scale train` writes it)", keys.DECODER)
+        return
+    modelled = np.flatnonzero(~np.isnan(keys.BIAS.get(adata).to_numpy(np.float64)))
+    weight = utils.get_decoder_weight(adata)
+    chosen = np.zeros(weight.shape, dtype=np.int8)
+    for kind, sign in (("pos", 1), ("neg", -1)):
+        for column, at in enumerate(utils.peak_selection(weight[modelled], modelled, kind=kind, cutoff=config.weight_cutoff)):
+            chosen[at, column] = sign
+    keys.WEIGHT_PEAKS.set(adata, chosen)
+
+
+def _say(per_cluster: pd.Series, config: MarkersConfig) -> None:
+    """The number of markers, and a warning about clusters without any."""
+    limits = f"FDR at most {config.max_fdr:g}, odds ratio at least {config.min_odds_ratio:g}"
+    without = [str(name) for name in per_cluster.index[per_cluster == 0]]
+    if len(without) == len(per_cluster):
+        warnings.warn(
+            f"0 marker peaks in {len(per_cluster)} clusters ({limits}): no peak tells one from the rest; "
+            "look at the clusters, or loosen --max-fdr or --min-odds-ratio",
+            ScaleWarning,
+            stacklevel=4,
+        )
+        return
+    if without:
+        shown = ", ".join(without[:_SHOWN]) + (f" and {len(without) - _SHOWN} more" if len(without) > _SHOWN else "")
+        warnings.warn(
+            f"{len(without)} of {len(per_cluster)} clusters have 0 marker peaks ({limits}): {shown}", ScaleWarning, stacklevel=4
+        )
+    log.info("%d marker peaks in %d clusters (%s)", per_cluster.sum(), len(per_cluster), limits)
