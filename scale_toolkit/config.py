@@ -273,7 +273,9 @@ class MarkersConfig(Config):
     )
     max_fdr: float = option(0.05, "Largest p-value of a marker after Benjamini and Hochberg.", minimum=0, maximum=1)
     min_odds_ratio: float = option(
-        1.5, "Least odds ratio of a marker: its odds of being open in the cluster over those in the rest, at equal depth.", minimum=1
+        1.5,
+        "Least odds ratio of a marker: its odds of being open in the cluster over those in the rest, at equal depth.",
+        minimum=1,
     )
     min_share: float = option(0.01, "Share of the cluster's cells that a marker is open in, at least.", minimum=0, maximum=1)
     min_cells: int = option(10, "Test only peaks that are open in at least this many cells.", minimum=1)
@@ -285,7 +287,8 @@ class MarkersConfig(Config):
     # motif enrichment
     motif_p: float = option(1e-4, "p-value of a motif's hit in one place of random sequence.", minimum=1e-12, maximum=0.1)
     background_ratio: int = option(
-        5, "Background peaks a marker, of like GC content and open in about as many cells; fewer where there are not as many.",
+        5,
+        "Background peaks a marker, of like GC content and open in about as many cells; fewer where there are not as many.",
         minimum=1,
     )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)

@@ -4,8 +4,8 @@ Of peak j in cell i, y_ij is 1 where it is open, x_i the cell's log number of op
 
     logit P(y_ij = 1) = a_j + b_j x_i + c_jk [cell i in group k],        c_jk = 0 under the null hypothesis.
 
-**Test.** Rao's score test of c_jk = 0: the null model (a_j, b_j) is the same for all groups and is fitted once a peak. With m_ij
-its fitted probabilities and v = m (1 − m), the score and its variance given the two fitted parameters are
+**Test.** Rao's score test of c_jk = 0: the null model (a_j, b_j) is the same for all groups and is fitted once a peak. With
+m_ij its fitted probabilities and v = m (1 − m), the score and its variance given the two fitted parameters are
 
     U = Σ_{i in k} (y_ij − m_ij) = Σ_i g_i (y_ij − m_ij),   g = [in k] − α − β x,   V = Σ_i v_i g_i²,   z = U / √V
 
@@ -18,7 +18,7 @@ for case-control studies), both tails added.
 cell are added to either side at its mean depth, so that it is finite where a peak is open in no cell or in all.
 
 **Cost.** Everything depends on a cell by its depth and group alone, so cells are counted in narrow bins of depth, at most
-`MAX_BINS`: per peak and group a step costs the number of bins, not of cells, and the counts y cost one pass over the open peaks.
+`MAX_BINS`: a step of a peak and group costs the number of bins, not of cells, and the counts y one pass over the open peaks.
 """
 
 from __future__ import annotations

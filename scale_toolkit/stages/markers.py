@@ -15,10 +15,13 @@ from scale_toolkit import keys, utils
 from scale_toolkit.config import MarkersConfig
 from scale_toolkit.core import differential
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, ScaleWarning
+from scale_toolkit.intervals import check_chromosomes, nearest_starts, require_intervals
 from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.select_peaks import _binary_view
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from anndata import AnnData
 
     from scale_toolkit.stages._stage import Progress
@@ -28,10 +31,22 @@ log = logging.getLogger("scale_toolkit")
 #: A column with more distinct values than this holds no clusters.
 MOST_CLUSTERS = 1_000
 _SHOWN = 5  # names a message lists
+_MOTIF_COLUMNS = (
+    "cluster", "motif", "odds_ratio", "p_value", "fdr", "share_markers", "share_background", "n_markers", "n_background",
+    "gc_markers", "gc_background",
+)  # fmt: skip
 
 
 @stage("markers", MarkersConfig, reads=("X",), loads=("numba",))
-def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None = None) -> AnnData:
+def markers(
+    adata: AnnData,
+    config: MarkersConfig,
+    *,
+    progress: Progress | None = None,
+    genes: pd.DataFrame | None = None,
+    sequences: Sequence[str] | None = None,
+    motifs: Mapping[str, np.ndarray] | None = None,
+) -> AnnData:
     """Find the marker peaks of every cluster: peaks that are open in more of its cells than in the others of the same depth.
 
     Each cluster is compared with all other cells on the binarised counts (`core.differential`: a logistic model with log
@@ -47,6 +62,11 @@ def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None 
         See `MarkersConfig`.
     progress
         Called with a message, the peaks tested and the peaks in all.
+    genes
+        Where genes begin: ``chrom``, ``tss`` (0-based), ``strand``, ``gene_id``, ``gene_name`` (`io.genes.read_gtf`).
+    sequences, motifs
+        Both or neither: the sequence of each peak (`io.genome.read_sequences`), empty where it is not known, and probabilities
+        of A, C, G, T (length × 4) by motif (`io.motifs.read_motifs`).
 
     Returns
     -------
@@ -61,20 +81,28 @@ def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None 
     ``varm['scale_weight_peaks']`` (peaks × latent, int8)
         Where the file holds a decoder: 1 or −1 where a loading is more than `weight_cutoff` standard deviations above or
         below the mean of its latent dimension (`utils.peak_selection`), else 0.
+    ``var['nearest_gene']``, ``var['tss_distance']``
+        With `genes`: the gene whose start is nearest to each peak, empty where its chromosome has none, and the bases between,
+        below 0 where the peak is upstream of the gene; the markers have them too.
+    ``uns['scale_motifs']`` (DataFrame, a row a cluster and motif, the smallest p first)
+        With `motifs`, of every cluster with markers (`core.motifs`): ``cluster``, ``motif``, ``odds_ratio``, ``p_value``,
+        ``fdr``, ``share_markers``, ``share_background`` (of peaks with the motif), ``n_markers``, ``n_background``,
+        ``gc_markers``, ``gc_background`` (mean GC content).
 
     Raises
     ------
     MissingSlotError
         There is no column of clusters.
     InputError
-        The column holds no clusters, or a single one; X holds negative values or values that are not finite.
+        The column holds no clusters, or a single one; X holds negative values or values that are not finite; with `genes`
+        a peak name that is no interval, or no chromosome that peaks and genes share.
     NothingLeftError
         No peak is open in `min_cells` cells.
 
     Warns
     -----
     ScaleWarning
-        A cluster without markers.
+        A cluster without markers; peaks on chromosomes without a gene.
     """
     labels = _clusters(adata, config.cluster_by)
     whole = _binary_view(adata)
@@ -86,6 +114,7 @@ def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None 
             "two or more to compare",
             "cluster into more with `scale cluster`, or name another column with --cluster-by",
         )
+    nearest = None if genes is None else _nearest(adata.var_names, genes)
     is_open = whole if len(used) == whole.shape[0] else whole[used]
     names, groups = [str(name) for name in labels.cat.categories], labels.cat.codes.to_numpy(np.int64)
     counts = differential.open_cells(is_open, groups, len(names))
@@ -103,9 +132,19 @@ def markers(adata: AnnData, config: MarkersConfig, *, progress: Progress | None 
     specificity = utils.specificity(adata[used] if len(used) < adata.n_obs else adata, config.cluster_by)
     specificity = specificity[names].to_numpy(np.float64)
     figures["specificity"] = specificity[tested]
-    table = _table(adata.var_names[tested], names, figures, config)
+    table, own = _table(adata.var_names[tested], names, figures, config)
+    own = tested[own]  # number of each marker's peak
 
+    if nearest is not None:
+        for slot in (keys.NEAREST_GENE, keys.TSS_DISTANCE):
+            slot.set(adata, nearest[slot.name].to_numpy())
+        for name in nearest:
+            table[name] = nearest[name].to_numpy()[own]
     keys.MARKERS.set(adata, table)
+    keys.MOTIFS.drop(adata)
+    if sequences is not None and motifs is not None:
+        frequency = counts.sum(axis=1) / len(used)
+        keys.MOTIFS.set(adata, _motifs(table, own, tested, frequency, sequences, motifs, config, progress))
     for slot, values in ((keys.MARKER_SCORE, found.score), (keys.MARKER_FDR, figures["fdr"])):
         every = np.full((adata.n_vars, len(names)), np.nan, np.float32)
         every[tested] = values
@@ -148,6 +187,15 @@ def _clusters(adata: AnnData, column: str) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(values.cat.codes, categories), index=adata.obs_names)
 
 
+def _nearest(names: pd.Index, genes: pd.DataFrame) -> pd.DataFrame:
+    """The nearest gene of every peak, and its distance."""
+    peaks = require_intervals(names, "--gtf")
+    check_chromosomes(peaks["chrom"], genes["chrom"], "the GTF")
+    found = nearest_starts(peaks, genes)
+    gene = np.append(genes["gene_name"].to_numpy(dtype=object), "")[found["gene"]]
+    return pd.DataFrame({keys.NEAREST_GENE.name: gene, keys.TSS_DISTANCE.name: found["distance"].to_numpy()})
+
+
 def _compare(
     is_open: sparse.csr_matrix,
     groups: np.ndarray,
@@ -172,6 +220,7 @@ def _compare(
     cells.obs["group"] = pd.Categorical.from_codes(groups, [str(k) for k in range(len(names))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fold changes, which are not read
+        cells.uns["log1p"] = {"base": None}  # or scanpy would ask for logarithms, which change no rank here
         sc.tl.rank_genes_groups(cells, "group", method="wilcoxon", tie_correct=True)
     ranked = cells.uns["rank_genes_groups"]
     score, p_value = np.zeros((2, *counts.shape))
@@ -190,9 +239,11 @@ def _shares(counts: np.ndarray, sizes: np.ndarray) -> dict[str, np.ndarray]:
     return {"log2_fold_change": change, "share_in": counts / sizes, "share_out": outside / others}
 
 
-def _table(peaks: pd.Index, names: list[str], figures: dict[str, np.ndarray], config: MarkersConfig) -> pd.DataFrame:
-    """The markers of each cluster, the smallest p first; of equal ones the largest score, then the first in the file."""
-    parts = []
+def _table(
+    peaks: pd.Index, names: list[str], figures: dict[str, np.ndarray], config: MarkersConfig
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The markers of each cluster, the smallest p first, then the largest score; and the numbers of their peaks."""
+    parts, rows = [], []
     order = ("score", "p_value", "fdr", "odds_ratio", "log2_fold_change", "share_in", "share_out", "specificity")
     for k in range(len(names)):
         own = {name: figures[name][:, k] for name in order}
@@ -200,11 +251,64 @@ def _table(peaks: pd.Index, names: list[str], figures: dict[str, np.ndarray], co
         is_marker &= (own["odds_ratio"] >= config.min_odds_ratio) & (own["share_in"] >= config.min_share)
         at = np.flatnonzero(is_marker)
         at = at[np.lexsort((-own["score"][at], own["p_value"][at]))]
+        rows.append(at)
         columns = {"cluster": np.full(len(at), k), "peak": peaks[at].to_numpy(dtype=object)}
         parts.append(pd.DataFrame(columns | {name: own[name][at] for name in order}))
     table = pd.concat(parts, ignore_index=True)
     table["cluster"] = pd.Categorical.from_codes(table["cluster"].to_numpy(np.int64), names)
-    return table.set_index(pd.RangeIndex(len(table)).astype(str))
+    return table.set_index(pd.RangeIndex(len(table)).astype(str)), np.concatenate(rows)
+
+
+def _motifs(
+    table: pd.DataFrame,
+    own: np.ndarray,
+    tested: np.ndarray,
+    frequency: np.ndarray,
+    sequences: Sequence[str],
+    motifs: Mapping[str, np.ndarray],
+    config: MarkersConfig,
+    progress: Progress | None,
+) -> pd.DataFrame:
+    """Motif enrichment of each cluster's markers against tested peaks of like GC content and frequency that are none."""
+    from scale_toolkit.core.motifs import enrichment, gc_content, match_background, occurrences
+
+    if len(sequences) != len(frequency):
+        raise InputError(
+            f"{len(sequences):,} sequences and {len(frequency):,} peaks", "a sequence a peak, empty where not known"
+        )
+    gc = gc_content(sequences)
+    usable = tested[~np.isnan(gc[tested])]
+    rng = np.random.default_rng(config.seed)
+    sets: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in table["cluster"].cat.categories:
+        mine = np.intersect1d(own[(table["cluster"] == name).to_numpy()], usable)
+        others = np.setdiff1d(usable, mine)
+        background = match_background(mine, others, gc, frequency, config.background_ratio, rng)
+        if len(mine) and len(background):
+            sets[name] = (mine, background)
+    scanned = np.unique(np.concatenate([part for pair in sets.values() for part in pair] or [np.empty(0, np.int64)]))
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress("scanning for motifs", done, len(motifs))
+
+    held = occurrences([sequences[j] for j in scanned], motifs, config.motif_p, progress=tell) if len(scanned) else None
+    parts = [pd.DataFrame(columns=_MOTIF_COLUMNS)] if not sets else []
+    for name, (mine, background) in sets.items():
+        counts = (held[:, np.searchsorted(scanned, part)].sum(axis=1) for part in (mine, background))
+        found = enrichment(next(counts), len(mine), next(counts), len(background))
+        part = pd.DataFrame(
+            {
+                "cluster": name, "motif": list(motifs), "odds_ratio": found.odds_ratio, "p_value": found.p_value,
+                "fdr": found.fdr, "share_markers": found.share, "share_background": found.share_background,
+                "n_markers": len(mine), "n_background": len(background),
+                "gc_markers": gc[mine].mean(), "gc_background": gc[background].mean(),
+            }
+        )  # fmt: skip
+        parts.append(part.sort_values(["p_value", "odds_ratio"], ascending=[True, False], kind="stable"))
+    result = pd.concat(parts, ignore_index=True)
+    result["cluster"] = pd.Categorical(result["cluster"], table["cluster"].cat.categories)
+    return result.set_index(pd.RangeIndex(len(result)).astype(str))
 
 
 def _select_by_weights(adata: AnnData, config: MarkersConfig) -> None:
