@@ -127,7 +127,7 @@ MARKERS = Slot(
 MARKER_SCORE = Slot(
     "varm", "scale_marker_score", "markers", "peaks × clusters", "float32", "z of each cluster against the rest"
 )
-MARKER_FDR = Slot("varm", "scale_marker_fdr", "markers", "peaks × clusters", "float32", "p after Benjamini and Hochberg")
+MARKER_FDR = Slot("varm", "scale_marker_fdr", "markers", "peaks × clusters", "float64", "p after Benjamini and Hochberg")
 SPECIFICITY = Slot("varm", "scale_specificity", "markers", "peaks × clusters", "float32", "SCALE's specificity, 0.167 to 1")
 WEIGHT_PEAKS = Slot(
     "varm",

@@ -76,7 +76,7 @@ def markers(
         ``cluster`` (category, all clusters), ``peak``, ``score`` (z), ``p_value``, ``fdr``, ``odds_ratio`` (at equal depth),
         ``log2_fold_change`` (of the shares of open cells, half a cell added to open and to closed ones), ``share_in``,
         ``share_out`` (share of open cells in the cluster, in the rest), ``specificity`` (SCALE's).
-    ``varm['scale_marker_score']``, ``varm['scale_marker_fdr']``, ``varm['scale_specificity']`` (peaks × clusters, float32)
+    ``varm['scale_marker_score']``, ``varm['scale_marker_fdr']``, ``varm['scale_specificity']`` (peaks × clusters)
         The same of every peak, columns in the order of the clusters; NaN for a peak that was not tested, or is open nowhere.
     ``varm['scale_weight_peaks']`` (peaks × latent, int8)
         Where the file holds a decoder: 1 or −1 where a loading is more than `weight_cutoff` standard deviations above or
@@ -129,8 +129,7 @@ def markers(
     figures = {"score": found.score, "p_value": found.p_value, "odds_ratio": found.odds_ratio}
     figures["fdr"] = np.column_stack([false_discovery_control(column) for column in found.p_value.T])
     figures |= _shares(counts[tested], sizes)
-    specificity = utils.specificity(adata[used] if len(used) < adata.n_obs else adata, config.cluster_by)
-    specificity = specificity[names].to_numpy(np.float64)
+    specificity = utils.mat_specificity_score(is_open.T, groups).to_numpy()
     figures["specificity"] = specificity[tested]
     table, own = _table(adata.var_names[tested], names, figures, config)
     own = tested[own]  # number of each marker's peak
@@ -145,8 +144,11 @@ def markers(
     if sequences is not None and motifs is not None:
         frequency = counts.sum(axis=1) / len(used)
         keys.MOTIFS.set(adata, _motifs(table, own, tested, frequency, sequences, motifs, config, progress))
-    for slot, values in ((keys.MARKER_SCORE, found.score), (keys.MARKER_FDR, figures["fdr"])):
-        every = np.full((adata.n_vars, len(names)), np.nan, np.float32)
+    for slot, values, dtype in (
+        (keys.MARKER_SCORE, found.score, np.float32),
+        (keys.MARKER_FDR, figures["fdr"], np.float64),  # 10⁻³⁸ is the least of a float32
+    ):
+        every = np.full((adata.n_vars, len(names)), np.nan, dtype)
         every[tested] = values
         slot.set(adata, every)
     keys.SPECIFICITY.set(adata, specificity.astype(np.float32))
