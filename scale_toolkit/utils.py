@@ -18,7 +18,7 @@ from scale_toolkit.errors import InputError, MissingSlotError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from anndata import AnnData
 
@@ -423,7 +423,7 @@ def sort_by_mad(data: pd.DataFrame, axis: int = 0) -> pd.DataFrame:
 # Clusters against known labels -----------------------------------------------------------------------------------------
 
 
-def read_labels(ref: str | Path, return_enc: bool = False) -> tuple:
+def read_labels(ref: str | PathLike[str], return_enc: bool = False) -> tuple:
     """Read a table of cell and label (tab-separated, no header).
 
     Returns
