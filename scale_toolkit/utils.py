@@ -45,6 +45,7 @@ __all__ = [
     "sample_filter",
     "sort_by_mad",
     "specificity",
+    "specificity_of_counts",
     "top_markers",
     "vec_specificity_score",
 ]
@@ -296,6 +297,30 @@ def mat_specificity_score(mat: Any, labels: Any) -> pd.DataFrame:
         scores[:, t] = 1 - np.sqrt(np.maximum(doubled, 0) / 2)
     scores[total == 0] = np.nan
     return pd.DataFrame(scores, index=index, columns=clusters)
+
+
+def specificity_of_counts(open_cells: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """What `mat_specificity_score` gives for open or closed peaks, from the open cells of each cluster alone.
+
+    A peak that is open in n cells has p = 1/n in each of them, so its divergence follows from how many are in the cluster.
+
+    Parameters
+    ----------
+    open_cells
+        Open cells (peaks × clusters).
+    sizes
+        Cells of each cluster.
+
+    Returns
+    -------
+    Specificity, peaks × clusters; NaN for a peak that is open nowhere.
+    """
+    total = open_cells.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q = 1 / total, 1 / np.asarray(sizes, dtype=float)
+        inside = p * np.log(2 * p / (p + q)) + q * np.log(2 * q / (p + q)) - q * np.log(2)
+        doubled = open_cells * inside + (total - open_cells) * p * np.log(2) + np.log(2)
+        return np.where(total > 0, 1 - np.sqrt(np.maximum(doubled, 0) / 2), np.nan)
 
 
 def specificity(adata: AnnData, groupby: str | None = None) -> pd.DataFrame:

@@ -94,24 +94,46 @@ def depth_bins(depth: np.ndarray) -> Bins:
     return Bins(of_cell, x)
 
 
-def open_cells(is_open: sparse.csr_matrix, groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Open cells of each peak in each group (peaks × groups, float64).
+@dataclass(frozen=True)
+class Counts:
+    """What the test needs to know of the open peaks.
+
+    Attributes
+    ----------
+    open_cells
+        Open cells of each peak in each group (peaks × groups, float64).
+    weighted
+        Sum of the covariate over the open cells of each peak.
+    """
+
+    open_cells: np.ndarray
+    weighted: np.ndarray
+
+
+def count(is_open: sparse.csr_matrix, groups: np.ndarray, n_groups: int, bins: Bins) -> Counts:
+    """Pass once over the open peaks.
 
     Parameters
     ----------
     is_open
-        Cells × peaks, 1 where open.
+        Cells × peaks; every stored entry is an open peak.
     groups
         Group of each cell, 0 to `n_groups` − 1.
+    n_groups
+        Number of groups.
+    bins
+        What `depth_bins` gives for the cells.
     """
-    member = sparse.csr_matrix((np.ones(len(groups)), (groups, np.arange(len(groups)))), shape=(n_groups, len(groups)))
-    return np.ascontiguousarray((member @ is_open.astype(np.float64)).toarray().T)
+    open_cells, weighted = np.zeros((is_open.shape[1], n_groups)), np.zeros(is_open.shape[1])
+    indptr, indices = is_open.indptr.astype(np.int64), is_open.indices.astype(np.int32, copy=False)
+    _count(indptr, indices, groups.astype(np.int64), bins.x[bins.of_cell], open_cells, weighted)
+    return Counts(open_cells, weighted)
 
 
 def compare(
-    is_open: sparse.csr_matrix,
+    counts: Counts,
     groups: np.ndarray,
-    counts: np.ndarray,
+    bins: Bins,
     *,
     n_threads: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -120,38 +142,43 @@ def compare(
 
     Parameters
     ----------
-    is_open
-        Cells × peaks, 1 where open; no cell without an open peak.
-    groups
-        Group of each cell, 0 to the number of groups − 1.
     counts
-        What `open_cells` gives.
+        What `count` gives, of all peaks or some.
+    groups, bins
+        As for `count`.
     n_threads
         0 for all cores the job may use.
     progress
         Called with the number of peaks done.
     """
-    n_groups = counts.shape[1]
-    bins = depth_bins(np.diff(is_open.indptr))
+    open_cells, weighted = counts.open_cells, counts.weighted
+    n_groups = open_cells.shape[1]
     cells = np.bincount(bins.of_cell).astype(np.float64)
     cells_in = np.zeros((n_groups, len(cells)))
     np.add.at(cells_in, (groups, bins.of_cell), 1)
-    weighted = is_open.T.astype(np.float64) @ bins.x[bins.of_cell]
-    score, p_value, log_odds = np.zeros((3, *counts.shape))
+    score, p_value, log_odds = np.zeros((3, *open_cells.shape))
 
     def work(start: int) -> int:
         part = slice(start, start + _BLOCK)
-        _compare(counts[part], weighted[part], cells, cells_in, bins.x, score[part], p_value[part], log_odds[part])
-        return len(counts[part])
+        _compare(open_cells[part], weighted[part], cells, cells_in, bins.x, score[part], p_value[part], log_odds[part])
+        return len(open_cells[part])
 
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     done = 0
     with ThreadPoolExecutor(n_threads or available) as pool:
-        for number in pool.map(work, range(0, len(counts), _BLOCK)):
+        for number in pool.map(work, range(0, len(open_cells), _BLOCK)):
             done += number
             if progress is not None:
                 progress(done)
     return Difference(score, p_value, np.exp(log_odds))
+
+
+@compiled("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[:,::1], float64[::1])")
+def _count(indptr, indices, groups, x, open_cells, weighted):
+    for i in range(len(groups)):
+        for at in range(indptr[i], indptr[i + 1]):
+            open_cells[indices[at], groups[i]] += 1
+            weighted[indices[at]] += x[i]
 
 
 @compiled("float64(float64)")

@@ -117,19 +117,29 @@ def markers(
     nearest = None if genes is None else _nearest(adata.var_names, genes)
     is_open = whole if len(used) == whole.shape[0] else whole[used]
     names, groups = [str(name) for name in labels.cat.categories], labels.cat.codes.to_numpy(np.int64)
-    counts = differential.open_cells(is_open, groups, len(names))
+    bins = differential.depth_bins(np.diff(is_open.indptr))
+    everything = differential.count(is_open, groups, len(names), bins)
+    counts = everything.open_cells
     tested = np.flatnonzero(counts.sum(axis=1) >= config.min_cells)
     if len(tested) == 0:
         raise NothingLeftError(
             f"none of {adata.n_vars:,} peaks is open in {config.min_cells} cells", "one at least", "lower --min-cells"
         )
-    found = _compare(is_open[:, tested], groups, counts[tested], names, config, progress)
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress("testing peaks", done, len(tested))
+
+    of_tested = differential.Counts(counts[tested], everything.weighted[tested])
+    found = differential.compare(of_tested, groups, bins, n_threads=config.n_threads, progress=tell)
+    if config.method == "wilcoxon":
+        found = _wilcoxon(is_open[:, tested], groups, found)
 
     sizes = np.bincount(groups, minlength=len(names)).astype(np.float64)
     figures = {"score": found.score, "p_value": found.p_value, "odds_ratio": found.odds_ratio}
     figures["fdr"] = np.column_stack([false_discovery_control(column) for column in found.p_value.T])
     figures |= _shares(counts[tested], sizes)
-    specificity = utils.mat_specificity_score(is_open.T, groups).to_numpy()
+    specificity = utils.specificity_of_counts(counts, sizes)
     figures["specificity"] = specificity[tested]
     table, own = _table(adata.var_names[tested], names, figures, config)
     own = tested[own]  # number of each marker's peak
@@ -198,35 +208,21 @@ def _nearest(names: pd.Index, genes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({keys.NEAREST_GENE.name: gene, keys.TSS_DISTANCE.name: found["distance"].to_numpy()})
 
 
-def _compare(
-    is_open: sparse.csr_matrix,
-    groups: np.ndarray,
-    counts: np.ndarray,
-    names: list[str],
-    config: MarkersConfig,
-    progress: Progress | None,
-) -> differential.Difference:
-    """Every peak in every cluster against the rest, by the method asked for."""
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress("testing peaks", done, len(counts))
-
-    found = differential.compare(is_open, groups, counts, n_threads=config.n_threads, progress=tell)
-    if config.method == "logistic":
-        return found
+def _wilcoxon(is_open: sparse.csr_matrix, groups: np.ndarray, found: differential.Difference) -> differential.Difference:
+    """Score and p-value by scanpy instead; the odds ratio stays."""
     import anndata
     import scanpy as sc
 
+    n_groups = found.score.shape[1]
     cells = anndata.AnnData(is_open.astype(np.float32), obs=pd.DataFrame(index=list(map(str, range(len(groups))))))
-    cells.obs["group"] = pd.Categorical.from_codes(groups, [str(k) for k in range(len(names))])
+    cells.obs["group"] = pd.Categorical.from_codes(groups, [str(k) for k in range(n_groups)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fold changes, which are not read
         cells.uns["log1p"] = {"base": None}  # or scanpy would ask for logarithms, which change no rank here
         sc.tl.rank_genes_groups(cells, "group", method="wilcoxon", tie_correct=True)
     ranked = cells.uns["rank_genes_groups"]
-    score, p_value = np.zeros((2, *counts.shape))
-    for k in range(len(names)):
+    score, p_value = np.zeros((2, *found.score.shape))
+    for k in range(n_groups):
         at = ranked["names"][str(k)].astype(np.int64)
         score[at, k], p_value[at, k] = ranked["scores"][str(k)], ranked["pvals"][str(k)]
     same_everywhere = np.isnan(p_value)  # a peak that is open in every cell: nothing to rank

@@ -25,8 +25,9 @@ def cells_and_groups(n_cells=600, n_peaks=60, n_groups=3, seed=0, frequency=0.08
 
 
 def compared(is_open, groups):
-    counts = differential.open_cells(is_open, groups, int(groups.max()) + 1)
-    return counts, differential.compare(is_open, groups, counts, n_threads=1)
+    bins = differential.depth_bins(np.diff(is_open.indptr))
+    counts = differential.count(is_open, groups, int(groups.max()) + 1, bins)
+    return counts.open_cells, differential.compare(counts, groups, bins, n_threads=1)
 
 
 def design(x, *more):
@@ -173,12 +174,24 @@ def test_bins_are_narrow_few_and_centred():
     assert (differential.depth_bins(np.full(9, 7)).x == 0).all()
 
 
+def test_one_pass_counts_as_numpy_does():
+    is_open, groups = cells_and_groups(n_cells=90)
+    bins = differential.depth_bins(np.diff(is_open.indptr))
+    counts = differential.count(is_open, groups, 4, bins)
+    dense = is_open.toarray()
+    for k in range(4):
+        np.testing.assert_array_equal(counts.open_cells[:, k], dense[groups == k].sum(axis=0))
+    np.testing.assert_allclose(counts.weighted, bins.x[bins.of_cell] @ dense)
+
+
 def test_threads_and_blocks_change_nothing(monkeypatch):
     is_open, groups = cells_and_groups(n_peaks=300)
-    counts, whole = compared(is_open, groups)
+    _, whole = compared(is_open, groups)
+    bins = differential.depth_bins(np.diff(is_open.indptr))
+    counts = differential.count(is_open, groups, 3, bins)
     monkeypatch.setattr(differential, "_BLOCK", 17)
     done = []
-    parts = differential.compare(is_open, groups, counts, n_threads=3, progress=done.append)
+    parts = differential.compare(counts, groups, bins, n_threads=3, progress=done.append)
     for name in ("score", "p_value", "odds_ratio"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     assert done == [*range(17, 300, 17), 300]
