@@ -77,7 +77,8 @@ def main() -> None:
     seconds = time.perf_counter() - started
     table = cells.uns["scale_markers"]
     result = {
-        "cells": cells.n_obs, "peaks": cells.n_vars, "open": int(cells.X.nnz), "method": words.method, "seconds": round(seconds, 2),
+        "cells": cells.n_obs, "peaks": cells.n_vars, "open": int(cells.X.nnz), "method": words.method,
+        "seconds": round(seconds, 2),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "markers": {str(name): int(n) for name, n in table["cluster"].value_counts(sort=False).items()},
     }  # fmt: skip
