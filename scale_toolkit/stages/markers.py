@@ -118,6 +118,11 @@ def markers(
     is_open = whole if len(used) == whole.shape[0] else whole[used]
     names, groups = [str(name) for name in labels.cat.categories], labels.cat.codes.to_numpy(np.int64)
     bins = differential.depth_bins(np.diff(is_open.indptr))
+    sizes = np.bincount(groups, minlength=len(names)).astype(np.float64)
+    if config.method == "wilcoxon" and sizes.min() < 2:
+        raise InputError(
+            f"cluster {names[int(sizes.argmin())]!r} has one cell", "two or more for method wilcoxon", "use --method logistic"
+        )
     everything = differential.count(is_open, groups, len(names), bins)
     counts = everything.open_cells
     tested = np.flatnonzero(counts.sum(axis=1) >= config.min_cells)
@@ -135,7 +140,6 @@ def markers(
     if config.method == "wilcoxon":
         found = _wilcoxon(is_open[:, tested], groups, found)
 
-    sizes = np.bincount(groups, minlength=len(names)).astype(np.float64)
     figures = {"score": found.score, "p_value": found.p_value, "odds_ratio": found.odds_ratio}
     figures["fdr"] = np.column_stack([false_discovery_control(column) for column in found.p_value.T])
     figures |= _shares(counts[tested], sizes)

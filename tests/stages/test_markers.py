@@ -189,6 +189,8 @@ def test_a_cluster_of_one_cell(cells):
     with pytest.warns(ScaleWarning, match="0 marker peaks"):
         scale.markers(cells, cluster_by="one")
     assert np.isfinite(keys.MARKER_SCORE.get(cells)).sum() > 0
+    with pytest.raises(InputError, match=r"cluster 'alone' has one cell.*--method logistic"):
+        scale.markers(cells, cluster_by="one", method="wilcoxon")
 
 
 @pytest.mark.parametrize(
