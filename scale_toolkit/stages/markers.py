@@ -218,11 +218,13 @@ def _wilcoxon(is_open: sparse.csr_matrix, groups: np.ndarray, found: differentia
     import scanpy as sc
 
     n_groups = found.score.shape[1]
-    cells = anndata.AnnData(is_open.astype(np.float32), obs=pd.DataFrame(index=list(map(str, range(len(groups))))))
+    # a half for each open peak: the ranks are the same, and scanpy takes whole numbers for counts not yet normalised
+    cells = anndata.AnnData(
+        is_open.astype(np.float32) * np.float32(0.5), obs=pd.DataFrame(index=list(map(str, range(len(groups)))))
+    )
     cells.obs["group"] = pd.Categorical.from_codes(groups, [str(k) for k in range(n_groups)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fold changes, which are not read
-        cells.uns["log1p"] = {"base": None}  # or scanpy would ask for logarithms, which change no rank here
         sc.tl.rank_genes_groups(cells, "group", method="wilcoxon", tie_correct=True)
     ranked = cells.uns["rank_genes_groups"]
     score, p_value = np.zeros((2, *found.score.shape))
