@@ -297,7 +297,8 @@ def _motifs(
             progress("scanning for motifs", done, len(motifs))
 
     held = occurrences([sequences[j] for j in scanned], motifs, config.motif_p, progress=tell) if len(scanned) else None
-    parts = [pd.DataFrame(columns=_MOTIF_COLUMNS)] if not sets else []
+    no_row = {name: np.empty(0, object if name in ("cluster", "motif") else np.float64) for name in _MOTIF_COLUMNS}
+    parts = [] if sets else [pd.DataFrame(no_row)]
     for name, (mine, background) in sets.items():
         counts = (held[:, np.searchsorted(scanned, part)].sum(axis=1) for part in (mine, background))
         found = enrichment(next(counts), len(mine), next(counts), len(background))

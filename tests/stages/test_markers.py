@@ -224,6 +224,7 @@ def test_no_marker_is_a_sentence(cells):
     with pytest.warns(ScaleWarning, match=r"0 marker peaks in 3 clusters \(FDR at most 0.05, odds ratio at least 1.5\)"):
         scale.markers(cells, cluster_by="chance", sequences=["ACGT"] * 300, motifs={"m": np.eye(4)})
     assert len(table_of(cells)) == 0 and len(keys.MOTIFS.get(cells)) == 0
+    assert keys.MOTIFS.get(cells)["fdr"].dtype == table_of(cells)["fdr"].dtype == np.float64
     assert utils.top_markers(cells) == {"a": [], "b": [], "c": []}
 
 
