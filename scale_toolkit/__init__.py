@@ -27,6 +27,7 @@ _STAGES = {
     "imputed": "imputed",
     "embed": "embed",
     "cluster": "cluster",
+    "markers": "markers",
     "simulate": "simulate",
     "unpack_binary": "unpack",
     "unpack_numeric": "unpack",

@@ -5,12 +5,13 @@ Intervals are half-open, ``[start, end)``, as in BED.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from scale_toolkit.errors import InputError
+from scale_toolkit.errors import InputError, ScaleWarning
 
 COLUMNS = ["chrom", "start", "end"]
 # The last two numbers are start and end, whatever came before: contigs have dots, dashes, colons and underscores of their own
@@ -57,6 +58,78 @@ def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataF
 def format_names(table: pd.DataFrame) -> pd.Index:
     """Peak names ``chrom:start-end`` of a table with those columns."""
     return pd.Index([f"{chrom}:{start}-{end}" for chrom, start, end in zip(*(table[name] for name in COLUMNS))], dtype=object)
+
+
+def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
+    """The gene whose transcription start is nearest to each interval (by bioframe; of equally near ones the first).
+
+    Parameters
+    ----------
+    peaks
+        ``chrom``, ``start``, ``end``.
+    genes
+        ``chrom``, ``tss`` (0-based position of the first base), ``strand`` (``+`` or ``-``).
+
+    Returns
+    -------
+    DataFrame
+        In the order of `peaks`: ``gene``, the row number in `genes`, −1 where the chromosome has none; ``distance``, float64:
+        bases between the start and the interval, 0 where the start is inside, below 0 where the interval is upstream of the
+        gene, NaN without a gene.
+    """
+    import bioframe
+
+    n = len(peaks)
+    asked = pd.DataFrame({name: peaks[name].to_numpy() for name in COLUMNS} | {"row": np.arange(n)})
+    tss = genes["tss"].to_numpy(np.int64)
+    starts = pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": tss, "end": tss + 1, "gene": np.arange(len(genes))})
+    row, distance = np.full(n, -1), np.full(n, np.nan)
+    shared = asked["chrom"].isin(set(starts["chrom"])).to_numpy()
+    if shared.any():
+        found = bioframe.closest(asked[shared], starts[starts["chrom"].isin(set(asked["chrom"]))], suffixes=("", "_"))
+        at = found["row"].to_numpy(np.int64)
+        row[at] = found["gene_"].to_numpy(np.int64)
+    here = np.flatnonzero(row >= 0)
+    start, end = (asked[name].to_numpy(np.int64)[here] for name in ("start", "end"))
+    at_gene = tss[row[here]]
+    gap = np.maximum(start - at_gene, at_gene - (end - 1))  # bases from the start to the nearer end, below 0 inside
+    downstream = (start > at_gene) == (genes["strand"].to_numpy()[row[here]] == "+")
+    distance[here] = np.where(gap <= 0, 0, np.where(downstream, gap, -gap))
+    return pd.DataFrame({"gene": row, "distance": distance})
+
+
+def check_chromosomes(peaks: pd.Series, other: Sequence[str], what: str) -> None:
+    """Compare the chromosomes of peaks with those of another file (`what`, for the messages).
+
+    Raises
+    ------
+    InputError
+        They share none: both are named.
+
+    Warns
+    -----
+    ScaleWarning
+        Some of the peaks are on chromosomes that the other file lacks.
+    """
+    known, used = set(other), peaks.value_counts()
+    missing = [str(name) for name in used.index if name not in known]
+    if len(missing) == len(used):
+        raise InputError(
+            f"no chromosome of the peaks ({_some(used.index)}) is in {what} ({_some(pd.unique(pd.Series(list(other))))})",
+            "the same names in both",
+            f"give {what} of the peaks' genome and naming (chr1 is not 1)",
+        )
+    if missing:
+        warnings.warn(
+            f"{used[missing].sum():,} of {len(peaks):,} peaks are on {len(missing)} of {len(used)} chromosomes "
+            f"that {what} lacks: {_some(missing)}",
+            ScaleWarning,
+            stacklevel=2,
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
 
 
 class Overlaps:

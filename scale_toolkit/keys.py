@@ -120,6 +120,38 @@ NEIGHBORS = Slot("uns", "neighbors", "cluster", "", "dict", "scanpy's descriptio
 DISTANCES = Slot("obsp", "distances", "cluster", "cells × cells", "float64 CSR", "distance of each cell to its neighbours")
 CONNECTIVITIES = Slot("obsp", "connectivities", "cluster", "cells × cells", "float32 CSR", "weights of the neighbour graph")
 
+# markers
+MARKERS = Slot(
+    "uns", "scale_markers", "markers", "markers × figures", "DataFrame", "marker peaks, cluster by cluster, best first"
+)
+MARKER_SCORE = Slot(
+    "varm", "scale_marker_score", "markers", "peaks × clusters", "float32", "z of each cluster against the rest"
+)
+MARKER_FDR = Slot("varm", "scale_marker_fdr", "markers", "peaks × clusters", "float64", "p after Benjamini and Hochberg")
+SPECIFICITY = Slot("varm", "scale_specificity", "markers", "peaks × clusters", "float32", "SCALE's specificity, 0.167 to 1")
+WEIGHT_PEAKS = Slot(
+    "varm",
+    "scale_weight_peaks",
+    "markers",
+    "peaks × latent",
+    "int8",
+    "1, −1 where the decoder loading is far above, below the mean",
+)
+NEAREST_GENE = Slot(
+    "var", "nearest_gene", "markers --gtf", "peaks", "str", "gene whose start is nearest; empty where there is none"
+)
+TSS_DISTANCE = Slot(
+    "var",
+    "tss_distance",
+    "markers --gtf",
+    "peaks",
+    "float64",
+    "bases from that start to the peak, below 0 upstream of the gene",
+)
+MOTIFS = Slot(
+    "uns", "scale_motifs", "markers --motifs", "tests × figures", "DataFrame", "motif enrichment of each cluster's markers"
+)
+
 # simulate: the truth
 CELL_TYPE = Slot("obs", "cell_type", "simulate", "cells", "category", "planted cluster; the nearer one on a path between two")
 IS_DOUBLET = Slot("obs", "is_doublet", "simulate", "cells", "bool", "whether the cell is the union of two")

@@ -18,7 +18,7 @@ from scale_toolkit.errors import InputError, MissingSlotError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from anndata import AnnData
 
@@ -45,6 +45,8 @@ __all__ = [
     "sample_filter",
     "sort_by_mad",
     "specificity",
+    "specificity_of_counts",
+    "top_markers",
     "vec_specificity_score",
 ]
 
@@ -297,6 +299,30 @@ def mat_specificity_score(mat: Any, labels: Any) -> pd.DataFrame:
     return pd.DataFrame(scores, index=index, columns=clusters)
 
 
+def specificity_of_counts(open_cells: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """What `mat_specificity_score` gives for open or closed peaks, from the open cells of each cluster alone.
+
+    A peak that is open in n cells has p = 1/n in each of them, so its divergence follows from how many are in the cluster.
+
+    Parameters
+    ----------
+    open_cells
+        Open cells (peaks × clusters).
+    sizes
+        Cells of each cluster.
+
+    Returns
+    -------
+    Specificity, peaks × clusters; NaN for a peak that is open nowhere.
+    """
+    total = open_cells.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q = 1 / total, 1 / np.asarray(sizes, dtype=float)
+        inside = p * np.log(2 * p / (p + q)) + q * np.log(2 * q / (p + q)) - q * np.log(2)
+        doubled = open_cells * inside + (total - open_cells) * p * np.log(2) + np.log(2)
+        return np.where(total > 0, 1 - np.sqrt(np.maximum(doubled, 0) / 2), np.nan)
+
+
 def specificity(adata: AnnData, groupby: str | None = None) -> pd.DataFrame:
     """Specificity of every peak for every cluster of an AnnData (cells × peaks): `mat_specificity_score` of its open peaks.
 
@@ -355,6 +381,29 @@ def cluster_specific(
     return np.concatenate(chosen), np.concatenate(labels)
 
 
+def top_markers(adata: AnnData, n: int = 10) -> dict[str, list[str]]:
+    """The best `n` marker peaks of each cluster, as `scale markers` ranked them.
+
+    Parameters
+    ----------
+    adata
+        With ``uns['scale_markers']``. Peaks that are no longer in ``var_names`` are passed over.
+    n
+        Peaks a cluster at most.
+
+    Returns
+    -------
+    Names of peaks by cluster, best first, in the order of the clusters; an empty list for a cluster without markers. It is
+    what scanpy's plots take: ``sc.pl.dotplot(adata, top_markers(adata, 3), groupby="scale_cluster")``.
+    """
+    if n < 1:
+        raise OptionError(f"n is {n}", "1 or more")
+    table = keys.MARKERS.get(adata)
+    table = table[table["peak"].isin(adata.var_names)]
+    clusters = table["cluster"].astype("category")
+    return {str(name): table.loc[clusters == name, "peak"].astype(str).tolist()[:n] for name in clusters.cat.categories}
+
+
 def pairwise_pearson(A: pd.DataFrame, B: Any) -> list[float]:
     """Pearson's r of each row of `A` with the same row of `B`, or with `B` itself where it is one vector."""
     a, b = np.asarray(A, dtype=float), np.asarray(B, dtype=float)
@@ -399,7 +448,7 @@ def sort_by_mad(data: pd.DataFrame, axis: int = 0) -> pd.DataFrame:
 # Clusters against known labels -----------------------------------------------------------------------------------------
 
 
-def read_labels(ref: str | Path, return_enc: bool = False) -> tuple:
+def read_labels(ref: str | PathLike[str], return_enc: bool = False) -> tuple:
     """Read a table of cell and label (tab-separated, no header).
 
     Returns

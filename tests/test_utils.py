@@ -388,3 +388,13 @@ def test_cluster_report_prints_and_returns_the_figures(capsys):
     assert "blast" in printed
     assert "blast" not in str(utils.cluster_report(ref, pred))
     np.testing.assert_array_equal(report.table, [[2, 1], [0, 3]])
+
+
+def test_specificity_of_counts_is_that_of_the_matrix(planted):
+    groups = planted.obs["cell_type"].cat.codes.to_numpy()
+    is_open = (planted.X.toarray() > 0)[:, :80]
+    is_open[:, 7] = False
+    open_cells = np.stack([is_open[groups == k].sum(axis=0) for k in range(3)], axis=1).astype(float)
+    found = utils.specificity_of_counts(open_cells, np.bincount(groups))
+    np.testing.assert_allclose(found, utils.mat_specificity_score(is_open.T.astype(float), groups).to_numpy(), rtol=1e-9)
+    assert np.isnan(found[7]).all()

@@ -14,6 +14,7 @@ from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.impute import impute
+from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
 from scale_toolkit.cli.prepare import prepare
 from scale_toolkit.cli.run import run
@@ -41,7 +42,7 @@ app = typer.Typer(
 
 _PANELS = {
     "Whole analyses": (run, demo),
-    "Stages": (prepare, select_peaks, train, impute, embed, cluster),
+    "Stages": (prepare, select_peaks, train, impute, embed, cluster, markers),
     "Data": (simulate,),
     "Checks": (verify,),
 }

@@ -25,10 +25,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit, types
-from numba.core.errors import NumbaError
+from numba import types
 from numba.extending import intrinsic
 from scipy import sparse
+
+from scale_toolkit.core.compiled import compiled
 
 if TYPE_CHECKING:
     from scale_toolkit.core.decode import Decoder
@@ -39,19 +40,6 @@ _TINY = 1e-30  # above what gradual underflow of float32 can take from a sum
 _MAGIC = np.uint64(0x0102040810204080)  # gathers the lowest bits of 8 bytes in the highest byte of their product
 _LATENT_STEP = 4  # latent dimensions added in one go
 _MAX_UNSURE = 1024  # values of one block; where there are more, the definition makes the block
-
-
-def _compiled(signature):
-    """Compile at once for one signature, without the GIL; kept on disk for the next process where there is a place for it."""
-
-    def wrap(function):
-        options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError, NumbaError):  # a read-only installation and no home folder, or a full disk
-            return njit(signature, **options)(function)
-
-    return wrap
 
 
 @intrinsic
@@ -67,7 +55,7 @@ def _trailing_zeros(typing_context, word):
 _F1, _F2, _D1, _D2 = types.float32[::1], types.float32[:, ::1], types.float64[::1], types.float64[:, ::1]
 
 
-@_compiled(
+@compiled(
     types.int64(_F2, _D2, _D2, _F2, _D2, _D2, _D2, types.float64, types.float64, types.uint8[:, ::1], types.int64[:, ::1])
 )
 def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, error32, error64, bits, unsure):
@@ -160,7 +148,7 @@ def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, e
     return n_unsure
 
 
-@_compiled(types.void(types.uint64[:, ::1], types.int32[::1]))
+@compiled(types.void(types.uint64[:, ::1], types.int32[::1]))
 def spread(words, indices):
     """Write the places of the 1s of each row, in order, one row behind the other."""
     at = 0

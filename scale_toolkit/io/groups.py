@@ -49,7 +49,7 @@ def write_groups(
     places = require_intervals(means.index, "--group-dir")
     lengths = _lengths(places, chrom_sizes)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{_plain(column)}.tsv"]
+    written = [folder / f"{plain(column)}.tsv"]
     with files.atomic(written[0]) as private:
         means.to_csv(private, sep="\t", index_label="peak", float_format="%.6g")
     if chrom_sizes is None:
@@ -59,7 +59,7 @@ def write_groups(
             stacklevel=2,
         )
     segments = _Segments(places)
-    names = _file_names(column, list(means.columns))
+    names = file_names(column, list(means.columns), ".bw")
     for group, name in names.items():
         written.append(folder / name)
         with files.atomic(written[-1]) as private:
@@ -131,19 +131,20 @@ class _Segments:
                 yield chrom, int(cuts[i]), int(cuts[i + 1]), float(mean[i])
 
 
-def _file_names(column: str, groups: list[str]) -> Mapping[str, str]:
+def file_names(column: str, groups: list[str], suffix: str) -> Mapping[str, str]:
     """A file name a group: letters, digits and ``._+-``; a number is added where two become the same."""
     names, used = {}, set()
     for group in groups:
-        bare = name = f"{_plain(column)}.{_plain(group)}"
+        bare = name = f"{plain(column)}.{plain(group)}"
         number = 1
         while name.lower() in used:
             number += 1
             name = f"{bare}.{number}"
         used.add(name.lower())
-        names[group] = f"{name}.bw"
+        names[group] = f"{name}{suffix}"
     return names
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".") or "_"
+def plain(text: str) -> str:
+    """A text as a part of a file name: no separators, no leading dot, 80 characters at most."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:80] or "_"

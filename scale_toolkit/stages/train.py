@@ -379,7 +379,15 @@ def _write(
     place = np.flatnonzero(modelled) if place is None else place
     here = place >= 0
     cell_sums, peak_sums = open_sums(source)
-    for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED, keys.GROUP_MEANS, keys.HIDDEN, *keys.VERDICT):
+    for slot in (
+        keys.IMPUTED,
+        keys.BINARY,
+        keys.BINARY_PACKED,
+        keys.GROUP_MEANS,
+        keys.HIDDEN,
+        keys.WEIGHT_PEAKS,
+        *keys.VERDICT,
+    ):
         slot.drop(adata)  # of a former model
     keys.LATENT.set(adata, encoded.latent)
     keys.LATENT_SCALE.set(adata, encoded.latent.copy())

@@ -29,7 +29,7 @@ def test_the_page_is_what_the_app_says():
 
 def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
-        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "simulate"
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate"
     }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def test_every_command_of_the_design_is_there():
         ("impute", config.ImputeConfig),
         ("embed", config.EmbedConfig),
         ("cluster", config.ClusterConfig),
+        ("markers", config.MarkersConfig),
         ("simulate", config.SimulateConfig),
     ],
 )

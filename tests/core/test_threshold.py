@@ -198,7 +198,7 @@ def test_the_kernels_do_without_a_cache(monkeypatch):
 
     signature = types.int64(types.int64)
     monkeypatch.setattr(caching.FunctionCache._impl_class, "_locator_classes", [])  # nowhere to write
-    assert threshold._compiled(signature)(lambda x: x + 1)(2) == 3
+    assert threshold.compiled(signature)(lambda x: x + 1)(2) == 3
     monkeypatch.undo()
 
     def full(*_words):
@@ -209,4 +209,4 @@ def test_the_kernels_do_without_a_cache(monkeypatch):
     def plus_two(x):
         return x + 2
 
-    assert threshold._compiled(signature)(plus_two)(2) == 4
+    assert threshold.compiled(signature)(plus_two)(2) == 4

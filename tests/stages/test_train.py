@@ -130,8 +130,10 @@ def test_selected_peaks_alone_are_modelled(planted):
 def test_hidden_layers_decode_linearly(planted):
     trained = quick(planted, decode_dim=(6, 5))
     assert keys.HIDDEN.get(trained).shape == (120, 5)
+    keys.WEIGHT_PEAKS.set(trained, np.ones((trained.n_vars, 5), np.int8))
     assert keys.DECODER.get(trained).shape == (300, 5)
-    assert not keys.HIDDEN.found_in(scale.train(trained, **QUICK))  # of a former model
+    again = scale.train(trained, **QUICK)
+    assert not keys.HIDDEN.found_in(again) and not keys.WEIGHT_PEAKS.found_in(again)  # of a former model
 
 
 def test_counts_and_open_peaks_give_the_same_model(planted):

@@ -1,0 +1,363 @@
+"""Differential accessibility: is a peak open more often in one group of cells than in the others of the same depth?
+
+Of peak j in cell i, y_ij is 1 where it is open, x_i the cell's log number of open peaks, and the model is the logistic one
+
+    logit P(y_ij = 1) = a_j + b_j x_i + c_jk [cell i in group k],        c_jk = 0 under the null hypothesis.
+
+**Test.** Rao's score test of c_jk = 0: the null model (a_j, b_j) is the same for all groups and is fitted once a peak. With
+m_ij its fitted probabilities and v = m (1 − m), the score and its variance given the two fitted parameters are
+
+    U = Σ_{i in k} (y_ij − m_ij) = Σ_i g_i (y_ij − m_ij),   g = [in k] − α − β x,   V = Σ_i v_i g_i²,   z = U / √V
+
+where (α, β) is the weighted regression of [in k] on (1, x). Up to |z| = 2 the p-value is that of a normal z. Beyond, where the
+normal law is far from the truth for rare peaks and small groups, it is the saddlepoint approximation to the tails of U as a
+sum of independent Bernoulli variables (Lugannani & Rice 1980 in Barndorff-Nielsen's form, as Dey et al. 2017, AJHG 101:37, do
+for case-control studies), both tails added.
+
+**Effect.** exp(c_jk), the odds ratio at equal depth, is the maximum-likelihood estimate after half an open and half a closed
+cell are added to either side at its mean depth, so that it is finite where a peak is open in no cell or in all.
+
+**Cost.** Everything depends on a cell by its depth and group alone, so cells are counted in narrow bins of depth, at most
+`MAX_BINS`: a step of a peak and group costs the number of bins, not of cells, and the counts y one pass over the open peaks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from scale_toolkit.core.compiled import compiled
+
+#: Bins of log depth at most, and their least width: cells of a bin differ by 5 % in depth.
+MAX_BINS = 128
+BIN_WIDTH = 0.05
+_BLOCK = 2048  # peaks a thread takes at a time
+_NORMAL_UP_TO = 2.0  # |z| up to which the normal law is near enough
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Cells counted by depth.
+
+    Attributes
+    ----------
+    of_cell
+        Bin of each cell.
+    x
+        Covariate of each bin: mean log depth of its cells, scaled to mean 0 and standard deviation 1 over the cells.
+    """
+
+    of_cell: np.ndarray
+    x: np.ndarray
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Groups against the rest; all arrays are peaks × groups, float64.
+
+    Attributes
+    ----------
+    score
+        z: positive where the peak is open more often in the group.
+    p_value
+        Two-sided.
+    odds_ratio
+        Odds of being open in the group over those in the other cells, at equal depth.
+    """
+
+    score: np.ndarray
+    p_value: np.ndarray
+    odds_ratio: np.ndarray
+
+
+def depth_bins(depth: np.ndarray) -> Bins:
+    """Count cells in bins of log depth, `BIN_WIDTH` wide or wider where there would be more than `MAX_BINS`.
+
+    Parameters
+    ----------
+    depth
+        Open peaks of each cell, above 0.
+    """
+    logs = np.log(depth)
+    low, span = logs.min(), np.ptp(logs)
+    width = max(BIN_WIDTH, span / (MAX_BINS - 1))
+    _, of_cell = np.unique(np.floor((logs - low) / width), return_inverse=True)
+    x = np.bincount(of_cell, weights=logs) / np.bincount(of_cell)
+    spread = x[of_cell].std()
+    x = (x - x[of_cell].mean()) / spread if spread > 1e-9 else np.zeros_like(x)
+    return Bins(of_cell, x)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the test needs to know of the open peaks.
+
+    Attributes
+    ----------
+    open_cells
+        Open cells of each peak in each group (peaks × groups, float64).
+    weighted
+        Sum of the covariate over the open cells of each peak.
+    """
+
+    open_cells: np.ndarray
+    weighted: np.ndarray
+
+
+def count(is_open: sparse.csr_matrix, groups: np.ndarray, n_groups: int, bins: Bins) -> Counts:
+    """Pass once over the open peaks.
+
+    Parameters
+    ----------
+    is_open
+        Cells × peaks; every stored entry is an open peak.
+    groups
+        Group of each cell, 0 to `n_groups` − 1.
+    n_groups
+        Number of groups.
+    bins
+        What `depth_bins` gives for the cells.
+    """
+    open_cells, weighted = np.zeros((is_open.shape[1], n_groups)), np.zeros(is_open.shape[1])
+    indptr, indices = is_open.indptr.astype(np.int64), is_open.indices.astype(np.int32, copy=False)
+    _count(indptr, indices, groups.astype(np.int64), bins.x[bins.of_cell], open_cells, weighted)
+    return Counts(open_cells, weighted)
+
+
+def compare(
+    counts: Counts,
+    groups: np.ndarray,
+    bins: Bins,
+    *,
+    n_threads: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Difference:
+    """Test every peak in every group against the other cells.
+
+    Parameters
+    ----------
+    counts
+        What `count` gives, of all peaks or some.
+    groups, bins
+        As for `count`.
+    n_threads
+        0 for all cores the job may use.
+    progress
+        Called with the number of peaks done.
+    """
+    open_cells, weighted = counts.open_cells, counts.weighted
+    n_groups = open_cells.shape[1]
+    cells = np.bincount(bins.of_cell).astype(np.float64)
+    cells_in = np.zeros((n_groups, len(cells)))
+    np.add.at(cells_in, (groups, bins.of_cell), 1)
+    score, p_value, log_odds = np.zeros((3, *open_cells.shape))
+
+    def work(start: int) -> int:
+        part = slice(start, start + _BLOCK)
+        _compare(open_cells[part], weighted[part], cells, cells_in, bins.x, score[part], p_value[part], log_odds[part])
+        return len(open_cells[part])
+
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    done = 0
+    with ThreadPoolExecutor(n_threads or available) as pool:
+        for number in pool.map(work, range(0, len(open_cells), _BLOCK)):
+            done += number
+            if progress is not None:
+                progress(done)
+    return Difference(score, p_value, np.exp(log_odds))
+
+
+@compiled("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[:,::1], float64[::1])")
+def _count(indptr, indices, groups, x, open_cells, weighted):
+    for i in range(len(groups)):
+        for at in range(indptr[i], indptr[i + 1]):
+            open_cells[indices[at], groups[i]] += 1
+            weighted[indices[at]] += x[i]
+
+
+@compiled("float64(float64)")
+def _softplus(t):
+    """log(1 + exp(t)), without overflow."""
+    return t + math.log1p(math.exp(-t)) if t > 0 else math.log1p(math.exp(t))
+
+
+@compiled("float64(float64)")
+def _expit(t):
+    return 1 / (1 + math.exp(-t)) if t > -700 else 0.0
+
+
+@compiled("float64(float64[::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64)")
+def _tail(cells, inside, eta, x, alpha, beta, sign, u):
+    """P(sign · U ≥ u), u > 0, by the saddlepoint: K'(t) = u with K the cumulant generating function of sign · U."""
+    top = 0.0  # the largest value that sign · U can take
+    for i in range(len(x)):
+        m = _expit(eta[i])
+        for g, n in ((sign * (1 - alpha - beta * x[i]), inside[i]), (-sign * (alpha + beta * x[i]), cells[i] - inside[i])):
+            top += n * (max(g, 0.0) - g * m)
+    if u > top * (1 + 1e-12):
+        return 0.0
+    low, high, t = 0.0, math.inf, 0.0
+    value, curvature = 0.0, 0.0
+    for _ in range(100):
+        value, slope, curvature = 0.0, 0.0, 0.0
+        for i in range(len(x)):
+            m, base = _expit(eta[i]), _softplus(eta[i])
+            for g, n in ((sign * (1 - alpha - beta * x[i]), inside[i]), (-sign * (alpha + beta * x[i]), cells[i] - inside[i])):
+                if n > 0:
+                    q = _expit(eta[i] + g * t)
+                    value += n * (_softplus(eta[i] + g * t) - base - g * m * t)
+                    slope += n * g * (q - m)
+                    curvature += n * g * g * q * (1 - q)
+        miss = u - slope
+        if abs(miss) < 1e-9 * (1 + u):
+            break
+        if miss > 0:
+            low = t
+        else:
+            high = t
+        ahead = t + miss / curvature if curvature > 0 else math.inf
+        if not low < ahead < high:
+            ahead = 2 * low + 1 if high == math.inf else (low + high) / 2
+        if ahead > 500:  # u is all but the largest value there is
+            return math.exp(value - t * u)
+        t = ahead
+    w2 = 2 * (t * u - value)
+    v = t * math.sqrt(curvature)
+    if w2 <= 0 or v <= 0:
+        return math.exp(value - t * u)
+    w = math.sqrt(w2)
+    return 0.5 * math.erfc((w + math.log(v / w) / w) / math.sqrt(2.0))
+
+
+@compiled("UniTuple(float64, 2)(float64, float64, float64[::1], float64[::1])")
+def _null(total, weighted, cells, x):
+    """Intercept and slope of the model without groups, by Newton's method with bounded steps."""
+    n = cells.sum()
+    a, b = math.log((total + 0.5) / (n - total + 0.5)), 0.0
+    for _ in range(60):
+        g0, g1, h00, h01, h11 = total, weighted, 0.0, 0.0, 0.0
+        for i in range(len(x)):
+            m = _expit(a + b * x[i])
+            v = cells[i] * m * (1 - m)
+            g0 -= cells[i] * m
+            g1 -= cells[i] * m * x[i]
+            h00 += v
+            h01 += v * x[i]
+            h11 += v * x[i] * x[i]
+        det = h00 * h11 - h01 * h01
+        if det > 1e-12 * h00 * h11:
+            da, db = (g0 * h11 - g1 * h01) / det, (g1 * h00 - g0 * h01) / det
+        else:  # one depth for all cells
+            da, db = (g0 / h00 if h00 > 0 else 0.0), 0.0
+        da, db = min(max(da, -3.0), 3.0), min(max(db, -3.0), 3.0)
+        a += da
+        b += db
+        if abs(da) + abs(db) < 1e-10:
+            break
+    return a, b
+
+
+@compiled("float64(float64, float64, float64, float64, float64, float64, float64[::1], float64[::1], float64[::1])")
+def _log_odds_ratio(a, b, total, total_in, weighted, n_in, cells, inside, x):
+    """c of the model with the group, half an open and half a closed cell added to either side at its mean depth."""
+    n = cells.sum()
+    mean_in, mean_out, flat = 0.0, 0.0, 0.0
+    for i in range(len(x)):
+        mean_in += inside[i] * x[i] / n_in
+        mean_out += (cells[i] - inside[i]) * x[i] / (n - n_in)
+        flat = max(flat, abs(x[i]))
+    c = math.log((total_in + 0.5) / (n_in - total_in + 0.5))
+    c -= math.log((total - total_in + 0.5) / (n - n_in - total + total_in + 0.5))
+    for _ in range(60):
+        g0, g1, g2 = total + 1.0, weighted + 0.5 * (mean_in + mean_out), total_in + 0.5
+        h00, h01, h02, h11, h12 = 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(-1, len(x)):  # -1: the added ones
+            for is_in in range(2):
+                if i < 0:
+                    number, at = 1.0, (mean_in if is_in else mean_out)
+                else:
+                    number, at = (inside[i] if is_in else cells[i] - inside[i]), x[i]
+                if number == 0:
+                    continue
+                m = _expit(a + b * at + c * is_in)
+                v = number * m * (1 - m)
+                g0 -= number * m
+                g1 -= number * m * at
+                h00 += v
+                h01 += v * at
+                h11 += v * at * at
+                if is_in:
+                    g2 -= number * m
+                    h02 += v
+                    h12 += v * at
+        if flat == 0:
+            h11, h01, h12, g1 = 1.0, 0.0, 0.0, 0.0
+        # h22 = h02; the slope is solved for first, then intercept and group
+        s00, s02, s22 = h00 - h01 * h01 / h11, h02 - h01 * h12 / h11, h02 - h12 * h12 / h11
+        r0, r2 = g0 - h01 * g1 / h11, g2 - h12 * g1 / h11
+        det = s00 * s22 - s02 * s02
+        if not det > 0:
+            break
+        da, dc = (r0 * s22 - r2 * s02) / det, (r2 * s00 - r0 * s02) / det
+        db = (g1 - h01 * da - h12 * dc) / h11
+        largest = max(abs(da), abs(db), abs(dc))
+        shrink = min(1.0, 3.0 / largest) if largest > 0 else 1.0
+        a += shrink * da
+        b += shrink * db
+        c += shrink * dc
+        if largest < 1e-8:
+            break
+    return c
+
+
+@compiled(
+    "void(float64[:,::1], float64[::1], float64[::1], float64[:,::1], float64[::1],"
+    " float64[:,::1], float64[:,::1], float64[:,::1])"
+)
+def _compare(counts, weighted, cells, cells_in, x, score, p_value, log_odds):
+    """Fill score, p-value and log odds ratio (peaks × groups) from open cells, the sum of x over them, and cells by bin."""
+    n = cells.sum()
+    eta = np.empty(len(x))
+    for j in range(len(counts)):
+        total = counts[j].sum()
+        a, b = _null(total, weighted[j], cells, x)
+        h00, h01, h11 = 0.0, 0.0, 0.0
+        for i in range(len(x)):
+            eta[i] = a + b * x[i]
+            m = _expit(eta[i])
+            v = cells[i] * m * (1 - m)
+            h00 += v
+            h01 += v * x[i]
+            h11 += v * x[i] * x[i]
+        det = h00 * h11 - h01 * h01
+        for k in range(counts.shape[1]):
+            inside, u, i0, i1, n_in = cells_in[k], counts[j, k], 0.0, 0.0, 0.0
+            for i in range(len(x)):
+                m = _expit(eta[i])
+                n_in += inside[i]
+                u -= inside[i] * m
+                i0 += inside[i] * m * (1 - m)
+                i1 += inside[i] * m * (1 - m) * x[i]
+            score[j, k], p_value[j, k] = 0.0, 1.0
+            if 0 < total < n:
+                if det > 1e-12 * h00 * h11:
+                    alpha, beta = (i0 * h11 - i1 * h01) / det, (i1 * h00 - i0 * h01) / det
+                else:
+                    alpha, beta = i0 / h00, 0.0
+                variance = i0 - alpha * i0 - beta * i1
+                if variance > 1e-12 * i0:
+                    z = u / math.sqrt(variance)
+                    score[j, k] = z
+                    if abs(z) <= _NORMAL_UP_TO:
+                        p_value[j, k] = math.erfc(abs(z) / math.sqrt(2.0))
+                    else:
+                        up = _tail(cells, inside, eta, x, alpha, beta, 1.0, abs(u))
+                        down = _tail(cells, inside, eta, x, alpha, beta, -1.0, abs(u))
+                        p_value[j, k] = min(1.0, up + down)
+            log_odds[j, k] = _log_odds_ratio(a, b, total, counts[j, k], weighted[j], n_in, cells, inside, x)

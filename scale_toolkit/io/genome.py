@@ -1,0 +1,95 @@
+"""Sequences of peaks from a genome in FASTA."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+
+import pandas as pd
+
+from scale_toolkit.errors import InputError
+from scale_toolkit.extras import library
+from scale_toolkit.intervals import check_chromosomes
+from scale_toolkit.io import files
+
+_BLOCK = 1 << 20
+
+
+def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[str]:
+    """Read the sequence of each peak (by pyfaidx).
+
+    An index beside the file (``genome.fa.fai``) is used where it is not older; else one is made in TMPDIR and removed, and
+    so is the plain copy of a gzipped genome. Nothing is written beside the genome.
+
+    Parameters
+    ----------
+    path
+        FASTA, plain or gzip.
+    peaks
+        ``chrom``, ``start``, ``end``: half-open, 0-based.
+
+    Returns
+    -------
+    Sequences as they are in the file, in the order of the peaks; empty for a peak on a chromosome that the file lacks.
+
+    Raises
+    ------
+    InputError
+        pyfaidx is not installed, the file is no FASTA, shares no chromosome with the peaks, or a peak ends beyond the end of
+        its chromosome.
+
+    Warns
+    -----
+    ScaleWarning
+        The file lacks some of the peaks' chromosomes.
+    """
+    pyfaidx = library("pyfaidx")
+    path = files.existing_file(path)
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        plain, index = path, Path(f"{path}.fai")
+        if files.is_gzip(path):
+            plain, index = Path(folder) / "genome.fa", Path(folder) / "genome.fa.fai"
+            _unpack(path, plain)
+        elif not index.exists() or index.stat().st_mtime < path.stat().st_mtime:
+            index = Path(folder) / "genome.fa.fai"
+        try:
+            genome = pyfaidx.Fasta(str(plain), indexname=str(index), as_raw=True)
+        except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeDecodeError) as error:
+            found = " ".join(str(error).split()).replace(str(plain), str(path))
+            raise InputError(
+                f"{path} cannot be read as FASTA: {found}", "a genome in FASTA, plain or gzip", "mend or replace it"
+            ) from None
+        with genome:
+            return _cut(genome, peaks, path)
+
+
+def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
+    lengths = {name: len(genome[name]) for name in genome.keys()}  # noqa: SIM118 (no plain dict)
+    if not lengths:
+        raise InputError(f"{path} holds no sequence", "a genome in FASTA", "check that this is the right file")
+    check_chromosomes(peaks["chrom"], list(lengths), f"the FASTA {path.name}")
+    beyond = [(chrom, end) for chrom, end in zip(peaks["chrom"], peaks["end"]) if end > lengths.get(chrom, end)]
+    if beyond:
+        chrom, end = beyond[0]
+        raise InputError(
+            f"{len(beyond):,} of {len(peaks):,} peaks end beyond their chromosome: {chrom} has {lengths[chrom]:,} bases "
+            f"in {path}, a peak ends at {end:,}",
+            "the genome the peaks were called on",
+            "give the FASTA of that build",
+        )
+    return [
+        str(genome[chrom][int(start) : int(end)]) if chrom in lengths else ""
+        for chrom, start, end in zip(peaks["chrom"], peaks["start"], peaks["end"])
+    ]
+
+
+def _unpack(path: Path, plain: Path) -> None:
+    try:
+        with gzip.open(path) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file, _BLOCK)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
