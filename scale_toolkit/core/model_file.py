@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pickle
 from typing import Any
 
 import numpy as np
@@ -50,7 +49,7 @@ def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
     """
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever foreign or damaged bytes make of torch's reader
         raise NotAModel("no torch file, or a damaged one") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotAModel("a torch file without scale_toolkit's model in it")
@@ -66,6 +65,8 @@ def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
         peaks, facts = list(content["peaks"]), dict(content["facts"])
         if len(peaks) != model.shape.n_peaks:
             raise NotAModel(f"a model of {model.shape.n_peaks} peaks with the names of {len(peaks)}")
-    except (RuntimeError, TypeError, KeyError, AttributeError) as error:
+    except NotAModel:
+        raise
+    except Exception as error:
         raise NotAModel("a model file that lacks parts, or whose parts do not fit together") from error
     return trained, peaks, facts

@@ -70,12 +70,13 @@ class H5adFile:
         import anndata
 
         without = set(without)
-        check_fits(sum(stored_sizes(self.root, without)), f"reading {self.name}", MORE_MEMORY)
-        with warnings.catch_warnings():
-            # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
-            warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-            adata = anndata.AnnData(**self._elements(without))
-        self.left_out = tuple(sorted(path for path in without if path in self.root))
+        with whole(self.name):
+            check_fits(sum(stored_sizes(self.root, without)), f"reading {self.name}", MORE_MEMORY)
+            with warnings.catch_warnings():
+                # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
+                warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+                adata = anndata.AnnData(**self._elements(without))
+            self.left_out = tuple(sorted(path for path in without if path in self.root))
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
 
@@ -177,7 +178,8 @@ def open_h5ad(source: str | os.PathLike[str], *, stdin: BinaryIO | None = None) 
             place = files.existing_file(source)
             status = place.stat()
         root = stack.enter_context(_open(place, name))
-        _check_is_h5ad(root, name)
+        with whole(name):
+            _check_is_h5ad(root, name)
         yield H5adFile(root, name, status)
 
 
@@ -265,27 +267,33 @@ def _check_is_h5ad(root: h5py.File, name: str) -> None:
     raise InputError(f"{name} is HDF5 but no h5ad (it holds {found})", "obs and var", "read it with the program that wrote it")
 
 
+@contextmanager
+def whole(name: str, what: str = "the file", kind: str = "h5ad") -> Iterator[None]:
+    """Say of whatever HDF5, h5py or anndata raise that the file is damaged: its bytes can make them raise anything."""
+    try:
+        yield
+    except (ScaleError, MemoryError):
+        raise
+    except Exception as error:
+        raise _unreadable(name, what, error, kind) from error
+
+
 def _read(file: H5adFile, path: str) -> Any:
     from anndata import OldFormatWarning
     from anndata.io import read_elem
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OldFormatWarning)
-            return read_elem(file.root[path])
-    except MemoryError:
-        raise
-    except Exception as error:  # any failure of the reader is a fault of the file
-        raise _unreadable(file.name, path, error) from error
+    with whole(file.name, path), warnings.catch_warnings():
+        warnings.simplefilter("ignore", OldFormatWarning)
+        return read_elem(file.root[path])
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _unreadable(name: str, what: str, error: Exception) -> InputError:
+def _unreadable(name: str, what: str, error: Exception, kind: str = "h5ad") -> InputError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return InputError(f"{name}: {what} cannot be read ({reason})", "a whole h5ad", "make or copy it again")
+    return InputError(f"{name}: {what} cannot be read ({reason})", f"a whole {kind}", "make or copy it again")
 
 
 class _Checked:

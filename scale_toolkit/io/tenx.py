@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.errors import InputError
-from scale_toolkit.io.h5ad import MORE_MEMORY, stored_sizes
+from scale_toolkit.io.h5ad import MORE_MEMORY, stored_sizes, whole
 from scale_toolkit.memory import check_fits
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def is_tenx(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return isinstance(file.get("matrix"), h5py.Group) and "obs" not in file
-    except OSError:
+    except (OSError, RuntimeError, KeyError):  # damaged: what reads it says so
         return False
 
 
@@ -49,19 +49,15 @@ def read_tenx(path: Path) -> AnnData:
     """
     from anndata import AnnData
 
-    try:
-        with h5py.File(path, "r") as file:
-            group = file["matrix"]
-            check_fits(sum(stored_sizes(group)), f"reading {path}", MORE_MEMORY)
-            barcodes = group["barcodes"].asstr()[:]
-            features = group["features"]
-            names = features["id"].asstr()[:]
-            kinds = features["feature_type"].asstr()[:] if "feature_type" in features else np.full(len(names), _PEAKS)
-            shape = tuple(int(n) for n in group["shape"][:])
-            parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{path}: cannot be read as a 10x h5 ({reason})", "a whole 10x h5", "make or copy it again") from error
+    with whole(str(path), kind="10x h5"), h5py.File(path, "r") as file:
+        group = file["matrix"]
+        check_fits(sum(stored_sizes(group)), f"reading {path}", MORE_MEMORY)
+        barcodes = group["barcodes"].asstr()[:]
+        features = group["features"]
+        names = features["id"].asstr()[:]
+        kinds = features["feature_type"].asstr()[:] if "feature_type" in features else np.full(len(names), _PEAKS)
+        shape = tuple(int(n) for n in group["shape"][:])
+        parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
     if shape != (len(names), len(barcodes)):
         raise InputError(
             f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and {len(barcodes):,} barcodes",

@@ -310,7 +310,7 @@ def test_tenx_without_peaks_or_damaged(tmp_path, blood):
         read_any(path)
     with h5py.File(path, "r+") as file:
         del file["matrix/indices"]
-    with pytest.raises(InputError, match="cannot be read as a 10x h5"):
+    with pytest.raises(InputError, match=r"cannot be read .* expected a whole 10x h5"):
         read_any(path)
     path = write_tenx(tmp_path, blood)
     with h5py.File(path, "r+") as file:
