@@ -7,8 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import fuzz  # noqa: E402
-import kills  # noqa: E402
+import fuzz
+import kills
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and reads /proc")
@@ -24,7 +24,7 @@ def test_a_fault_would_be_seen(tmp_path, monkeypatch):
         if len((folder / "peaks.bed").read_bytes()) % 2:
             raise ZeroDivisionError
 
-    monkeypatch.setitem(fuzz.KINDS, "bed", (lambda: {"peaks.bed": b"chr1\t1\t2\n"}, read))
+    monkeypatch.setitem(fuzz.KINDS, "bed", (lambda: {"peaks.bed": b"chr1\t1\t20\n"}, read))
     ends = fuzz.fuzz("bed", 40, 0, tmp_path)
     assert ends["fault"] > 0
     assert list(tmp_path.rglob("error.txt"))
