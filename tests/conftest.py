@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import sys
 from pathlib import Path
 
 import anndata
@@ -12,10 +15,62 @@ import pytest
 from hypothesis import settings
 from scipy import sparse
 
+from scale_toolkit.errors import ScaleError
+
 settings.register_profile("scale", deadline=None)  # nothing here is timed
 settings.load_profile("scale")
 
+_ERRORS_SPEC = importlib.util.spec_from_file_location("make_errors", Path(__file__).parents[1] / "docs" / "make_errors.py")
+make_errors = importlib.util.module_from_spec(_ERRORS_SPEC)
+_ERRORS_SPEC.loader.exec_module(make_errors)
+
 DATA = Path(os.environ.get("SCALE_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+class Errors:
+    """Which errors each test makes: what docs/errors.md says of a test is held against what it does."""
+
+    def __init__(self) -> None:
+        self.places, self.current = make_errors.lookup(), set()
+        self.wanted: dict[str, set[str]] = {}
+        for key, test in make_errors.triggers().items():
+            self.wanted.setdefault(test, set()).add(key)
+        self.seen: dict[str, set[str]] = {}
+        plain = ScaleError.__init__
+
+        def noted(error: ScaleError, *words: str) -> None:
+            frame = sys._getframe(1)
+            file = Path(frame.f_code.co_filename).as_posix().rpartition("/scale_toolkit/")[2]
+            self.current.update(key for first, last, key in self.places.get(file, []) if first <= frame.f_lineno <= last)
+            plain(error, *words)
+
+        ScaleError.__init__ = noted
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.current = set()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        result = yield
+        for key in self.current:
+            self.seen.setdefault(key, set()).add(item.nodeid)
+        missing = self.wanted.get(item.nodeid, set()) - self.current
+        assert not missing, f"docs/errors.md says that this test triggers {missing}: python docs/make_errors.py"
+        return result
+
+    def pytest_sessionfinish(self):
+        folder = os.environ.get("SCALE_ERRORS_SEEN")
+        if folder and self.seen:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            notes = {key: sorted(tests) for key, tests in self.seen.items()}
+            Path(folder, f"{os.getpid()}.json").write_text(json.dumps(notes), encoding="utf-8")
+
+
+def pytest_configure(config):
+    if ScaleError.__init__.__name__ != "noted":
+        config.pluginmanager.register(Errors(), "scale-errors")
 
 
 @pytest.fixture(scope="session")
