@@ -15,6 +15,7 @@ from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.plot import app as plot
 from scale_toolkit.cli.prepare import prepare
 from scale_toolkit.cli.run import run
 from scale_toolkit.cli.select_peaks import select_peaks
@@ -46,6 +47,8 @@ _PANELS = {
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+
+app.add_typer(plot, name="plot", rich_help_panel="Figures")
 
 
 def _version(asked: bool) -> None:
