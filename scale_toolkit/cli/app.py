@@ -17,6 +17,7 @@ from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.outcome import outcome
 from scale_toolkit.cli.plot import app as plot
 from scale_toolkit.cli.prepare import prepare
+from scale_toolkit.cli.report import report
 from scale_toolkit.cli.run import run
 from scale_toolkit.cli.select_peaks import select_peaks
 from scale_toolkit.cli.simulate import simulate
@@ -43,6 +44,7 @@ _PANELS = {
     "Whole analyses": (run, demo),
     "Stages": (prepare, select_peaks, train, impute, embed, cluster),
     "Data": (simulate,),
+    "Figures": (report,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
