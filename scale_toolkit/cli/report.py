@@ -39,7 +39,15 @@ def report(
     with open_h5ad(source) as file:
         adata = file.read_only(NEEDED)
         counts = (lambda cells: file.rows("X", cells)) if "X" in file.root else None
-        name = title or ("cells" if source == "-" else Path(source).stem)
+        name = title or _title(source)
         text = page(adata, name=name, label=label, counts=counts)
     write_bytes(output, text.encode())
     talk.info(f"report: {output} ({len(text.encode()) / 1e6:.1f} MB)")
+
+
+def _title(source: str) -> str:
+    """Name the page after the file, or after its folder where `scale run` named the file."""
+    path = Path(source).resolve()
+    if source == "-":
+        return "cells"
+    return path.parent.name or path.stem if path.stem == "adata" else path.stem

@@ -30,14 +30,20 @@ if TYPE_CHECKING:
 LABELS = ("cell_type", "celltype", "label")
 MOST_LABELS = 100
 MOST_COLUMNS = 12
+MOST_TEXT = 9_500_000  # characters of what the cells are drawn from: with plotly's 4.8 MB and the rest, less than 15 MB
 MOST_SHOWN = 60  # clusters in a table or a heat map
+MOST_ROWS = 30  # clusters in the heat map of peaks
 MARKER_CELLS = 3000
 MARKERS_EACH = 5
+MARKERS = keys.Slot("uns", "scale_markers", "markers", "markers × figures", "DataFrame", "marker peaks, best first")
+MOTIFS = keys.Slot("uns", "scale_motifs", "markers", "motifs × figures", "DataFrame", "motifs of the markers of each cluster")
+
 #: What the page is made from, besides obs, var and some rows of X: a file's other elements can stay on disk.
 NEEDED = tuple(
     slot.path
     for slot in (
-        keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME, keys.HISTORY, keys.QC, keys.VALIDATION
+        keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME, keys.HISTORY, keys.QC, keys.VALIDATION,
+        MARKERS, MOTIFS,
     )
 )  # fmt: skip
 
@@ -156,8 +162,7 @@ def _kept(view: View) -> Section:
     section = Section(
         "kept",
         "Cells and peaks kept",
-        "Barcodes with few open peaks are mostly empty droplets, and peaks open in few cells tell groups apart by chance alone. "
-        "Grey is what was left out; the dotted line is the limit.",
+        "Barcodes with few open peaks are mostly empty droplets; peaks open in few cells tell groups apart by chance alone.",
     )
     done = view.run("prepare")
     if done is not None:
@@ -172,19 +177,18 @@ def _kept(view: View) -> Section:
         view.add("histogram", figures.histogram(cells, "cell"), 260, "cells by their number of open peaks"),
         view.add("peaks", figures.histogram(peaks, "peak"), 260, "peaks by the number of cells they are open in"),
     ]]  # fmt: skip
-    for tally, what, of, slot in ((cells, "cells", "open peaks", keys.QC), (peaks, "peaks", "cells", keys.QC)):
-        if slot.found_in(view.adata):
-            section.lines.append(
-                f"{tally.kept:,} of {tally.total:,} {what} kept: those with {tally.least:,.0f} or more {of}."
-                if what == "cells"
-                else f"{tally.kept:,} of {tally.total:,} {what} kept: those open in {tally.least:,.0f} or more {of}."
-            )
+    recorded = keys.QC.found_in(view.adata)
+    section.meaning += " Grey is what was left out; the dotted line is the limit." if recorded else ""
+    for tally, what, of in ((cells, "cells", "with {} or more open peaks"), (peaks, "peaks", "open in {} cells or more")):
+        if recorded:
+            section.lines.append(f"{tally.kept:,} of {tally.total:,} {what} kept: those {of.format(f'{tally.least:,.0f}')}.")
         else:
             section.lines.append(f"{tally.total:,} {what}; what was left out before is not recorded in this file.")
     chosen = view.run("select-peaks")
     if keys.SELECTED.found_in(view.adata) and chosen is not None:
         n = int(np.asarray(keys.SELECTED.get(view.adata), bool).sum())
-        section.lines.append(f"The model saw {n:,} of them, the best by {chosen.options.get('method', 'score')}.")
+        best = f"{n:,} of them, the best by {chosen.options.get('method', 'their score')}"
+        section.lines.append(f"The model saw {'all of them' if n == view.adata.n_vars else best}.")
     return section
 
 
@@ -208,7 +212,7 @@ def _training(view: View) -> Section:
     stored = keys.HISTORY.get(view.adata)
     notes = done.notes if done else {}
     best = notes.get("best_epoch")
-    curves = {"loss": "loss", "held_out": "log-likelihood of hidden peaks"}
+    curves = {"loss": "loss", "held_out": "log-likelihood, hidden peaks"}
     n_epochs = min((len(stored[name]) for name in stored if np.ndim(stored[name]) == 1 and len(stored[name])), default=0)
     row = []
     for (name, title), color in zip(curves.items(), figures.palette(3)[::2], strict=True):
@@ -246,14 +250,15 @@ def _cells(view: View) -> Section:
     if len(cells) > figures.MOST_DRAWN:
         cells = np.sort(np.random.default_rng(0).choice(cells, figures.MOST_DRAWN, replace=False))
         section.lines.append(f"{len(cells):,} of {len(points):,} cells are drawn, chosen at random.")
-    columns = _columns(view, cells)
+    barcodes = [str(one) for one in adata.obs_names[cells]]
+    columns = _columns(view, cells, MOST_TEXT - sum(map(len, barcodes)) - 14 * len(barcodes))
     names = [one["name"] for one in columns]
     right = next((one for one in (view.label, keys.BATCH.name, keys.N_PEAKS.name) if one in names), names[-1] if names else "")
     view.drawn["embedding"] = {
         "x": figures.base64_of(points[cells, 0], "float32"),
         "y": figures.base64_of(points[cells, 1], "float32"),
         "axis": {keys.UMAP.name: "UMAP", keys.TSNE.name: "tSNE"}[slot.name],
-        "names": [str(one) for one in adata.obs_names[cells]],
+        "names": barcodes,
         "columns": columns,
         "shown": [keys.CLUSTER.name if keys.CLUSTER.name in names else (names[0] if names else ""), right],
     }
@@ -261,8 +266,8 @@ def _cells(view: View) -> Section:
     return section
 
 
-def _columns(view: View, cells: np.ndarray) -> list[dict[str, Any]]:
-    """What the cells can be coloured by: the clusters, labels, batches and depth first, then other columns of few values."""
+def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
+    """What the cells can be coloured by, in so many characters: clusters, labels, batches and depth, then other columns."""
     obs = view.adata.obs
     titles = {
         keys.CLUSTER.name: "cluster",
@@ -270,22 +275,27 @@ def _columns(view: View, cells: np.ndarray) -> list[dict[str, Any]]:
         keys.BATCH.name: "batch",
         keys.N_PEAKS.name: "depth (open peaks)",
     }
-    others = [
-        name
-        for name in map(str, obs.columns)
-        if name not in titles
-        and name in obs
-        and (pd.api.types.is_numeric_dtype(obs[name].dtype) or obs[name].nunique() <= MOST_LABELS)
-    ]
-    # a column that says the same as another tells nothing more
     told = [name for name in titles if name in obs]
-    others = [name for name in others if not any(obs[name].astype(str).equals(obs[one].astype(str)) for one in told)]
+    others = []
+    for name in (name for name in map(str, obs.columns) if name not in titles and name in obs):
+        if pd.api.types.is_numeric_dtype(obs[name].dtype):
+            others.append(name)
+        # a column that says the same as another tells nothing more
+        elif obs[name].nunique() <= MOST_LABELS and not any(_same(obs[name], obs[one]) for one in told):
+            others.append(name)
     made = []
     for name in [*told, *others][:MOST_COLUMNS]:
         log = name in (keys.N_PEAKS.name, keys.N_COUNTS.name)
         one = figures.column(name, obs[name].iloc[cells], titles.get(name, name), log=log)
-        made += [one] if one is not None else []
+        room -= len(one["values"]["data"]) if one is not None else 0
+        if one is not None and room > 0:
+            made.append(one)
     return made
+
+
+def _same(a: pd.Series, b: pd.Series) -> bool:
+    """Whether two columns give every cell the same label."""
+    return not pd.api.types.is_numeric_dtype(b.dtype) and a.nunique() == b.nunique() and a.astype(str).equals(b.astype(str))
 
 
 def _clusters(view: View) -> Section:
@@ -345,7 +355,7 @@ def _stability(view: View, clusters: pd.Series) -> list[str]:
         (keys.LEIDEN, "Leiden"),
         (keys.KMEANS, "k-means"),
         (keys.GMM, "the mixture"),
-        (keys.COMPONENT, "components"),
+        (keys.COMPONENT, "the model's components"),
     ):
         if slot.found_in(view.adata):
             other = as_categories(slot.get(view.adata))
@@ -368,7 +378,7 @@ def _agreement(view: View) -> Section | None:
     section = Section(
         "agreement",
         "Agreement with known labels",
-        "Rows are known labels, columns clusters, in the order in which they match best; colour is the share of a label's cells.",
+        "Rows are known labels, columns clusters in the order that matches best; colour is the share of a label's cells.",
     )
     if view.label is None:
         section.missing = "No column of obs holds known labels; name one with scale report --label COLUMN."
@@ -417,21 +427,34 @@ def _posterior(view: View) -> Section | None:
 
 
 def _markers(view: View) -> Section | None:
-    clusters = view.clusters
-    if clusters is None or len(clusters.cat.categories) < 2:
+    table = _stored(view.adata)
+    done = view.run("markers") if table is not None else None
+    by = str(done.options.get("cluster_by", keys.CLUSTER.name)) if done is not None else keys.CLUSTER.name
+    if by not in view.adata.obs:
+        return None
+    clusters = as_categories(view.adata.obs[by])
+    if len(clusters.cat.categories) < 2:
         return None
     section = Section("markers", "Peaks that set the clusters apart", "")
+    if table is not None and not len(table):
+        section.missing = (
+            "scale markers tested every peak and found none that is open more often in one cluster than in the rest."
+        )
+        return section
     if view.counts is None:
         section.missing = "X is not in this file, so no peaks are shown; the output of scale cluster holds it."
         return section
-    top = set(clusters.value_counts().index[:30])
+    top = set(clusters.value_counts().index[:MOST_ROWS])
     names = [name for name in clusters.cat.categories if name in top]
     cells = _sample(clusters, names)
     some = AnnData(sparse.csr_matrix(view.counts(cells)), var=pd.DataFrame(index=view.adata.var_names))
     labels = pd.Series(pd.Categorical(clusters.iloc[cells].astype(str), categories=names))
-    chosen, owner, words = _stored_markers(view, names)
     shares = share_of_open_cells(some.X, labels)
-    if not len(chosen):
+    if table is not None:
+        chosen, owner = _best(table, names, view.adata.var_names)
+        words = "The best marker peaks of each cluster, as scale markers found them at equal depth."
+        section.table = _marker_table(view.adata, table, names)
+    else:
         keys.CLUSTER.set(some, labels.to_numpy())
         chosen, owner = _specific(utils.specificity(some)[names].to_numpy(), shares)
         words = (
@@ -442,16 +465,55 @@ def _markers(view: View) -> Section | None:
         section.missing = "No peak is open in one cluster more often than in all others."
         return section
     sampled = (
-        "" if len(cells) == len(clusters) else f" Shares are over {len(cells):,} cells, chosen at random from all clusters."
+        "" if len(cells) == len(clusters) else f" Shares are over {len(cells):,} cells, chosen at random from each cluster."
     )
     section.meaning = (
         f"{words} Colour is the share of a cluster's cells in which the peak is open, as a part of its highest.{sampled}"
     )
     borders = np.flatnonzero(np.diff(owner)) + 0.5
     figure = figures.markers(shares[:, chosen], names, list(view.adata.var_names[chosen]), borders)
-    height = int(np.clip(20 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
+    height = int(np.clip(22 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
     section.plots = [[view.add("markers", figure, height, "share of open cells by cluster and peak")]]
     return section
+
+
+def _stored(adata: AnnData) -> pd.DataFrame | None:
+    """The table of `scale markers`, where it was run and its columns are there."""
+    table = adata.uns.get(MARKERS.name)
+    return table if isinstance(table, pd.DataFrame) and {"cluster", "peak"} <= set(table) else None
+
+
+def _best(table: pd.DataFrame, names: list[str], peaks: pd.Index) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the first few marker peaks of each cluster, and the cluster's number; peaks that are gone are passed over."""
+    place, cluster = peaks.get_indexer(table["peak"].astype(str)), table["cluster"].astype(str).to_numpy()
+    chosen = [np.flatnonzero((cluster == name) & (place >= 0))[:MARKERS_EACH] for name in names]
+    return place[np.concatenate(chosen)], np.repeat(np.arange(len(names)), [len(own) for own in chosen])
+
+
+def _marker_table(adata: AnnData, table: pd.DataFrame, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """A row a cluster: how many markers, the best, the genes nearest to the best, and enriched motifs, as far as known."""
+    motifs = adata.uns.get(MOTIFS.name)
+    known = isinstance(motifs, pd.DataFrame) and {"cluster", "motif", "fdr", "odds_ratio"} <= set(motifs)
+    with_genes = "nearest_gene" in table
+    head = [
+        "cluster",
+        "markers",
+        "best marker peak",
+        *(["nearest genes"] if with_genes else []),
+        *(["motifs"] if known else []),
+    ]
+    rows = []
+    for name in names:
+        own = table[table["cluster"].astype(str) == name]
+        row = [name, f"{len(own):,}", str(own["peak"].iloc[0]) if len(own) else "none"]
+        if with_genes:
+            genes = [str(gene) for gene in dict.fromkeys(own["nearest_gene"]) if isinstance(gene, str) and gene]
+            row.append(", ".join(genes[:MARKERS_EACH]) or "–")
+        if known:
+            there = motifs[(motifs["cluster"].astype(str) == name) & (motifs["fdr"] < 0.05) & (motifs["odds_ratio"] > 1)]
+            row.append(", ".join(map(str, there["motif"].iloc[:3])) or "–")
+        rows.append(row)
+    return head, rows
 
 
 def _sample(clusters: pd.Series, names: list[str]) -> np.ndarray:
@@ -465,7 +527,7 @@ def _sample(clusters: pd.Series, names: list[str]) -> np.ndarray:
 
 
 def _specific(scores: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best-scored peaks (peaks × clusters) of each cluster among those with their highest share there, and whose they are."""
+    """The best-scored peaks (peaks × clusters) of each cluster, of those with their highest share there, and their cluster."""
     chosen, owner, highest = [], [], shares.argmax(0)
     for cluster in range(scores.shape[1]):
         own = np.flatnonzero((highest == cluster) & (shares[cluster] > 0) & np.isfinite(scores[:, cluster]))
@@ -475,16 +537,11 @@ def _specific(scores: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.array(chosen, np.int64), np.array(owner, np.int64)
 
 
-def _stored_markers(view: View, names: list[str]) -> tuple[np.ndarray, np.ndarray, str]:
-    """The peaks that `scale markers` found, as far as this file has them."""
-    return np.empty(0, np.int64), np.empty(0, np.int64), ""
-
-
 def _imputation(view: View) -> Section:
     section = Section(
         "imputation",
         "Can the imputed values be trusted?",
-        "A part of the open peaks was hidden, and looked for among closed peaks that are as frequent. The dotted line is chance. "
+        "Some open peaks were hidden, and looked for among closed peaks that are as frequent. The dotted line is chance. "
         "On the right, probabilities that can be taken at their word lie on the dotted line.",
     )
     if not keys.VALIDATION.found_in(view.adata):
@@ -504,7 +561,8 @@ def _imputation(view: View) -> Section:
     meta = report["metacell"]
     if meta["imputed"] is not None:
         section.lines.append(
-            f"A cell's correlation with the average of its cluster: {meta['measured']:.2f} as measured, {meta['imputed']:.2f} imputed."
+            f"Correlation of cells with the mean of their cluster: {meta['measured']:.2f} measured, "
+            f"{meta['imputed']:.2f} imputed."
         )
     return section
 

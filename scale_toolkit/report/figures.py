@@ -99,9 +99,14 @@ def histogram(tally: Tally, what: str) -> dict[str, Any]:
     }
     wanted = [n * 10**k for k in range(7) for n in (1, 2, 5)]
     shown = [value for value in wanted if edges[0] <= value <= edges[-1]]
-    every = -(-len(shown) // 7)
+    every = -(-len(shown) // 5)
     places = np.interp(np.log(shown[::every]), np.log(edges), np.arange(len(edges)) - 0.5)
-    axis = {"tickvals": places, "ticktext": [f"{value:,}" for value in shown[::every]], "title": {"text": WORDS[what]}}
+    axis = {
+        "tickvals": places,
+        "ticktext": [f"{value:,}" for value in shown[::every]],
+        "title": {"text": WORDS[what]},
+        "tickangle": 0,
+    }
     line = np.interp(np.log(max(tally.least or 1, 1)), np.log(edges), np.arange(len(edges)) - 0.5)
     shapes = _line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
     return drawn([trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes)
@@ -277,7 +282,7 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> dict[str, Any] | None:
-    """What the script needs to colour cells by a column: codes of categories or numbers, None where it holds nothing to show."""
+    """What the script needs to colour cells by a column: codes of categories, or numbers; None where it holds nothing."""
     text = {"name": name, "title": title}
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(np.float32, na_value=np.nan)

@@ -123,14 +123,21 @@ def of_batches(latent: np.ndarray, batch: pd.Series, clusters: pd.Series | None 
         do = "where the batches hold the same kinds of cells, this is technical: cluster them apart or correct for it"
         found.append(Finding("warning", text, do))
     share = batch[known].value_counts(normalize=True)
+    alone = []
     for name in clusters.cat.categories if clusters is not None and len(share) > 1 else ():
         own = batch[known & (clusters == name).to_numpy()]
-        if len(own) < FEW_CELLS:
-            continue
         top = own.value_counts(normalize=True)
-        if top.iloc[0] >= ONE_BATCH > share[top.index[0]] * 1.2:
-            text = f"cluster {name} is {top.iloc[0]:.0%} batch {top.index[0]} ({share[top.index[0]]:.0%} of all cells)"
-            found.append(Finding("warning", text, "check that it is a kind of cell and not the batch"))
+        if len(own) >= FEW_CELLS and top.iloc[0] >= ONE_BATCH > share[top.index[0]] * 1.2:
+            alone.append((name, top.index[0], top.iloc[0]))
+    do = "check that it is a kind of cell and not the batch"
+    if len(alone) > 3:
+        which = ", ".join(f"{name} ({part:.0%} {one})" for name, one, part in alone[:8])
+        found.append(
+            Finding("warning", f"{len(alone)} clusters are of one batch almost alone: {which}", do.replace("it is", "each is"))
+        )
+    else:
+        for name, one, part in alone:
+            found.append(Finding("warning", f"cluster {name} is {part:.0%} batch {one} ({share[one]:.0%} of all cells)", do))
     return found
 
 
@@ -140,7 +147,7 @@ def of_separation(width: np.ndarray, groups: np.ndarray) -> list[Finding]:
     if not names:
         return []
     which = ", ".join(f"{name} ({np.mean(width[groups == name]):.2f})" for name in sorted(names, key=str)[:8])
-    text = f"{len(names)} of {len(set(groups))} clusters are not set apart from their neighbours (mean silhouette below 0): {which}"
+    text = f"{len(names)} of {len(set(groups))} clusters are not set apart from the next (mean silhouette below 0): {which}"
     return [Finding("note", text, "their border is a choice; fewer clusters may hold as well")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import config, keys
@@ -88,5 +89,10 @@ def _changed(stage: str, options: dict[str, Any]) -> list[str]:
         if value is True:
             words.append(flag)
         elif value not in (False, None) and value != []:
-            words.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
+            words.append(f"{flag} {','.join(map(_word, value)) if isinstance(value, list) else _word(value)}")
     return words
+
+
+def _word(value: Any) -> str:
+    """A value as it is typed: 30 for 30.0, quotes where a shell needs them."""
+    return f"{value:g}" if isinstance(value, float) else shlex.quote(str(value))
