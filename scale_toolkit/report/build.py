@@ -278,11 +278,10 @@ def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
     told = [name for name in titles if name in obs]
     others = []
     for name in (name for name in map(str, obs.columns) if name not in titles and name in obs):
-        if pd.api.types.is_numeric_dtype(obs[name].dtype):
-            others.append(name)
-        # a column that says the same as another tells nothing more
-        elif obs[name].nunique() <= MOST_LABELS and not any(_same(obs[name], obs[one]) for one in told):
-            others.append(name)
+        labels = not pd.api.types.is_numeric_dtype(obs[name].dtype)
+        if labels and (obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in told)):
+            continue  # a name for each cell groups nothing, and what says the same as another tells nothing more
+        others.append(name)
     made = []
     for name in [*told, *others][:MOST_COLUMNS]:
         log = name in (keys.N_PEAKS.name, keys.N_COUNTS.name)

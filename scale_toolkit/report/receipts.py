@@ -82,7 +82,9 @@ def _changed(stage: str, options: dict[str, Any]) -> list[str]:
     kind = getattr(config, name, None)
     defaults = kind().as_dict() if kind is not None else {}
     words = []
-    for option, value in options.items():
+    order = [*(option for option in defaults if option in options), *(option for option in options if option not in defaults)]
+    for option in order:
+        value = options[option]
         if option in defaults and defaults[option] == value:
             continue
         flag = "--" + option.replace("_", "-")
