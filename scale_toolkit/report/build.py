@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from hashlib import blake2b
@@ -69,6 +70,7 @@ class Section:
     meaning: str
     plots: list[list[Plot]] = dataclasses.field(default_factory=list)
     table: tuple[list[str], list[list[str]]] | None = None
+    numbers: tuple[str, ...] = ()
     lines: list[str] = dataclasses.field(default_factory=list)
     missing: str = ""
     cells: bool = False
@@ -89,17 +91,17 @@ class View:
         self.drawn[name] = figure
         return Plot(name, height, words)
 
-    @property
+    @functools.cached_property
     def clusters(self) -> pd.Series | None:
         """Clusters as a categorical of texts, or None."""
         return as_categories(keys.CLUSTER.get(self.adata)) if keys.CLUSTER.found_in(self.adata) else None
 
-    @property
+    @functools.cached_property
     def depth(self) -> np.ndarray | None:
         """Open peaks of the cells, or None."""
         return np.asarray(keys.N_PEAKS.get(self.adata), float) if keys.N_PEAKS.found_in(self.adata) else None
 
-    @property
+    @functools.cached_property
     def latent(self) -> np.ndarray | None:
         """The latent space, or None; cells × latent."""
         return np.asarray(keys.LATENT.get(self.adata)) if keys.LATENT.found_in(self.adata) else None
@@ -188,7 +190,8 @@ def _kept(view: View) -> Section:
     if keys.SELECTED.found_in(view.adata) and chosen is not None:
         n = int(np.asarray(keys.SELECTED.get(view.adata), bool).sum())
         best = f"{n:,} of them, the best by {chosen.options.get('method', 'their score')}"
-        section.lines.append(f"The model saw {'all of them' if n == view.adata.n_vars else best}.")
+        before = chosen.notes.get("n_peaks_found", view.adata.n_vars)
+        section.lines.append(f"The model saw {'all of them' if n == before else best}.")
     return section
 
 
@@ -318,8 +321,9 @@ def _clusters(view: View) -> Section:
     section.plots = [[view.add("sizes", figure, 240, "cells of each cluster")]]
     width = group = np.empty(0)
     if view.latent is not None:
-        width, cells = findings.silhouettes(view.latent, clusters.cat.codes.to_numpy())
-        group = clusters.to_numpy()[cells].astype(str) if len(width) else group
+        known = np.flatnonzero(clusters.notna())
+        width, cells = findings.silhouettes(view.latent[known], clusters.cat.codes.to_numpy()[known])
+        group = clusters.to_numpy()[known[cells]].astype(str) if len(width) else group
         view.found += findings.of_separation(width, group) if len(width) else []
         if keys.BATCH.found_in(view.adata):
             batch = as_categories(keys.BATCH.get(view.adata))
@@ -340,7 +344,7 @@ def _clusters(view: View) -> Section:
             top = known[own].value_counts(normalize=True)
             row.append(f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–")
         rows.append(row)
-    section.table = head, rows
+    section.table, section.numbers = (head, rows), ("cells", "share", "open peaks (median)", "silhouette")
     if len(shown) < len(names):
         section.lines.append(f"The {len(shown)} largest of {len(names):,} clusters are shown.")
     section.lines += _stability(view, clusters)
@@ -452,7 +456,7 @@ def _markers(view: View) -> Section | None:
     if table is not None:
         chosen, owner = _best(table, names, view.adata.var_names)
         words = "The best marker peaks of each cluster, as scale markers found them at equal depth."
-        section.table = _marker_table(view.adata, table, names)
+        section.table, section.numbers = _marker_table(view.adata, table, names), ("markers",)
     else:
         keys.CLUSTER.set(some, labels.to_numpy())
         chosen, owner = _specific(utils.specificity(some)[names].to_numpy(), shares)
@@ -595,7 +599,7 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
             "seconds": "–" if one.seconds is None else f"{one.seconds:,.1f} s",
             "memory": "–" if one.memory is None else f"{one.memory / 1024:,.1f} GB",
             "notes": ", ".join(
-                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in one.notes.items() if value is not None
+                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in one.notes.items() if _is_plain(value)
             ),
             "all": json.dumps(
                 {"options": one.options, "notes": one.notes, **one.rest}, indent=1, ensure_ascii=False, sort_keys=True
@@ -616,6 +620,11 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
         data=Markup(data),
         plotly=Markup(get_plotlyjs()),
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a note fits into a table; what holds more is in the details."""
+    return isinstance(value, (bool, int, float, str))
 
 
 def _plain(value: Any) -> str:

@@ -238,7 +238,7 @@ def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], b
 
 def recovery(report: dict[str, Any]) -> dict[str, Any]:
     """AUPRC of hidden open peaks among closed ones of the same frequency, the model beside the baselines."""
-    found = {NAMES.get(name, name): report["matched"][name] for name in report["matched"]}
+    found = {label: report["matched"][name] for name, label in NAMES.items() if name in report["matched"]}
     found = {name: figures for name, figures in found.items() if figures["auprc"] is not None}
     trace = {
         "type": "bar",
@@ -277,7 +277,8 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
             "hovertemplate": "predicted %{x:.2%}, seen %{y:.2%}<extra></extra>",
         },
     ]
-    log = {"type": "log", "tickformat": ".1%"}
+    wanted = [lead * 10.0**power for power in range(-6, 1) for lead in (1, 2, 5)]
+    log = {"type": "log", "tickformat": ".2~%", "tickvals": [at for at in wanted if ends[0] <= at <= ends[1]]}
     return drawn(traces, xaxis=log | {"title": {"text": "predicted chance"}}, yaxis=log | {"title": {"text": "share seen"}})
 
 

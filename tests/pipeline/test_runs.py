@@ -150,7 +150,17 @@ def waits_for(condition, seconds: float = 240) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(nextflow, launch, tmp_path, number):
     """Nextflow ends in the middle of the training; -resume repeats nothing that had finished."""
-    words = [*SMALL[:4], "--train_max_iter", "4000", "--train_patience", "0", "--stop_after", "train", "--skip_multiqc", "--skip_report"]
+    words = [
+        *SMALL[:4],
+        "--train_max_iter",
+        "4000",
+        "--train_patience",
+        "0",
+        "--stop_after",
+        "train",
+        "--skip_multiqc",
+        "--skip_report",
+    ]
     command = [*nextflow, "run", str(ROOT / "main.nf"), *words]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(

@@ -271,7 +271,7 @@ def test_labels(analysed):
 
 def test_imputation_proof(analysed):
     figures = {"auprc": 0.4, "auprc_error": 0.01, "auroc": 0.8, "sets": 900}
-    analysed.uns["scale_validation"] = json.dumps({
+    analysed.uns["scale_validation"] = json.dumps(sort_keys=True, obj={
         "way": "trained without them", "hidden": 12345, "share": 0.1, "chance": {"auprc": 0.1, "auroc": 0.5},
         "matched": dict.fromkeys(("model", "frequency", "neighbours", "tfidf_svd"), figures),
         "calibration": {"predicted": [0.01, 0.1], "observed": [0.012, 0.09], "ratio": [1.2, 0.9], "error": [0.1, 0.1]},
@@ -280,6 +280,7 @@ def test_imputation_proof(analysed):
     page = Page(report.page(analysed))
     assert "12,345 open peaks were hidden (10%); the model was trained without them. 99 of 150 peaks are trusted" in page.text
     assert values(page.data["recovery"]["data"][0]["y"]).tolist() == [0.4] * 4
+    assert page.data["recovery"]["data"][0]["x"][0] == "model"  # the file has them by the alphabet
     assert "0.30 measured, 0.90 imputed" in page.text
 
 
