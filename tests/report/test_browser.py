@@ -93,6 +93,25 @@ def test_every_plot_is_drawn_and_nothing_is_fetched(analysed, browse):
     assert [url for url in drawn.urls if not url.startswith(("#", "data:"))] == []
 
 
+def test_colours_are_chosen_and_the_legend_toggles(analysed, browse):
+    text = report.page(analysed)
+    nonce = text.split("script-src 'nonce-")[1].split("'")[0]
+    script = """
+        const choice = document.querySelector('select[data-cells="1"]');
+        choice.value = [...choice.options].findIndex(option => option.textContent.startsWith("depth"));
+        choice.dispatchEvent(new Event("change"));
+        const entry = document.querySelector('[data-embedding="0"] .legendtoggle');
+        for (const kind of ["mousedown", "mouseup"]) entry.dispatchEvent(new MouseEvent(kind, {bubbles: true}));
+    """
+    wait = f"setTimeout(() => {{{script}}}, 2000)"
+    drawn, _ = browse(text.replace("</body>", f'<script nonce="{nonce}">{wait}</script></body>'))
+    sizes = analysed.obs["scale_cluster"].value_counts()
+    left = sum(part.startswith("path.point") for part in drawn.plots["cells 0"])
+    assert left in {analysed.n_obs - size for size in sizes}
+    assert any("cbaxis" in part or "colorbar" in part for part in drawn.plots["cells 1"])
+    assert "g.traces" not in drawn.plots["cells 1"]
+
+
 def test_a_page_that_fetches_is_caught(analysed, browse):
     """The check can fail: without the policy, a picture from elsewhere is seen in the browser's own log."""
     text = report.page(analysed)
