@@ -584,7 +584,6 @@ def _tiles(view: View) -> list[tuple[str, str]]:
 
 def _written(view: View, name: str, sections: list[Section]) -> str:
     from jinja2 import Environment, PackageLoader
-    from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
@@ -617,8 +616,8 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
         receipts=receipts,
         version=__version__,
         nonce=blake2b(data.encode(), digest_size=16).hexdigest(),
-        data=Markup(data),
-        plotly=Markup(get_plotlyjs()),
+        data=data,
+        plotly=get_plotlyjs(),
     )
 
 
