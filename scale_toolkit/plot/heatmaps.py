@@ -60,6 +60,8 @@ def heatmap(
     if peaks is None:
         scores = utils.specificity(adata, groupby)[names]
         chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
+        if not len(chosen):
+            raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
         peaks = list(adata.var_names[chosen])
         borders = list(np.flatnonzero(np.diff(cluster)) + 0.5)
     else:

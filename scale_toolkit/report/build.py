@@ -93,8 +93,11 @@ class View:
 
     @functools.cached_property
     def clusters(self) -> pd.Series | None:
-        """Clusters as a categorical of texts, or None."""
-        return as_categories(keys.CLUSTER.get(self.adata)) if keys.CLUSTER.found_in(self.adata) else None
+        """Clusters as a categorical of texts, or None where no cell has one."""
+        if not keys.CLUSTER.found_in(self.adata):
+            return None
+        found = as_categories(keys.CLUSTER.get(self.adata))
+        return found if len(found.cat.categories) else None
 
     @functools.cached_property
     def depth(self) -> np.ndarray | None:
@@ -309,7 +312,8 @@ def _clusters(view: View) -> Section:
     )
     clusters = view.clusters
     if clusters is None:
-        section.missing = f"{keys.CLUSTER} is missing: run scale cluster first."
+        there = keys.CLUSTER.found_in(view.adata)
+        section.missing = f"{keys.CLUSTER} {'holds no cluster' if there else 'is missing'}: run scale cluster first."
         return section
     view.found += findings.of_sizes(clusters)
     counts = clusters.value_counts(sort=False)

@@ -258,6 +258,8 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
     predicted, observed = np.asarray(found["predicted"], float), np.asarray(found["observed"], float)
     fine = (predicted > 0) & (observed > 0)
     predicted, observed = predicted[fine], observed[fine]
+    if not len(predicted):
+        return drawn([], xaxis={"title": {"text": "predicted chance"}}, yaxis={"title": {"text": "share seen"}})
     ends = [min(predicted.min(), observed.min()) * 0.8, max(predicted.max(), observed.max()) * 1.25]
     traces = [
         {

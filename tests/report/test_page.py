@@ -284,6 +284,49 @@ def test_imputation_proof(analysed):
     assert "0.30 measured, 0.90 imputed" in page.text
 
 
+def cut(n_cells, n_peaks=None):
+    return lambda cells: cells[:n_cells, :n_peaks].copy()
+
+
+def put(where, name, make):
+    def change(cells):
+        getattr(cells, where)[name] = make(cells)
+        return cells
+
+    return change
+
+
+def each(cells):
+    return pd.Categorical([str(i) for i in range(cells.n_obs)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        cut(1), cut(2), cut(None, 1), lambda cells: cells[:40, :100],
+        put("obs", "scale_cluster", lambda cells: pd.Categorical(["0"] * cells.n_obs)),
+        put("obs", "scale_cluster", each),
+        put("obs", "scale_cluster", lambda cells: np.arange(cells.n_obs) % 4),
+        put("obs", "scale_cluster", lambda cells: pd.Categorical([None if i % 3 else "1" for i in range(cells.n_obs)])),
+        put("obs", "scale_cluster", lambda cells: pd.Categorical([None] * cells.n_obs, categories=["a"])),
+        put("obs", "cell_type", lambda cells: pd.Categorical([None] * cells.n_obs, categories=["a"])),
+        put("obs", "batch", each),
+        put("obs", "when", lambda cells: pd.to_datetime(["2020-01-01"] * cells.n_obs)),
+        put("obs", "whole", lambda cells: pd.array([None, *range(1, cells.n_obs)], dtype="Int64")),
+        put("obsm", "X_umap", lambda cells: np.full((cells.n_obs, 2), np.nan, np.float32)),
+        put("uns", "scale_history", lambda cells: {"loss": np.array([1.0]), "held_out": np.array([np.nan] * 2)}),
+        put("uns", "scale", lambda cells: "no JSON"),
+        put("uns", "scale", lambda cells: json.dumps([{"stage": "train"}, {"stage": 5, "options": {}}, 7])),
+        lambda cells: anndata.AnnData(cells.X * 0, obs=cells.obs, var=cells.var),
+        lambda cells: anndata.AnnData(cells.X.toarray(), obs=cells.obs, var=cells.var),
+    ],
+)  # fmt: skip
+def test_an_odd_file_still_makes_a_page(analysed, change):
+    page = Page(report.page(change(analysed)))
+    assert "What was run" in page.text
+    assert {attrs["data-plot"] for _, attrs in page.elements if "data-plot" in attrs} == set(page.data) - {"embedding"}
+
+
 def test_missing_and_odd_columns(analysed):
     analysed.obs["half"] = pd.Categorical(["a"] * 70 + [None] * (analysed.n_obs - 70))
     analysed.obs["nothing"] = np.nan
