@@ -142,10 +142,10 @@ def ticks(axis: Axis, names: Sequence[str], **style: Any) -> None:
     axis.set_ticks(range(0, len(names), max(step, 1)), [shortened(name) for name in names[:: max(step, 1)]], **style)
 
 
-def shortened(name: Any) -> str:
+def shortened(name: Any, letters: int = MOST_LETTERS) -> str:
     """A name of a length that a figure can bear."""
     text = str(name)
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def labels_of(adata: AnnData, column: str | None) -> pd.Series:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 
-from scale_toolkit.plot._figure import UNKNOWN, as_categories, colors, shortened
+from scale_toolkit.plot._figure import UNKNOWN, as_categories, colors
 from scale_toolkit.plot.qc import SHADES, WORDS
 from scale_toolkit.plot.recovery import NAMES
 
@@ -26,12 +26,25 @@ if TYPE_CHECKING:
 INK, FAINT = "#1f2933", "#e4e7eb"
 FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif", "size": 12, "color": INK}
 MOST_DRAWN = 100_000  # cells in the embedding; of more a random choice
+SHORT = 26  # letters of a name along an axis or in a legend
+MOST_TICKS = 70
 MOST_CATEGORIES = 40  # with a colour of their own; the rest are one grey group
 
 
-def said(name: Any) -> str:
+def said(name: Any, letters: int = 200) -> str:
     """A name from the file as plotly may show it: escaped, not too long, and no part of a template."""
-    return html.escape(shortened(name), quote=False).replace("%", "&#37;").replace("$", "&#36;")
+    text = str(name)
+    if len(text) > letters:  # names that begin alike end differently
+        text = f"{text[: letters - letters // 2 - 1].rstrip()}…{text[-(letters // 2) :].lstrip()}"
+    return html.escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
+
+
+def named(names: Sequence[Any], **more: Any) -> dict[str, Any]:
+    """An axis of names. The whole names are the places, so that two that begin alike stay two; what is written is short."""
+    step = -(-len(names) // MOST_TICKS) or 1
+    shown = list(names)[::step]
+    ticks = {"tickvals": [said(name) for name in shown], "ticktext": [said(name, SHORT) for name in shown]}
+    return {"type": "category", **ticks, **more}
 
 
 def palette(n: int) -> list[str]:
@@ -147,9 +160,7 @@ def sizes(names: Sequence[str], counts: np.ndarray, shades: Sequence[str]) -> di
         "marker": {"color": list(shades)},
         "hovertemplate": "cluster %{x}: %{y:,} cells<extra></extra>",
     }
-    return drawn(
-        [trace], bargap=0.25, xaxis={"type": "category", "title": {"text": "cluster"}}, yaxis={"title": {"text": "cells"}}
-    )
+    return drawn([trace], bargap=0.25, xaxis=named(names, title={"text": "cluster"}), yaxis={"title": {"text": "cells"}})
 
 
 def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
@@ -159,7 +170,7 @@ def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
     trace = {
         "type": "heatmap",
         "z": share.astype(np.float32),
-        "x": [f"{said(name)}" for name in found.clusters],
+        "x": [said(name) for name in found.clusters],
         "y": [said(name) for name in found.classes],
         "customdata": found.table,
         "colorscale": "Blues",
@@ -173,11 +184,11 @@ def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
     if few:
         trace |= {"text": np.where(found.table > 0, np.vectorize(lambda n: f"{n:,}")(found.table), "").tolist()}
         trace |= {"texttemplate": "%{text}"}
-    category = {"type": "category", "showline": False, "ticks": "", "showgrid": False}
+    plain = {"showline": False, "ticks": "", "showgrid": False}
     return drawn(
         [trace],
-        xaxis=category | {"title": {"text": said(columns)}},
-        yaxis=category | {"title": {"text": said(rows)}, "autorange": "reversed"},
+        xaxis=named(found.clusters, title={"text": said(columns, SHORT)}, **plain),
+        yaxis=named(found.classes, title={"text": said(rows, SHORT), "standoff": 12}, autorange="reversed", **plain),
     )
 
 
@@ -205,7 +216,7 @@ def posterior(best: np.ndarray, clusters: pd.Series, shades: Sequence[str]) -> d
         for name, cut, shade in zip(names, cuts, shades, strict=True)
     ]
     axis = {"title": {"text": "largest responsibility"}, "range": [0, 1.03]}
-    return drawn(traces, xaxis={"type": "category", "title": {"text": "cluster"}}, yaxis=axis)
+    return drawn(traces, xaxis=named(names, title={"text": "cluster"}), yaxis=axis)
 
 
 def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], borders: Sequence[float]) -> dict[str, Any]:
@@ -223,15 +234,15 @@ def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], b
         "colorbar": {"title": {"text": "part of<br>its highest"}, "thickness": 12, "outlinewidth": 0},
         "hovertemplate": "%{x}<br>open in %{customdata:.0%} of cluster %{y}<extra></extra>",
     }
-    category = {"type": "category", "showline": False, "ticks": "", "showgrid": False}
+    plain = {"showline": False, "ticks": "", "showgrid": False}
     lines = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "white", "width": 1.5}}
         for at in borders
     ]
     return drawn(
         [trace],
-        xaxis=category | {"showticklabels": len(peaks) <= 64, "tickangle": -90, "tickfont": {"size": 9}},
-        yaxis=category | {"title": {"text": "cluster"}, "autorange": "reversed"},
+        xaxis=named(peaks, showticklabels=len(peaks) <= 64, tickangle=-90, tickfont={"size": 9}, **plain),
+        yaxis=named(clusters, title={"text": "cluster", "standoff": 12}, autorange="reversed", **plain),
         shapes=lines,
     )
 
@@ -300,7 +311,7 @@ def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> di
     kept = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CATEGORIES])
     code = np.full(len(names) + 1, len(kept))  # of the smaller ones; the last, of cells without a label
     code[kept] = np.arange(len(kept))
-    categories = [shortened(names[one]) for one in kept]
+    categories = [names[one] for one in kept]
     shades = palette(len(kept))
     if len(kept) < len(names):
         categories.append(f"{len(names) - len(kept):,} smaller ones")
@@ -314,6 +325,7 @@ def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> di
     return text | {
         "kind": "category",
         "names": [said(name) for name in categories],
+        "short": [said(name, SHORT) for name in categories],
         "colors": shades,
         "values": base64_of(codes, "uint8"),
     }

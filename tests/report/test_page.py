@@ -339,6 +339,20 @@ def test_missing_and_odd_columns(analysed):
     assert not {"nothing", "barcode"} & set(columns)
 
 
+def test_long_names_that_begin_alike_stay_apart(analysed):
+    long = [f"{'excitatory neurons of the cortex ' * 3}layer {i % 3}" for i in range(analysed.n_obs)]
+    analysed.obs["cell_type"] = pd.Categorical(long)
+    data = Page(report.page(analysed)).data
+    axis = data["confusion"]["layout"]["yaxis"]
+    assert set(axis["tickvals"]) == set(data["confusion"]["data"][0]["y"]) == set(long)
+    assert len(set(axis["ticktext"])) == 3
+    (column,) = (one for one in data["embedding"]["columns"] if one["name"] == "cell_type")
+    for short in (*axis["ticktext"], *column["short"]):
+        assert len(short) <= 26
+        assert short.startswith("excitatory n")
+        assert "layer" in short
+
+
 def test_many_groups_share_a_colour(analysed):
     analysed.obs["fine"] = [f"g{i % 60}" for i in range(analysed.n_obs)]
     (column,) = (one for one in Page(report.page(analysed)).data["embedding"]["columns"] if one["name"] == "fine")
