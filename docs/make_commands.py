@@ -19,8 +19,17 @@ Made from the app by `python docs/make_commands.py`; `scale COMMAND --help` show
 def page() -> str:
     """Return the whole page as Markdown."""
     group = typer.main.get_command(app)
-    sections = [_section(name, command) for name, command in group.commands.items()]  # type: ignore[attr-defined]
+    sections = [_section(name, command) for name, command in commands(group)]
     return "\n".join([_HEAD, *sections])
+
+
+def commands(group: Any, before: str = "") -> list[tuple[str, Any]]:
+    """Return every command with its name; those of a group of commands follow one another: ``plot embedding``."""
+    found = []
+    for name, command in group.commands.items():
+        inside = hasattr(command, "commands")
+        found += commands(command, f"{before}{name} ") if inside else [(before + name, command)]
+    return found
 
 
 def _section(name: str, command: Any) -> str:

@@ -35,13 +35,13 @@ _STAGES = {
     "verify": "verify",
 }
 
-__all__ = ["__version__", "plot", "utils", *_STAGES]
+__all__ = ["__version__", "plot", "report", "utils", *_STAGES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _STAGES:
         return getattr(import_module(f"{__name__}.stages.{_STAGES[name]}"), name)
-    if name in ("plot", "utils"):
+    if name in ("plot", "report", "utils"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -311,3 +311,81 @@ class SimulateConfig(Config):
     doublets: float = option(0.0, "Share of cells that are the union of two cells of different clusters.", minimum=0, maximum=1)
     continuum: float = option(0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1)
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+
+
+GROUPBY = "Column of obs; left out, scale_cluster."
+BASIS = "Coordinates in obsm."
+
+
+@dataclass(frozen=True)
+class PlotEmbeddingConfig(Config):
+    """Options of ``plot embedding``."""
+
+    basis: str | None = option(None, "Coordinates in obsm; left out, X_umap, or X_tsne where only that is there.")
+    color: tuple[str, ...] = option(
+        ("scale_cluster",), "Columns of obs, or peaks, one panel each.", flags=("-c",), metavar="COLUMN,COLUMN"
+    )
+    size: float | None = option(None, "Area of a point in square points; left out, by the number of cells.", minimum=0.01)
+    names_on_data: bool = option(False, "Write the names of the groups at their middle.")
+
+
+@dataclass(frozen=True)
+class PlotHeatmapConfig(Config):
+    """Options of ``plot heatmap``."""
+
+    groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
+    peaks: tuple[str, ...] | None = option(
+        None, "Peaks to show; left out, the most specific of each group.", metavar="PEAK,PEAK"
+    )
+    n_peaks: int = option(8, "How many specific peaks of each group.", minimum=1)
+    relative: bool = option(False, "Divide each peak by its highest share.")
+
+
+@dataclass(frozen=True)
+class PlotConfusionConfig(Config):
+    """Options of ``plot confusion``."""
+
+    reference: str | None = option(
+        None, "Column of obs with known labels; left out, cell_type, celltype or label.", flags=("--label",), metavar="COLUMN"
+    )
+    cluster: str | None = option(None, "Column of obs with clusters; left out, scale_cluster.", metavar="COLUMN")
+    normalize: bool = option(False, "Show shares of each label's cells instead of numbers.")
+
+
+@dataclass(frozen=True)
+class PlotCorrelationConfig(Config):
+    """Options of ``plot correlation``."""
+
+    groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
+    basis: str = option("X_scale", BASIS)
+    method: str = option("pearson", "Which correlation.", choices=("pearson", "spearman", "kendall"))
+    max_cells: int = option(1000, "Of more cells, a random choice of this many.", minimum=2)
+
+
+@dataclass(frozen=True)
+class PlotSpecificityConfig(Config):
+    """Options of ``plot specificity``."""
+
+    groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
+    basis: str = option("X_scale", BASIS)
+    vmax: float = option(20.0, "-log10 p that gets the strongest colour.", minimum=0.1)
+
+
+@dataclass(frozen=True)
+class PlotLossConfig(Config):
+    """Options of ``plot loss``."""
+
+    quantities: tuple[str, ...] | None = option(
+        None, "Which curves: loss, reconstruction, divergence, held_out; left out, all there are.", metavar="NAME,NAME"
+    )
+
+
+@dataclass(frozen=True)
+class PlotQcConfig(Config):
+    """Options of ``plot qc``."""
+
+    panel: str | None = option(
+        None,
+        "knee, histogram (open peaks of cells) or peaks (cells of peaks); left out, all.",
+        choices=("knee", "histogram", "peaks"),
+    )

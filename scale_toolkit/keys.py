@@ -56,6 +56,7 @@ N_PEAKS = Slot("obs", "n_peaks", "prepare", "cells", "int64", "open peaks of a c
 N_COUNTS = Slot("obs", "n_counts", "prepare", "cells", "float64", "reads or fragments of a cell, after filtering")
 N_CELLS = Slot("var", "n_cells", "prepare", "peaks", "int64", "cells a peak is open in, after filtering")
 BATCH = Slot("obs", "batch", "prepare", "cells", "category", "the input a cell came from, where there were several")
+QC = Slot("uns", "scale_qc", "prepare", "", "dict", "how many input cells had so many open peaks, and the limits set")
 
 # select-peaks
 PEAK_SCORE = Slot("var", "peak_score", "select-peaks", "peaks", "float64", "the score peaks were ranked by")

@@ -11,7 +11,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "scanpy", "anndata", "numpy", "scipy", "pandas", "sklearn", "h5py", "matplotlib", "episcanpy", "numba")
+HEAVY = (
+    "plotly",
+    "jinja2",
+    "torch",
+    "scanpy",
+    "anndata",
+    "numpy",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "h5py",
+    "matplotlib",
+    "episcanpy",
+    "numba",
+)
 
 
 def lint(config: Path) -> subprocess.CompletedProcess:
@@ -45,7 +59,15 @@ def test_every_room_has_its_contract():
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["run", "--help"], ["train", "--help"], ["cluster", "--method", "x"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["plot", "embedding", "--help"],
+        ["train", "--help"],
+        ["cluster", "--method", "x"],
+    ],
 )
 def test_an_answer_loads_nothing_heavy(words):
     code = (

@@ -8,6 +8,7 @@ include { TRAIN } from '../modules/local/train/main'
 include { CLUSTER } from '../modules/local/cluster/main'
 include { EMBED } from '../modules/local/embed/main'
 include { IMPUTE } from '../modules/local/impute/main'
+include { REPORT } from '../modules/local/report/main'
 include { MULTIQC_CONTENT } from '../modules/local/multiqc_content/main'
 include { MULTIQC } from '../modules/local/multiqc/main'
 include { isAsked } from '../subworkflows/local/parameters'
@@ -68,6 +69,11 @@ workflow SCALE {
         IMPUTE(cells)
         versions = versions.mix(IMPUTE.out.versions)
         cells = IMPUTE.out.h5ad.map { meta, h5ad -> note(reached, 'impute', meta, h5ad) }
+    }
+
+    if (!params.skip_report && params.stop_after != 'prepare') {
+        REPORT(cells)
+        versions = versions.mix(REPORT.out.versions)
     }
 
     used = versions.unique().collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)

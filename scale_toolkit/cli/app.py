@@ -16,7 +16,9 @@ from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.plot import app as plot
 from scale_toolkit.cli.prepare import prepare
+from scale_toolkit.cli.report import report
 from scale_toolkit.cli.run import run
 from scale_toolkit.cli.select_peaks import select_peaks
 from scale_toolkit.cli.simulate import simulate
@@ -45,10 +47,13 @@ _PANELS = {
     "Stages": (prepare, select_peaks, train, impute, embed, cluster, markers),
     "Data": (simulate,),
     "Checks": (verify,),
+    "Figures": (report,),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
         app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+
+app.add_typer(plot, name="plot", rich_help_panel="Figures")
 
 
 def _version(asked: bool) -> None:

@@ -80,6 +80,23 @@ class H5adFile:
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
 
+    def read_only(self, wanted: Collection[str]) -> AnnData:
+        """Read obs, var and the elements of these paths, as far as they are there; the rest stays on disk."""
+        inside = {f"{mapping}/{name}" for mapping in _MAPPINGS if mapping in self.root for name in self.root[mapping]}
+        return self.read(({"X", "raw"} | inside) - set(wanted))
+
+    def rows(self, path: str, cells: np.ndarray) -> np.ndarray | sparse.csr_matrix:
+        """Read some rows (ascending numbers) of a matrix, dense or CSR; one that is stored by columns is read whole."""
+        from anndata.io import sparse_dataset
+
+        element = self.root[path]
+        try:
+            if isinstance(element, h5py.Dataset):
+                return element[cells]
+            return sparse.csr_matrix(sparse_dataset(element)[cells])
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise _unreadable(self.name, path, error) from error
+
     def _elements(self, without: set[str]) -> dict[str, Any]:
         found: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
         if "X" in self.root and "X" not in without:

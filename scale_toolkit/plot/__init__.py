@@ -13,6 +13,7 @@ from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
 from scale_toolkit.plot.embedding import embedding
 from scale_toolkit.plot.heatmaps import confusion_matrix, correlation, feature_specificity, heatmap
 from scale_toolkit.plot.history import history
+from scale_toolkit.plot.qc import qc
 from scale_toolkit.plot.recovery import recovery, reliability
 from scale_toolkit.plot.release import (
     corr_heatmap,
@@ -26,10 +27,15 @@ from scale_toolkit.plot.release import (
 )
 
 plot_loss = history
+# the names of `scale plot`
+confusion = confusion_matrix
+specificity = feature_specificity
+loss = history
 
 __all__ = [
     "OKABE_ITO",
     "colors",
+    "confusion",
     "confusion_matrix",
     "corr_heatmap",
     "correlation",
@@ -39,13 +45,16 @@ __all__ = [
     "heatmap",
     "history",
     "lineplot",
+    "loss",
     "plot_confusion_matrix",
     "plot_embedding",
     "plot_heatmap",
     "plot_loss",
     "plot_metrics",
+    "qc",
     "recovery",
     "reliability",
     "save_figure",
     "sort_by_classes",
+    "specificity",
 ]

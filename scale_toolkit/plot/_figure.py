@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 FORMATS = ("pdf", "png", "svg")
 
@@ -50,6 +51,13 @@ STYLE = {
 #: Okabe and Ito's colours that the colour-blind can tell apart, the strong ones first; yellow last, as it is faint on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#F0E442")
 UNKNOWN = "#D0D0D0"
+
+# what a figure can show; beyond it names are thinned out, never the data
+MOST_INCHES = 16.0
+MOST_TICKS = 80
+MOST_LETTERS = 40
+MOST_IN_LEGEND = 48
+MOST_FIGURES = 900  # in the cells of a table
 
 
 def colors(n: int) -> list[tuple[float, float, float]]:
@@ -121,6 +129,23 @@ def finish(ax: Axes, save: str | Path | None) -> Axes:
     if save is not None and save is not False:
         save_figure(ax.figure, save)
     return ax
+
+
+def inches(width: float, height: float) -> tuple[float, float]:
+    """A size that a page can show, however many clusters there are."""
+    return min(width, MOST_INCHES), min(height, MOST_INCHES)
+
+
+def ticks(axis: Axis, names: Sequence[str], **style: Any) -> None:
+    """Write the names along an axis: every one, or of too many to read every so manieth."""
+    step = -(-len(names) // MOST_TICKS)
+    axis.set_ticks(range(0, len(names), max(step, 1)), [shortened(name) for name in names[:: max(step, 1)]], **style)
+
+
+def shortened(name: Any, letters: int = MOST_LETTERS) -> str:
+    """A name of a length that a figure can bear."""
+    text = str(name)
+    return text if len(text) <= letters else text[: letters - 1] + "…"
 
 
 def labels_of(adata: AnnData, column: str | None) -> pd.Series:

@@ -27,7 +27,7 @@ AXES = {keys.UMAP.name: "UMAP", keys.TSNE.name: "tSNE", keys.LATENT.name: "laten
 @styled
 def embedding(
     adata: AnnData,
-    basis: str = keys.UMAP.name,
+    basis: str | None = None,
     color: str | Sequence[str] | None = keys.CLUSTER.name,
     *,
     ax: Axes | None = None,
@@ -50,7 +50,7 @@ def embedding(
     adata
         ``obsm[basis]``: cells × 2 or more; the first two are drawn.
     basis
-        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well.
+        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. Left out, X_umap, or X_tsne where only that is there.
     color
         A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in X), None for one
         colour, or a list of these for one panel each. Cells without a label are grey.
@@ -122,7 +122,10 @@ def _panels(
     return axes
 
 
-def _coordinates(adata: AnnData, basis: str) -> tuple[np.ndarray, str]:
+def _coordinates(adata: AnnData, basis: str | None) -> tuple[np.ndarray, str]:
+    if basis is None:
+        only_tsne = keys.TSNE.found_in(adata) and not keys.UMAP.found_in(adata)
+        basis = keys.TSNE.name if only_tsne else keys.UMAP.name
     if basis not in adata.obsm and f"X_{basis}" in adata.obsm:
         basis = f"X_{basis}"
     for slot in (keys.UMAP, keys.TSNE):
@@ -171,14 +174,18 @@ def draw_categories(
     order = np.random.default_rng(0).permutation(len(points))
     order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
     ax.scatter(*points[order].T, s=size, c=shades[codes[order]], linewidths=0, rasterized=True)
-    if names_on_data:
+    if names_on_data and len(names) <= _figure.MOST_IN_LEGEND:
         middles = [np.median(points[codes == code], axis=0) for code in range(len(names))]
         halo = [withStroke(linewidth=2.5, foreground="white")]
         style = {"ha": "center", "va": "center", "fontsize": 8, "fontweight": "bold", "path_effects": halo}
         _move_apart(ax, [ax.text(*middle, name, **style) for middle, name in zip(middles, names)])
     if not legend or (len(names) < 2 and (codes >= 0).all()):
         return
-    entries = [*zip(names, shades), *([("no label", shades[-1])] if (codes < 0).any() else [])]
+    most = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(names)), kind="stable")[: _figure.MOST_IN_LEGEND]
+    entries = [(_figure.shortened(names[code]), shades[code]) for code in np.sort(most)]
+    if len(names) > len(most):
+        entries.append((f"and {len(names) - len(most):,} smaller ones", "none"))
+    entries = [*entries, *([("no label", shades[-1])] if (codes < 0).any() else [])]
     dots = [Line2D([], [], marker="o", linestyle="", markersize=5.5, color=shade, label=name) for name, shade in entries]
     columns = 1 + (len(dots) - 1) // 16
     ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, handletextpad=0.2, columnspacing=1)

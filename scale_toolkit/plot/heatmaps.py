@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit import keys, metrics, utils
-from scale_toolkit.errors import InputError
+from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled
 
@@ -52,12 +52,16 @@ def heatmap(
     ax, save, cmap, title, figsize
         As in `embedding`.
     """
+    if adata.X is None:
+        raise MissingSlotError("X is missing", "counts, cells × peaks", "run `scale prepare` on the counts first")
     labels = _figure.labels_of(adata, groupby)
     names = list(labels.cat.categories)
     borders: list[float] = []
     if peaks is None:
         scores = utils.specificity(adata, groupby)[names]
         chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
+        if not len(chosen):
+            raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
         peaks = list(adata.var_names[chosen])
         borders = list(np.flatnonzero(np.diff(cluster)) + 0.5)
     else:
@@ -70,11 +74,12 @@ def heatmap(
     shares = share_of_open_cells(adata[:, peaks].X, labels)
     if relative:
         shares = shares / np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1)
-    ax = _figure.axes_for(ax, figsize or (1.6 + 0.16 * min(max(len(peaks), 10), 60), 1.4 + 0.22 * len(names)))
+    size = _figure.inches(1.6 + 0.16 * min(max(len(peaks), 10), 60), 1.4 + 0.22 * len(names))
+    ax = _figure.axes_for(ax, figsize or size)
     image = ax.imshow(shares, aspect="auto", cmap=cmap, interpolation="nearest", vmin=0)
-    for border in borders:
+    for border in borders if len(borders) < _figure.MOST_TICKS else ():
         ax.axvline(border, color="white", linewidth=0.8)
-    ax.set_yticks(range(len(names)), names)
+    _figure.ticks(ax.yaxis, names)
     if len(peaks) <= 60:
         ax.set_xticks(range(len(peaks)), peaks, rotation=90, fontsize=6)
     else:
@@ -130,7 +135,8 @@ def confusion_matrix(
         raise InputError(f"no cell has both a label in obs[{reference!r}] and a cluster", "at least one")
     report = metrics.agreement(known[both].astype(str).to_numpy(), clusters[both].astype(str).to_numpy())
     table = report.table / report.table.sum(axis=1, keepdims=True) if normalize else report.table
-    ax = _figure.axes_for(ax, figsize or (1.8 + 0.45 * len(report.clusters), 1.2 + 0.4 * len(report.classes)))
+    size = _figure.inches(1.8 + 0.45 * len(report.clusters), 1.2 + 0.4 * len(report.classes))
+    ax = _figure.axes_for(ax, figsize or size)
     draw_table(ax, table, report.clusters, report.classes, cmap=cmap, rotation=0)
     ax.set(xlabel=cluster or keys.CLUSTER.name, ylabel=reference)
     ax.set_title(title if title is not None else f"ARI {report.ari:.2f}   NMI {report.nmi:.2f}", pad=8)
@@ -147,10 +153,10 @@ def draw_table(
     _figure.check_length("names of rows", len(rows), table.shape[0])
     shares = table.dtype.kind == "f"
     image = ax.imshow(table, cmap=cmap, interpolation="nearest", aspect="auto", vmin=0, vmax=1 if shares else None)
-    ax.set_xticks(range(len(columns)), columns, rotation=rotation, ha="right" if rotation else "center")
-    ax.set_yticks(range(len(rows)), rows)
+    _figure.ticks(ax.xaxis, columns, rotation=rotation, ha="right" if rotation else "center")
+    _figure.ticks(ax.yaxis, rows)
     _plain(ax)
-    if not mark:
+    if not mark or table.size > _figure.MOST_FIGURES:
         return
     for i, j in zip(*np.nonzero(table >= (0.005 if shares else 1))):
         red, green, blue, _ = image.cmap(image.norm(table[i, j]))
@@ -191,11 +197,11 @@ def correlation(
         As in `embedding`.
     """
     labels = _figure.labels_of(adata, groupby)
-    latent = keys.LATENT.get(adata) if basis == keys.LATENT.name else adata.obsm[basis]
+    latent = _coordinates(adata, basis)
     cells = np.flatnonzero(labels.notna())
     if len(cells) > max_cells:
         cells = np.sort(np.random.default_rng(0).choice(cells, max_cells, replace=False))
-    X = pd.DataFrame(np.asarray(latent)[cells].T)
+    X = pd.DataFrame(latent[cells].T)
     ax = _figure.axes_for(ax, figsize)
     draw_correlation(ax, X, labels.iloc[cells].reset_index(drop=True), method=method, cmap=cmap)
     ax.set_title(title, pad=14)
@@ -251,7 +257,10 @@ def strips(
         strip.imshow(row[None] if side == "top" else row[:, None], aspect="auto", interpolation="nearest")
         strip.set_axis_off()
     if legend:
-        patches = [Patch(color=color, label=name) for name, color in color_of.items()]
+        shown = list(color_of.items())[: _figure.MOST_IN_LEGEND]
+        patches = [Patch(color=color, label=_figure.shortened(name)) for name, color in shown]
+        if len(color_of) > len(shown):
+            patches.append(Patch(color="none", label=f"and {len(color_of) - len(shown):,} more"))
         ax.legend(
             handles=patches,
             loc="center left",
@@ -292,14 +301,22 @@ def feature_specificity(
         As in `embedding`.
     """
     labels = _figure.labels_of(adata, groupby)
-    latent = np.asarray(keys.LATENT.get(adata) if basis == keys.LATENT.name else adata.obsm[basis])
+    latent = _coordinates(adata, basis)
     known = labels.notna().to_numpy()
     names = list(labels.cat.categories)
     strength = specificity_of_features(latent[known], labels[known].to_numpy().astype(str), names)
-    ax = _figure.axes_for(ax, figsize or (1.8 + 0.4 * len(names), 0.8 + 0.27 * latent.shape[1]))
+    ax = _figure.axes_for(ax, figsize or _figure.inches(1.8 + 0.4 * len(names), 0.8 + 0.27 * latent.shape[1]))
     draw_specificity(ax, strength, names, vmax=vmax, cmap=cmap)
     ax.set_title(title)
     return _figure.finish(ax, save)
+
+
+def _coordinates(adata: AnnData, basis: str) -> np.ndarray:
+    if basis == keys.LATENT.name:
+        return np.asarray(keys.LATENT.get(adata))
+    if basis not in adata.obsm:
+        raise MissingSlotError(f"obsm[{basis!r}] is missing", "one of " + (", ".join(adata.obsm) or "(there is none)"))
+    return np.asarray(adata.obsm[basis])
 
 
 def specificity_of_features(features: np.ndarray, labels: np.ndarray, names: Sequence) -> np.ndarray:
@@ -320,8 +337,8 @@ def draw_specificity(ax: Axes, strength: np.ndarray, names: Sequence[str], *, vm
     """Draw what `specificity_of_features` gives."""
     image = ax.imshow(strength, cmap=cmap, vmin=0, vmax=vmax, aspect="auto", interpolation="nearest")
     long_names = max(map(len, names), default=0) > 4
-    ax.set_xticks(range(len(names)), names, rotation=45 if long_names else 0, ha="right" if long_names else "center")
-    ax.set_yticks(range(len(strength)), range(1, len(strength) + 1))
+    _figure.ticks(ax.xaxis, names, rotation=45 if long_names else 0, ha="right" if long_names else "center")
+    _figure.ticks(ax.yaxis, range(1, len(strength) + 1))
     ax.set_ylabel("latent dimension")
     _plain(ax)
     _bar(ax, image, "−log10 p")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+#: The order of the curves; a file keeps them by the alphabet.
+CURVES = ("loss", "reconstruction", "divergence", "held_out")
+
 
 @styled
 def history(
@@ -50,7 +53,8 @@ def history(
     The axes, or an array of axes where there are several.
     """
     stored = keys.HISTORY.get(adata)
-    curves = {name: np.asarray(values, dtype=float) for name, values in stored.items() if np.ndim(values) == 1 and len(values)}
+    order = [*(name for name in CURVES if name in stored), *(name for name in stored if name not in CURVES)]
+    curves = {name: np.asarray(stored[name], dtype=float) for name in order if np.ndim(stored[name]) == 1 and len(stored[name])}
     wanted = [quantities] if isinstance(quantities, str) else list(quantities or curves)
     missing = [name for name in wanted if name not in curves]
     if missing or not wanted:

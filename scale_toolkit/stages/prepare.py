@@ -61,6 +61,9 @@ def prepare(
         - ``X``: CSR float32, the counts as read; indices sorted, no stored zeros
         - ``obs['n_peaks']`` (int64), ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64): after filtering
         - ``obs['batch']`` (category): of several inputs, the one a cell came from
+        - ``uns['scale_qc']``: ``cell_values`` and ``cell_counts`` (int64; so many input cells had that number of open peaks),
+          ``peak_values`` and ``peak_counts`` (so many peaks were open in that number of the cells kept), and the limits
+          ``cell_least`` and ``peak_least`` in whole numbers
 
         A single input keeps its columns, ``uns``, ``obsm``, ``varm``, ``obsp``, ``varp`` and ``layers``, cut to the cells
         and peaks kept, but not ``raw``. Several keep the columns of ``obs``, and those of ``var`` that agree.
@@ -95,8 +98,10 @@ def prepare(
 
     peaks = _outside_regions(rest.var_names, config.drop_chromosomes, blacklist)
     matrix = _columns(matrix, peaks)
+    found = _tally("cell", _row_counts(matrix), config.min_peaks, matrix.shape[1])
     cells = _enough(_row_counts(matrix), config.min_peaks, matrix.shape[1], "cell", "open peaks", "min_peaks")
     matrix = matrix if cells.all() else matrix[np.flatnonzero(cells)]
+    found |= _tally("peak", _column_counts(matrix), config.min_cells, matrix.shape[0])
     kept = _enough(_column_counts(matrix), config.min_cells, matrix.shape[0], "peak", "cells it is open in", "min_cells")
     matrix = _columns(matrix, kept)
     peaks[peaks] = kept
@@ -108,6 +113,7 @@ def prepare(
     keys.N_PEAKS.set(result, _row_counts(matrix))
     keys.N_COUNTS.set(result, np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
     keys.N_CELLS.set(result, _column_counts(matrix))
+    keys.QC.set(result, found)
     note(
         result,
         cells_before=before[0],
@@ -348,10 +354,21 @@ def _column_counts(matrix: sparse.csr_matrix) -> NDArray[np.int64]:
     return np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.int64)
 
 
+def _least(minimum: float, total: int) -> float:
+    """A limit in whole numbers: below 1 it is a fraction of `total`."""
+    # a fraction of a whole number is off by rounding: 0.07 of 100 is 7.000000000000001
+    return math.ceil(minimum * total - 1e-9 * total) if minimum < 1 else minimum
+
+
+def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> dict[str, Any]:
+    """How often each value is there before the filter, and the limit: what a knee plot is drawn from."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return {f"{what}_values": distinct, f"{what}_counts": counts, f"{what}_least": float(_least(minimum, total))}
+
+
 def _enough(values: NDArray[np.int64], minimum: float, total: int, what: str, of: str, option: str) -> NDArray[np.bool_]:
     """Mark values of at least `minimum`, below 1 a fraction of `total`; an error that helps where none is."""
-    # a fraction of a whole number is off by rounding: 0.07 of 100 is 7.000000000000001
-    least = math.ceil(minimum * total - 1e-9 * total) if minimum < 1 else minimum
+    least = _least(minimum, total)
     keep = values >= least
     if keep.any():
         return keep

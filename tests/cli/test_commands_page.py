@@ -13,7 +13,6 @@ from scale_toolkit import config
 from scale_toolkit.cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"
-COMMANDS = typer.main.get_command(app).commands
 
 
 def maker():
@@ -23,13 +22,18 @@ def maker():
     return module
 
 
+COMMANDS = dict(maker().commands(typer.main.get_command(app)))
+
+
 def test_the_page_is_what_the_app_says():
     assert (DOCS / "commands.md").read_text(encoding="utf-8") == maker().page(), "run: python docs/make_commands.py"
 
 
 def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
-        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate"
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
+        "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
+        "report"
     }  # fmt: skip
 
 
@@ -45,6 +49,13 @@ def test_every_command_of_the_design_is_there():
         ("cluster", config.ClusterConfig),
         ("markers", config.MarkersConfig),
         ("simulate", config.SimulateConfig),
+        ("plot embedding", config.PlotEmbeddingConfig),
+        ("plot heatmap", config.PlotHeatmapConfig),
+        ("plot confusion", config.PlotConfusionConfig),
+        ("plot correlation", config.PlotCorrelationConfig),
+        ("plot specificity", config.PlotSpecificityConfig),
+        ("plot loss", config.PlotLossConfig),
+        ("plot qc", config.PlotQcConfig),
     ],
 )
 def test_help_lists_every_field(command, config_class):

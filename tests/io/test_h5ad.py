@@ -124,6 +124,37 @@ def test_what_is_left_out_is_not_read_and_is_carried(saved, tmp_path):
     same(again, before)
 
 
+def test_only_what_is_wanted_is_read(saved):
+    with open_h5ad(saved) as file:
+        some = file.read_only(["obsm/X_scale", "obsm/nowhere"])
+    whole = anndata.read_h5ad(saved)
+    assert some.X is None
+    assert some.raw is None
+    assert (set(some.obsm), set(some.uns), set(some.varm)) == ({"X_scale"}, set(), set())
+    np.testing.assert_array_equal(some.obsm["X_scale"], whole.obsm["X_scale"])
+    pd.testing.assert_frame_equal(some.obs, whole.obs)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "dense"])
+def test_some_rows_of_a_matrix(planted, tmp_path, form):
+    counts = planted.X.toarray()
+    planted.X = counts if form == "dense" else sparse.csr_matrix(counts).asformat(form)
+    planted.write_h5ad(tmp_path / "in.h5ad")
+    with open_h5ad(tmp_path / "in.h5ad") as file:
+        for rows in ([3], [0, 7, 8, 119], list(range(120))):
+            found = file.rows("X", np.array(rows))
+            np.testing.assert_array_equal(dense(found), counts[rows])
+            assert sparse.issparse(found) == (form != "dense")
+
+
+def test_rows_of_a_damaged_matrix(planted, tmp_path):
+    planted.write_h5ad(tmp_path / "in.h5ad")
+    with h5py.File(tmp_path / "in.h5ad", "r+") as file:
+        del file["X/indices"]
+    with open_h5ad(tmp_path / "in.h5ad") as file, pytest.raises(InputError, match=r"in.h5ad: X cannot be read"):
+        file.rows("X", np.array([5]))
+
+
 def test_the_carried_bytes_are_never_loaded(saved, tmp_path, monkeypatch):
     with open_h5ad(saved) as file:
         adata = file.read(keys.LARGE)

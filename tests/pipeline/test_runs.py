@@ -26,6 +26,7 @@ def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo)
             "PREPARE demo",
             "SIZE demo",
             *(f"{s.upper()} demo" for s in STAGES[1:]),
+            "REPORT demo",
             "MULTIQC_CONTENT demo",
             "MULTIQC",
         ],
@@ -33,7 +34,10 @@ def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo)
     )
     folder = demo.results / "demo"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == {"adata.h5ad", "train/model.pt", "embed/tsne.pdf"}
+    assert files == {"adata.h5ad", "train/model.pt", "embed/tsne.pdf", "report/report.html"}
+    page = (folder / "report" / "report.html").read_text()
+    assert "<h1>demo</h1>" in page
+    assert "mostly (cell_type)" in page
     assert (folder / "embed" / "tsne.pdf").read_bytes().startswith(b"%PDF")
     adata = anndata.read_h5ad(folder / "adata.h5ad")
     assert all(slot.found_in(adata) for slot in FINAL)
@@ -58,7 +62,7 @@ def test_options_reach_their_stages(demo):
 def test_versions_and_reports_are_there(demo):
     folder = demo.results / "pipeline_info"
     versions = (folder / "versions.yml").read_text()
-    for stage in STAGES:
+    for stage in (*STAGES, "report"):
         assert f'"SCALE:{stage.upper()}":' in versions
     kinds = ("trace_*.txt", "timeline_*.html", "report_*.html", "dag_*.mmd")
     assert all(len(list(folder.glob(kind))) == 1 for kind in kinds)
@@ -87,7 +91,7 @@ def test_another_cluster_option_reruns_cluster_and_what_follows(demo, launch):
     changed.results = demo.folder / "again"
     assert changed.code == 0, changed.said
     status = changed.status()
-    rerun = {"CLUSTER demo", "EMBED demo", "IMPUTE demo", "MULTIQC_CONTENT demo", "MULTIQC"}
+    rerun = {"CLUSTER demo", "EMBED demo", "IMPUTE demo", "REPORT demo", "MULTIQC_CONTENT demo", "MULTIQC"}
     assert {task for task, what in status.items() if what == "COMPLETED"} == rerun
     assert {task for task, what in status.items() if what == "CACHED"} == set(status) - rerun
     assert {task["hash"] for task in changed.tasks if task["status"] == "CACHED"} <= set(before.values())
@@ -102,7 +106,7 @@ def test_a_stage_alone_on_the_file_before_it_gives_the_same_cells(demo, launch, 
     run = launch(
         tmp_path, "--input", "demo.h5ad", "--start_from", "cluster", "--stop_after", "embed", "--k", "3", "--threads", "1",
         "--cluster_method", "kmeans", "--embed_method", "tsne", "--cluster_reference", "cell_type", "--save_intermediates",
-        "--skip_multiqc",
+        "--skip_multiqc", "--skip_report",
     )  # fmt: skip
     assert run.code == 0, run.said
     assert set(run.status()) == {"SIZE demo", "CLUSTER demo", "EMBED demo"}
@@ -120,7 +124,7 @@ def test_eight_samples_one_of_which_fails(launch, small, tmp_path):
     run = launch(
         tmp_path, "--input", "in/sheet.csv", "--merge", "--stop_after", "cluster", "--cluster_method", "kmeans",
         "--threads", "1", "--train_max_iter", "20", "--prepare_min_peaks", "10",
-        "--k", "2", "--prepare_join", "outer", "--skip_multiqc",
+        "--k", "2", "--prepare_join", "outer", "--skip_multiqc", "--skip_report",
     )  # fmt: skip
     assert run.code != 0
     samples = run.samples()
@@ -146,7 +150,17 @@ def waits_for(condition, seconds: float = 240) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_where_it_was(nextflow, launch, tmp_path, number):
     """Nextflow ends in the middle of the training; -resume repeats nothing that had finished."""
-    words = [*SMALL[:4], "--train_max_iter", "4000", "--train_patience", "0", "--stop_after", "train", "--skip_multiqc"]
+    words = [
+        *SMALL[:4],
+        "--train_max_iter",
+        "4000",
+        "--train_patience",
+        "0",
+        "--stop_after",
+        "train",
+        "--skip_multiqc",
+        "--skip_report",
+    ]
     command = [*nextflow, "run", str(ROOT / "main.nf"), *words]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(

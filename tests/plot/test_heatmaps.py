@@ -51,6 +51,9 @@ def test_heatmap_options(cells):
         plot.heatmap(cells, peaks=["chrZ", peaks[0]])
     with pytest.raises(errors.MissingSlotError, match=r"obs\['typ'\] is missing; expected one of cell_type"):
         plot.heatmap(cells, "typ")
+    cells.X = cells.X * 0
+    with pytest.raises(errors.InputError, match="no peak in X is open in any cell; expected counts; run `scale prepare`"):
+        plot.heatmap(cells)
 
 
 @pytest.mark.parametrize("normalize", [False, True])

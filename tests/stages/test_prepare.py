@@ -174,6 +174,22 @@ def test_the_receipt_says_what_was_done():
     assert json.loads(result.uns["scale_runtime"])[-1]["stage"] == "prepare"
 
 
+@pytest.mark.parametrize(("min_peaks", "min_cells"), [(20, 30), (0.11, 0.3), (0, 0)])
+def test_the_tallies_hold_what_was_left_out(plant, min_peaks, min_cells):
+    cells = plant()
+    prepared = prepare(cells, min_peaks=min_peaks, min_cells=min_cells)
+    found = keys.QC.get(prepared)
+    is_open = cells.X.toarray() > 0
+    peaks_of_cells = is_open.sum(1)
+    np.testing.assert_array_equal(np.repeat(found["cell_values"], found["cell_counts"]), np.sort(peaks_of_cells))
+    cells_of_peaks = is_open[peaks_of_cells >= found["cell_least"]].sum(0)
+    np.testing.assert_array_equal(np.repeat(found["peak_values"], found["peak_counts"]), np.sort(cells_of_peaks))
+    assert found["cell_counts"][found["cell_values"] >= found["cell_least"]].sum() == prepared.n_obs
+    assert found["peak_counts"][found["peak_values"] >= found["peak_least"]].sum() == prepared.n_vars
+    if min_peaks == 0.11:
+        assert found["cell_least"] == 33
+
+
 def test_progress_is_told():
     told = []
     prepare([cells_of([[1]], ["a"]), cells_of([[1]], ["b"])], **KEEP_ALL, progress=lambda *step: told.append(step))

@@ -1,0 +1,190 @@
+"""How many peaks are open in a cell, in how many cells a peak is open, and where the limits of `prepare` were set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scale_toolkit import keys
+from scale_toolkit.errors import OptionError
+from scale_toolkit.plot import _figure
+from scale_toolkit.plot._figure import styled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+PANELS = ("knee", "histogram", "peaks")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many cells (or peaks) there are of each value, and the limit below which they were left out.
+
+    Attributes
+    ----------
+    values, counts
+        Distinct values, ascending, and how many cells (peaks) have each (int64).
+    least
+        The limit of `prepare`; None where the file does not tell, and then what was left out is not among the values.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+    least: float | None
+
+    @classmethod
+    def of(cls, adata: AnnData, what: str) -> Tally:
+        """The tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: cells each is open in)."""
+        if keys.QC.found_in(adata):
+            found = keys.QC.get(adata)
+            return cls(*(np.asarray(found[f"{what}_{part}"]) for part in ("values", "counts")), float(found[f"{what}_least"]))
+        slot = keys.N_PEAKS if what == "cell" else keys.N_CELLS
+        return cls(*np.unique(np.asarray(slot.get(adata), np.int64), return_counts=True), None)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return int(self.counts.sum())
+
+    @property
+    def kept(self) -> int:
+        """Those that reach the limit."""
+        return int(self.counts[self.values >= (self.least or 0)].sum())
+
+    def knee(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks, ascending from 1, and values, descending: the corners of the knee curve, exact at any number of cells."""
+        values, counts = self.values[::-1], self.counts[::-1]
+        last = np.cumsum(counts)
+        ranks = np.column_stack([last - counts + 1, last]).ravel()
+        both = np.repeat(values, 2)
+        different = np.r_[True, np.diff(ranks) > 0]
+        return ranks[different], both[different]
+
+    def histogram(self, n_bins: int = 50) -> tuple[np.ndarray, np.ndarray]:
+        """Edges (bins + 1, whole numbers, about equally wide in log) and counts; values of 0 are not in it.
+
+        The limit is an edge: no bar lies on both of its sides. Every bin holds a whole number: there are no gaps.
+        """
+        positive = self.values > 0
+        values, counts = self.values[positive], self.counts[positive]
+        if not len(values):
+            return np.array([1, 2]), np.array([0])
+        low, high = int(values[0]), int(values[-1])
+        start = min(max(int(np.ceil(self.least or low)), low), high)
+        ratio = max((high + 1) / low, 2) ** (1 / n_bins)
+        down, up = [start], [start]
+        while down[-1] > low:
+            down.append(max(min(down[-1] - 1, int(down[-1] / ratio)), low))
+        while up[-1] <= high:
+            up.append(max(up[-1] + 1, int(np.ceil(up[-1] * ratio))))
+        edges = np.array([*down[:0:-1], *up])
+        return edges, np.histogram(values, edges, weights=counts)[0].astype(np.int64)
+
+
+@styled
+def qc(
+    adata: AnnData,
+    panel: str | None = None,
+    *,
+    ax: Axes | Sequence[Axes] | None = None,
+    save: str | Path | None = None,
+    figsize: tuple[float, float] = (3.2, 2.6),
+) -> Axes | np.ndarray:
+    """Draw how many peaks are open in a cell, and in how many cells a peak is open.
+
+    What `prepare` left out is grey, its limits are dotted lines. A file that another program made shows only what it holds.
+
+    Parameters
+    ----------
+    adata
+        A prepared AnnData: ``uns['scale_qc']``, or ``obs['n_peaks']`` and ``var['n_cells']``.
+    panel
+        ``"knee"`` (open peaks of the cells in falling order), ``"histogram"`` of the same, or ``"peaks"`` (cells a peak is
+        open in); left out, all three.
+    ax
+        Draw here: one axes for a panel, three for all.
+    save
+        Write the figure there (.pdf, .png or .svg).
+    figsize
+        Inches, a panel.
+
+    Returns
+    -------
+    The axes; an array of three where no panel is named.
+    """
+    panels = PANELS if panel is None else (panel,)
+    if panel is not None and panel not in PANELS:
+        raise OptionError(f"panel is {panel!r}", "one of " + ", ".join(PANELS))
+    if ax is None:
+        figure = _figure.new_figure((figsize[0] * len(panels), figsize[1]), layout="constrained")
+        axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    else:
+        axes = list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(axes) != len(panels):
+        raise OptionError(f"got {len(axes)} axes for {len(panels)} panels", "one each", "name one panel, or give three axes")
+    draw = {"knee": _knee, "histogram": _histogram, "peaks": _histogram}
+    for place, name in zip(axes, panels):
+        draw[name](place, Tally.of(adata, "peak" if name == "peaks" else "cell"), "peak" if name == "peaks" else "cell")
+    _figure.finish(axes[0], save)
+    return axes[0] if panel is not None else np.array(axes, dtype=object)
+
+
+SHADES = {"cell": _figure.OKABE_ITO[0], "peak": _figure.OKABE_ITO[2]}
+WORDS = {"cell": "open peaks in a cell", "peak": "cells a peak is open in"}
+
+
+def _knee(ax: Axes, tally: Tally, what: str) -> None:
+    ranks, values = tally.knee()
+    positive = values > 0
+    ranks, values = ranks[positive], values[positive]
+    kept = values >= (tally.least or 0)
+    ax.plot(ranks, values, color=_figure.UNKNOWN, linewidth=1.6)
+    ax.plot(ranks[kept], values[kept], color=SHADES[what], linewidth=2)
+    ax.set(xscale="log", yscale="log", xlabel=f"{what}s, most open peaks first", ylabel=WORDS[what], title=_title(tally, what))
+    _plain_numbers(ax.xaxis)
+    _plain_numbers(ax.yaxis)
+    _limit(ax.axhline, tally)
+
+
+def _histogram(ax: Axes, tally: Tally, what: str) -> None:
+    edges, counts = tally.histogram()
+    kept = edges[:-1] >= (tally.least or 0)
+    ax.bar(
+        edges[:-1],
+        counts,
+        np.diff(edges),
+        align="edge",
+        color=[SHADES[what] if k else _figure.UNKNOWN for k in kept],
+        linewidth=0,
+    )
+    ax.set(xscale="log", xlabel=WORDS[what], ylabel=f"{what}s", title=_title(tally, what))
+    _plain_numbers(ax.xaxis)
+    _limit(ax.axvline, tally)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as numbers a person reads: 1,000 for 10³; few of them where the axis is short."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 50 * low else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _title(tally: Tally, what: str) -> str:
+    if tally.least is None:
+        return f"{tally.total:,} {what}s"
+    return f"{tally.kept:,} of {tally.total:,} {what}s kept"
+
+
+def _limit(line: Any, tally: Tally) -> None:
+    if tally.least:
+        line(tally.least, color="#404040", linewidth=0.9, linestyle=":")

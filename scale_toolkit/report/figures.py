@@ -1,0 +1,331 @@
+"""The page's figures as plotly's own JSON: small ones whole, the cells as typed arrays that the page's script draws from.
+
+plotly is imported when a figure is made, not before. Its text is a kind of HTML, so every name from a file is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import to_hex
+
+from scale_toolkit.plot._figure import UNKNOWN, as_categories, colors
+from scale_toolkit.plot.qc import SHADES, WORDS
+from scale_toolkit.plot.recovery import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scale_toolkit.metrics import Agreement
+    from scale_toolkit.plot.qc import Tally
+
+INK, FAINT = "#1f2933", "#e4e7eb"
+FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif", "size": 12, "color": INK}
+MOST_DRAWN = 100_000  # cells in the embedding; of more a random choice
+SHORT = 26  # letters of a name along an axis or in a legend
+MOST_TICKS = 70
+MOST_CATEGORIES = 40  # with a colour of their own; the rest are one grey group
+
+
+def said(name: Any, letters: int = 200) -> str:
+    """A name from the file as plotly may show it: escaped, not too long, and no part of a template."""
+    text = str(name)
+    if len(text) > letters:  # names that begin alike end differently
+        text = f"{text[: letters - letters // 2 - 1].rstrip()}…{text[-(letters // 2) :].lstrip()}"
+    return html.escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
+
+
+def named(names: Sequence[Any], **more: Any) -> dict[str, Any]:
+    """An axis of names. The whole names are the places, so that two that begin alike stay two; what is written is short."""
+    step = -(-len(names) // MOST_TICKS) or 1
+    shown = list(names)[::step]
+    ticks = {"tickvals": [said(name) for name in shown], "ticktext": [said(name, SHORT) for name in shown]}
+    return {"type": "category", **ticks, **more}
+
+
+def palette(n: int) -> list[str]:
+    """`n` colours, colour-blind safe as far as there are so many."""
+    return [to_hex(color) for color in colors(n)]
+
+
+def drawn(traces: list[dict[str, Any]], **layout: Any) -> dict[str, Any]:
+    """A figure as plain values, checked by plotly; numpy arrays become base64."""
+    import plotly.graph_objects as go
+
+    axis = {"showline": True, "linecolor": INK, "gridcolor": FAINT, "zeroline": False, "ticks": "outside", "automargin": True}
+    base = {
+        "font": FONT,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 60, "r": 16, "t": 12, "b": 46},
+        "showlegend": False,
+        "hoverlabel": {"align": "left"},
+        "xaxis": axis | layout.pop("xaxis", {}),
+        "yaxis": axis | layout.pop("yaxis", {}),
+    }
+    made = go.Figure(data=traces, layout=base | layout)
+    made.layout.template = None
+    return made.to_plotly_json()
+
+
+def base64_of(values: np.ndarray, dtype: str) -> dict[str, str]:
+    """Numbers as the page's script reads them: little-endian bytes in base64, and the name of their type."""
+    return {"type": dtype, "data": base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))).decode()}
+
+
+def knee(tally: Tally) -> dict[str, Any]:
+    """Open peaks of the cells in falling order, those left out in grey."""
+    ranks, values = tally.knee()
+    positive = values > 0
+    ranks, values = ranks[positive], values[positive]
+    kept = values >= (tally.least or 0)
+    line = {"type": "scatter", "mode": "lines", "hovertemplate": "%{y:,} open peaks or more: %{x:,} cells<extra></extra>"}
+    traces = [
+        line | {"x": ranks, "y": values, "line": {"color": "#b8bfc6", "width": 2}},
+        line | {"x": ranks[kept], "y": values[kept], "line": {"color": SHADES["cell"], "width": 3}},
+    ]
+    log = {"type": "log", "dtick": 1, "exponentformat": "none", "tickformat": ",d"}
+    return drawn(
+        traces,
+        xaxis=log | {"title": {"text": "cells, most open peaks first"}},
+        yaxis=log | {"title": {"text": WORDS["cell"]}},
+        shapes=_limit(tally, "y"),
+    )
+
+
+def histogram(tally: Tally, what: str) -> dict[str, Any]:
+    """How many cells (peaks) have how many open peaks (cells), those left out in grey."""
+    edges, counts = tally.histogram()
+    kept = edges[:-1] >= (tally.least or 0)
+    trace = {
+        "type": "bar",
+        "x": np.arange(len(counts)),
+        "y": counts,
+        "width": 1,
+        "marker": {"color": [SHADES[what] if k else "#b8bfc6" for k in kept], "line": {"width": 0}},
+        "customdata": np.column_stack([edges[:-1], edges[1:] - 1]),
+        "hovertemplate": "%{customdata[0]:,} to %{customdata[1]:,} " + WORDS[what] + ": %{y:,} " + f"{what}s<extra></extra>",
+    }
+    wanted = [n * 10**k for k in range(7) for n in (1, 2, 5)]
+    shown = [value for value in wanted if edges[0] <= value <= edges[-1]]
+    every = -(-len(shown) // 5)
+    places = np.interp(np.log(shown[::every]), np.log(edges), np.arange(len(edges)) - 0.5)
+    axis = {
+        "tickvals": places,
+        "ticktext": [f"{value:,}" for value in shown[::every]],
+        "title": {"text": WORDS[what]},
+        "tickangle": 0,
+    }
+    line = np.interp(np.log(max(tally.least or 1, 1)), np.log(edges), np.arange(len(edges)) - 0.5)
+    shapes = _line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
+    return drawn([trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes)
+
+
+def _limit(tally: Tally, axis: str) -> list[dict[str, Any]]:
+    return _line(axis, tally.least) if tally.least else []
+
+
+def _line(axis: str, at: float) -> list[dict[str, Any]]:
+    other = "y" if axis == "x" else "x"
+    place = {f"{axis}0": at, f"{axis}1": at, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
+    return [{"type": "line", **place, "line": {"color": INK, "width": 1.2, "dash": "dot"}}]
+
+
+def curve(values: np.ndarray, title: str, *, first: int, best: int | None, color: str) -> dict[str, Any]:
+    """One learning curve, with a dotted line at the epoch whose weights were kept."""
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers" if len(values) < 40 else "lines",
+        "x": np.arange(len(values)) + first,
+        "y": np.asarray(values, float),
+        "line": {"color": color, "width": 2},
+        "hovertemplate": "epoch %{x}: %{y:.4f}<extra></extra>",
+    }
+    shapes = [] if best is None else _line("x", best)
+    return drawn(
+        [trace], xaxis={"title": {"text": "epoch"}, "rangemode": "tozero"}, yaxis={"title": {"text": title}}, shapes=shapes
+    )
+
+
+def sizes(names: Sequence[str], counts: np.ndarray, shades: Sequence[str]) -> dict[str, Any]:
+    """Cells of each cluster, as bars."""
+    trace = {
+        "type": "bar",
+        "x": [said(name) for name in names],
+        "y": counts,
+        "marker": {"color": list(shades)},
+        "hovertemplate": "cluster %{x}: %{y:,} cells<extra></extra>",
+    }
+    return drawn([trace], bargap=0.25, xaxis=named(names, title={"text": "cluster"}), yaxis={"title": {"text": "cells"}})
+
+
+def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
+    """Cells by label and cluster: shares of each label's cells as colours, numbers in the cells."""
+    share = found.table / np.maximum(found.table.sum(1, keepdims=True), 1)
+    few = found.table.size <= 600
+    trace = {
+        "type": "heatmap",
+        "z": share.astype(np.float32),
+        "x": [said(name) for name in found.clusters],
+        "y": [said(name) for name in found.classes],
+        "customdata": found.table,
+        "colorscale": "Blues",
+        "zmin": 0,
+        "zmax": 1,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"title": {"text": "share of<br>the label"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+        "hovertemplate": "%{y} in cluster %{x}: %{customdata:,} cells (%{z:.0%})<extra></extra>",
+    }
+    if few:
+        trace |= {"text": np.where(found.table > 0, np.vectorize(lambda n: f"{n:,}")(found.table), "").tolist()}
+        trace |= {"texttemplate": "%{text}"}
+    plain = {"showline": False, "ticks": "", "showgrid": False}
+    return drawn(
+        [trace],
+        xaxis=named(found.clusters, title={"text": said(columns, SHORT)}, **plain),
+        yaxis=named(found.classes, title={"text": said(rows, SHORT), "standoff": 12}, autorange="reversed", **plain),
+    )
+
+
+def posterior(best: np.ndarray, clusters: pd.Series, shades: Sequence[str]) -> dict[str, Any]:
+    """The largest responsibility of each cell, quartiles and 5 to 95 % a cluster."""
+    names = list(clusters.cat.categories)
+    cuts = np.array([
+        np.quantile(best[own], [0.05, 0.25, 0.5, 0.75, 0.95]) if (own := (clusters == name).to_numpy()).any() else [np.nan] * 5
+        for name in names
+    ])  # fmt: skip
+    traces = [
+        {
+            "type": "box",
+            "x": [said(name)],
+            "lowerfence": cut[[0]],
+            "q1": cut[[1]],
+            "median": cut[[2]],
+            "q3": cut[[3]],
+            "upperfence": cut[[4]],
+            "name": said(name),
+            "line": {"color": INK, "width": 1},
+            "fillcolor": shade,
+            "hoverinfo": "y",
+        }
+        for name, cut, shade in zip(names, cuts, shades, strict=True)
+    ]
+    axis = {"title": {"text": "largest responsibility"}, "range": [0, 1.03]}
+    return drawn(traces, xaxis=named(names, title={"text": "cluster"}), yaxis=axis)
+
+
+def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], borders: Sequence[float]) -> dict[str, Any]:
+    """Share of open cells (clusters × peaks), each peak as a part of its highest."""
+    highest = np.maximum(shares.max(0), 1e-12)
+    trace = {
+        "type": "heatmap",
+        "z": (shares / highest).astype(np.float32),
+        "customdata": shares.astype(np.float32),
+        "x": [said(name) for name in peaks],
+        "y": [said(name) for name in clusters],
+        "colorscale": "Viridis",
+        "zmin": 0,
+        "zmax": 1,
+        "colorbar": {"title": {"text": "part of<br>its highest"}, "thickness": 12, "outlinewidth": 0},
+        "hovertemplate": "%{x}<br>open in %{customdata:.0%} of cluster %{y}<extra></extra>",
+    }
+    plain = {"showline": False, "ticks": "", "showgrid": False}
+    lines = [
+        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "white", "width": 1.5}}
+        for at in borders
+    ]
+    return drawn(
+        [trace],
+        xaxis=named(peaks, showticklabels=len(peaks) <= 64, tickangle=-90, tickfont={"size": 9}, **plain),
+        yaxis=named(clusters, title={"text": "cluster", "standoff": 12}, autorange="reversed", **plain),
+        shapes=lines,
+    )
+
+
+def recovery(report: dict[str, Any]) -> dict[str, Any]:
+    """AUPRC of hidden open peaks among closed ones of the same frequency, the model beside the baselines."""
+    found = {label: report["matched"][name] for name, label in NAMES.items() if name in report["matched"]}
+    found = {name: figures for name, figures in found.items() if figures["auprc"] is not None}
+    trace = {
+        "type": "bar",
+        "x": [said(name) for name in found],
+        "y": [figures["auprc"] for figures in found.values()],
+        "error_y": {"type": "data", "array": [2 * figures["auprc_error"] for figures in found.values()], "thickness": 1.2},
+        "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(found) - 1)]},
+        "hovertemplate": "%{x}: AUPRC %{y:.3f}<extra></extra>",
+    }
+    shapes = _line("y", report["chance"]["auprc"])
+    return drawn([trace], bargap=0.35, yaxis={"title": {"text": "AUPRC of hidden peaks"}}, shapes=shapes)
+
+
+def reliability(report: dict[str, Any]) -> dict[str, Any]:
+    """Predicted chances to be a hidden open peak against what was seen."""
+    found = report["calibration"]
+    predicted, observed = np.asarray(found["predicted"], float), np.asarray(found["observed"], float)
+    fine = (predicted > 0) & (observed > 0)
+    predicted, observed = predicted[fine], observed[fine]
+    if not len(predicted):
+        return drawn([], xaxis={"title": {"text": "predicted chance"}}, yaxis={"title": {"text": "share seen"}})
+    ends = [min(predicted.min(), observed.min()) * 0.8, max(predicted.max(), observed.max()) * 1.25]
+    traces = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": ends,
+            "y": ends,
+            "line": {"color": "#7f7f7f", "dash": "dot"},
+            "hoverinfo": "skip",
+        },
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": predicted,
+            "y": observed,
+            "line": {"color": SHADES["cell"]},
+            "hovertemplate": "predicted %{x:.2%}, seen %{y:.2%}<extra></extra>",
+        },
+    ]
+    wanted = [lead * 10.0**power for power in range(-6, 1) for lead in (1, 2, 5)]
+    log = {"type": "log", "tickformat": ".2~%", "tickvals": [at for at in wanted if ends[0] <= at <= ends[1]]}
+    return drawn(traces, xaxis=log | {"title": {"text": "predicted chance"}}, yaxis=log | {"title": {"text": "share seen"}})
+
+
+def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> dict[str, Any] | None:
+    """What the script needs to colour cells by a column: codes of categories, or numbers; None where it holds nothing."""
+    text = {"name": name, "title": title}
+    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        numbers = values.to_numpy(np.float32, na_value=np.nan)
+        if not np.isfinite(numbers).any():
+            return None
+        return text | {"kind": "number", "log": log, "values": base64_of(numbers, "float32")}
+    labels = as_categories(values)
+    sizes = labels.value_counts(sort=False).to_numpy()
+    names = list(labels.cat.categories)
+    if not names:
+        return None
+    kept = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CATEGORIES])
+    code = np.full(len(names) + 1, len(kept))  # of the smaller ones; the last, of cells without a label
+    code[kept] = np.arange(len(kept))
+    categories = [names[one] for one in kept]
+    shades = palette(len(kept))
+    if len(kept) < len(names):
+        categories.append(f"{len(names) - len(kept):,} smaller ones")
+        shades.append("#9aa5b1")
+    codes = code[labels.cat.codes.to_numpy()]
+    missing = labels.isna().to_numpy()
+    if missing.any():
+        codes = np.where(missing, len(categories), codes)
+        categories.append("no label")
+        shades.append(UNKNOWN)
+    return text | {
+        "kind": "category",
+        "names": [said(name) for name in categories],
+        "short": [said(name, SHORT) for name in categories],
+        "colors": shades,
+        "values": base64_of(codes, "uint8"),
+    }

@@ -1,0 +1,395 @@
+"""The page's text: what it shows and leaves out, that it needs nothing else, and that names from the file stay text."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from scale_toolkit import errors, keys, metrics, report, utils
+from scale_toolkit.plot.heatmaps import share_of_open_cells
+from scale_toolkit.report.build import _json, _specific
+
+HOSTILE = "</script><img src=x onerror=alert(1)>%{x}&amp;"
+
+
+class Page(HTMLParser):
+    """The page's elements, its visible text and its data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+        self.within = ""
+        self.feed(text)
+        self.data = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.within = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self.within = ""
+
+    def handle_data(self, data):
+        if self.within == "script":
+            self.scripts[-1] += data
+        elif self.within != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def numbers(packed):
+    return np.frombuffer(base64.b64decode(packed["data"]), packed["type"])
+
+
+def values(array):
+    """What plotly keeps in base64, or a plain list."""
+    if isinstance(array, dict):
+        found = np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"])
+        return found.reshape([int(n) for n in array["shape"].split(",")]) if "shape" in array else found
+    return np.asarray(array)
+
+
+def test_the_page_says_what_was_done(analysed):
+    page = Page(report.page(analysed, name="planted"))
+    for words in (
+        "planted", "clusters 3", "--min-peaks 20", "--n-peaks 150 --mark-only", "--n-components 3 --max-iter 20",
+        "--method kmeans --n-clusters 3 --reference cell_type", "Worth a look", "Training", "kmeans",
+    ):  # fmt: skip
+        assert words in page.text
+    n_peaks = int(analysed.var["selected"].sum())
+    assert f"The model saw {n_peaks} of them, the best by variability" in page.text
+    found = metrics.agreement(analysed.obs["cell_type"].astype(str), analysed.obs["scale_cluster"].astype(str))
+    assert f"ARI {found.ari:.3f}, NMI {found.nmi:.3f}, F1 {found.f1:.3f} over {analysed.n_obs} labelled cells" in page.text
+    rows = {
+        name: f"{name} {count} {count / analysed.n_obs:.1%}"
+        for name, count in analysed.obs["scale_cluster"].value_counts().items()
+    }
+    for row in rows.values():
+        assert row in page.text
+
+
+def test_the_figures_hold_the_data(analysed):
+    data = Page(report.page(analysed)).data
+    places = {attrs["data-plot"] for tag, attrs in Page(report.page(analysed)).elements if "data-plot" in attrs}
+    assert places == set(data) - {"embedding"}
+    assert places == {
+        "knee",
+        "histogram",
+        "peaks",
+        "curve_loss",
+        "curve_held_out",
+        "sizes",
+        "confusion",
+        "posterior",
+        "markers",
+    }
+    cells = data["embedding"]
+    np.testing.assert_array_equal(numbers(cells["x"]), analysed.obsm["X_umap"][:, 0])
+    np.testing.assert_array_equal(numbers(cells["y"]), analysed.obsm["X_umap"][:, 1])
+    assert cells["names"] == list(analysed.obs_names)
+    columns = {column["name"]: column for column in cells["columns"]}
+    assert list(columns)[:4] == ["scale_cluster", "cell_type", "batch", "n_peaks"]
+    for name in ("scale_cluster", "cell_type", "batch"):
+        named = np.array(columns[name]["names"])[numbers(columns[name]["values"])]
+        np.testing.assert_array_equal(named, analysed.obs[name].astype(str))
+    np.testing.assert_array_equal(numbers(columns["n_peaks"]["values"]), analysed.obs["n_peaks"])
+    assert "kmeans" not in columns  # it is scale_cluster
+    assert cells["shown"] == ["scale_cluster", "cell_type"]
+    np.testing.assert_allclose(values(data["curve_loss"]["data"][0]["y"]), analysed.uns["scale_history"]["loss"])
+    table = pd.crosstab(analysed.obs["cell_type"], analysed.obs["scale_cluster"])
+    drawn = data["confusion"]["data"][0]
+    np.testing.assert_array_equal(values(drawn["customdata"]), table.loc[drawn["y"], drawn["x"]])
+    box = data["posterior"]["data"][1]
+    best = analysed.obsm["scale_posterior"].max(1)[(analysed.obs["scale_cluster"] == "1").to_numpy()].astype(float)
+    assert values(box["median"])[0] == pytest.approx(np.median(best))
+    assert values(data["histogram"]["data"][0]["y"]).sum() == 150
+
+
+def test_the_heat_map_shows_shares_of_open_cells_of_specific_peaks(analysed):
+    drawn = Page(report.page(analysed)).data["markers"]["data"][0]
+    is_open = pd.DataFrame(analysed[:, drawn["x"]].X.toarray() > 0)
+    expected = is_open.groupby(analysed.obs["scale_cluster"].astype(str).to_numpy()).mean()
+    np.testing.assert_allclose(values(drawn["customdata"]), expected, rtol=1e-6)
+    np.testing.assert_allclose(values(drawn["z"]), expected / expected.max(), rtol=1e-6)
+    scores = utils.specificity(analysed)
+    shares = share_of_open_cells(analysed.X, analysed.obs["scale_cluster"])
+    chosen, owner = _specific(scores.to_numpy(), shares)
+    assert list(analysed.var_names[chosen]) == drawn["x"]
+    for peak, cluster in zip(chosen, owner):
+        assert shares[:, peak].argmax() == cluster
+        rivals = [j for j in np.flatnonzero(shares.argmax(0) == cluster) if j not in chosen]
+        assert scores.iloc[peak, cluster] >= scores.iloc[rivals, cluster].max()
+
+
+def test_markers_that_were_tested_come_first(analysed):
+    peaks = list(analysed.var_names[[5, 3, 8]])
+    table = pd.DataFrame({
+        "cluster": pd.Categorical(["0", "0", "2"], categories=["0", "1", "2"]), "peak": peaks,
+        "nearest_gene": ["Gad1", "Gad1", "<b>"],
+    })  # fmt: skip
+    analysed.uns["scale_markers"] = table
+    motif = {"cluster": "0", "motif": "NEUROD1", "fdr": 0.01, "odds_ratio": 3.0}
+    analysed.uns["scale_motifs"] = pd.DataFrame([motif, motif | {"motif": "CTCF", "fdr": 0.5}])
+    page = Page(report.page(analysed))
+    assert page.data["markers"]["data"][0]["x"] == peaks
+    assert f"0 2 {peaks[0]} Gad1 NEUROD1" in page.text
+    assert "1 0 none – –" in page.text
+    assert "CTCF" not in page.text
+    analysed.uns["scale_markers"] = table.iloc[:0]
+    page = Page(report.page(analysed))
+    assert "found none that is open more often in one cluster than in the rest" in page.text
+    assert "markers" not in page.data
+
+
+def test_equal_input_gives_an_equal_page(analysed):
+    assert report.page(analysed) == report.page(analysed.copy())
+
+
+def test_nothing_is_loaded_from_elsewhere(analysed):
+    text = report.page(analysed)
+    page = Page(text)
+    for tag, attrs in page.elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form")
+        for name in ("src", "srcset", "data", "action", "poster"):
+            assert name not in attrs
+        assert attrs.get("href", "#").startswith("#")
+    policy = next(attrs["content"] for tag, attrs in page.elements if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; ")
+    assert not re.search(r"https?:", policy)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    own = page.scripts[-1]
+    assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(", own)
+
+
+@pytest.fixture
+def hostile(analysed):
+    """Names that would break out of the page wherever a file can hold one."""
+    for column in ("scale_cluster", "cell_type", "batch"):
+        values = analysed.obs[column].astype(str)
+        analysed.obs[column] = pd.Categorical([f"{HOSTILE}{value}" for value in values])
+    analysed.obs = analysed.obs.rename(columns={"cell_type": HOSTILE.replace("/", "|"), "n_counts": f"{HOSTILE[9:]}n"})
+    analysed.obs_names = [f"{HOSTILE}{i}" for i in range(analysed.n_obs)]
+    analysed.var_names = [f"{HOSTILE}{j}" for j in range(analysed.n_vars)]
+    receipts = json.loads(analysed.uns["scale"])
+    receipts[0]["stage"] = receipts[0]["version"] = HOSTILE
+    receipts[1]["options"]["layer"] = receipts[1]["notes"][HOSTILE] = HOSTILE
+    receipts[2]["notes"]["stopped"] = HOSTILE
+    receipts[3]["options"]["reference"] = HOSTILE.replace("/", "|")
+    analysed.uns["scale"] = json.dumps(receipts)
+    return analysed
+
+
+def test_hostile_names_stay_text(hostile):
+    text = report.page(hostile, name=HOSTILE)
+    page = Page(text)
+    tags = {tag for tag, _ in page.elements}
+    assert "img" not in tags
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert len(page.scripts) == 3
+    assert html.escape(HOSTILE, quote=False) in text
+    assert HOSTILE not in text
+    assert page.data["embedding"]["names"][0] == f"{HOSTILE}0"  # the script escapes it where it is shown
+    for figure in page.data:
+        if figure != "embedding":
+            assert "<img" not in json.dumps(page.data[figure])  # plotly's text is a kind of HTML
+    for column in page.data["embedding"]["columns"]:
+        assert "<img" not in str(column.get("names"))
+
+
+@pytest.mark.parametrize("value", ["</script>", "<!--", "a&b", "\u2028", "\u2029", 'quote"', "ü"])
+def test_json_can_stand_in_a_script(value):
+    text = _json({"a": [value, 1.5, None, np.float32(2), np.arange(2)]})
+    assert json.loads(text) == {"a": [value, 1.5, None, 2.0, [0, 1]]}
+    assert not set(text) & set("<>&\u2028\u2029")
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ((keys.UMAP,), "obsm['X_umap'] is missing: run scale embed first"),
+        ((keys.CLUSTER,), "obs['scale_cluster'] is missing: run scale cluster first"),
+        ((keys.HISTORY,), "uns['scale_history'] is missing: run scale train first"),
+        ((keys.N_PEAKS, keys.QC), "obs['n_peaks'] is missing; expected the output of `scale prepare`"),
+        ((), "This was not measured: scale impute --validate hides open peaks"),
+    ],
+)
+def test_what_is_not_there_yet_is_named_with_its_stage(analysed, slots, words):
+    for slot in slots:
+        slot.drop(analysed)
+    assert words in Page(report.page(analysed)).text
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_page_in_the_middle_of_the_work(plant, stage):
+    from scale_toolkit.stages.prepare import prepare
+    from scale_toolkit.stages.train import train
+
+    cells = prepare(plant(), min_peaks=5, min_cells=2)
+    cells = train(cells, n_components=2, max_iter=5, n_threads=1) if stage == "train" else cells
+    page = Page(report.page(cells))
+    assert "run scale embed first" in page.text
+    assert ("curve_loss" in page.data) == (stage == "train")
+
+
+def test_a_file_of_another_program():
+    with pytest.raises(errors.MissingSlotError, match="x holds nothing that SCALE made; expected the output of any stage; run"):
+        report.page(anndata.AnnData(np.ones((3, 2))), name="x")
+
+
+def test_labels(analysed):
+    with pytest.raises(errors.InputError, match="obs has no column 'colour'; expected one of cell_type"):
+        report.page(analysed, label="colour")
+    analysed.obs["mine"] = pd.Categorical(["a", "b"] * (analysed.n_obs // 2) + ["a"] * (analysed.n_obs % 2))
+    assert "mostly (mine)" in Page(report.page(analysed, label="mine")).text
+    assert "mostly (cell_type)" in Page(report.page(analysed)).text
+    receipts = json.loads(analysed.uns["scale"])
+    receipts[-1]["options"]["reference"] = None
+    analysed.uns["scale"] = json.dumps(receipts)
+    analysed.obs = analysed.obs.rename(columns={"cell_type": "label"})
+    assert "mostly (label)" in Page(report.page(analysed)).text
+    del analysed.obs["label"]
+    assert "name one with scale report --label COLUMN" in Page(report.page(analysed)).text
+
+
+def test_imputation_proof(analysed):
+    figures = {"auprc": 0.4, "auprc_error": 0.01, "auroc": 0.8, "sets": 900}
+    analysed.uns["scale_validation"] = json.dumps(sort_keys=True, obj={
+        "way": "trained without them", "hidden": 12345, "share": 0.1, "chance": {"auprc": 0.1, "auroc": 0.5},
+        "matched": dict.fromkeys(("model", "frequency", "neighbours", "tfidf_svd"), figures),
+        "calibration": {"predicted": [0.01, 0.1], "observed": [0.012, 0.09], "ratio": [1.2, 0.9], "error": [0.1, 0.1]},
+        "peaks": {"all": 150, "trusted": 99}, "metacell": {"measured": 0.3, "imputed": 0.9, "cells": 100},
+    })  # fmt: skip
+    page = Page(report.page(analysed))
+    assert "12,345 open peaks were hidden (10%); the model was trained without them. 99 of 150 peaks are trusted" in page.text
+    assert values(page.data["recovery"]["data"][0]["y"]).tolist() == [0.4] * 4
+    assert page.data["recovery"]["data"][0]["x"][0] == "model"  # the file has them by the alphabet
+    assert "0.30 measured, 0.90 imputed" in page.text
+
+
+def cut(n_cells, n_peaks=None):
+    return lambda cells: cells[:n_cells, :n_peaks].copy()
+
+
+def put(where, name, make):
+    def change(cells):
+        getattr(cells, where)[name] = make(cells)
+        return cells
+
+    return change
+
+
+def each(cells):
+    return pd.Categorical([str(i) for i in range(cells.n_obs)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        cut(1), cut(2), cut(None, 1), lambda cells: cells[:40, :100],
+        put("obs", "scale_cluster", lambda cells: pd.Categorical(["0"] * cells.n_obs)),
+        put("obs", "scale_cluster", each),
+        put("obs", "scale_cluster", lambda cells: np.arange(cells.n_obs) % 4),
+        put("obs", "scale_cluster", lambda cells: pd.Categorical([None if i % 3 else "1" for i in range(cells.n_obs)])),
+        put("obs", "scale_cluster", lambda cells: pd.Categorical([None] * cells.n_obs, categories=["a"])),
+        put("obs", "cell_type", lambda cells: pd.Categorical([None] * cells.n_obs, categories=["a"])),
+        put("obs", "batch", each),
+        put("obs", "when", lambda cells: pd.to_datetime(["2020-01-01"] * cells.n_obs)),
+        put("obs", "whole", lambda cells: pd.array([None, *range(1, cells.n_obs)], dtype="Int64")),
+        put("obsm", "X_umap", lambda cells: np.full((cells.n_obs, 2), np.nan, np.float32)),
+        put("uns", "scale_history", lambda cells: {"loss": np.array([1.0]), "held_out": np.array([np.nan] * 2)}),
+        put("uns", "scale", lambda cells: "no JSON"),
+        put("uns", "scale", lambda cells: json.dumps([{"stage": "train"}, {"stage": 5, "options": {}}, 7])),
+        lambda cells: anndata.AnnData(cells.X * 0, obs=cells.obs, var=cells.var),
+        lambda cells: anndata.AnnData(cells.X.toarray(), obs=cells.obs, var=cells.var),
+    ],
+)  # fmt: skip
+def test_an_odd_file_still_makes_a_page(analysed, change):
+    page = Page(report.page(change(analysed)))
+    assert "What was run" in page.text
+    assert {attrs["data-plot"] for _, attrs in page.elements if "data-plot" in attrs} == set(page.data) - {"embedding"}
+
+
+def test_missing_and_odd_columns(analysed):
+    analysed.obs["half"] = pd.Categorical(["a"] * 70 + [None] * (analysed.n_obs - 70))
+    analysed.obs["nothing"] = np.nan
+    analysed.obs["flag"] = np.arange(analysed.n_obs) < 9
+    analysed.obs["barcode"] = [f"b{i}" for i in range(analysed.n_obs)]  # a name for each cell is no grouping
+    columns = {column["name"]: column for column in Page(report.page(analysed)).data["embedding"]["columns"]}
+    assert columns["half"]["names"] == ["a", "no label"]
+    assert numbers(columns["half"]["values"]).tolist() == [0] * 70 + [1] * (analysed.n_obs - 70)
+    assert columns["flag"]["names"] == ["False", "True"]
+    assert not {"nothing", "barcode"} & set(columns)
+
+
+def test_long_names_that_begin_alike_stay_apart(analysed):
+    long = [f"{'excitatory neurons of the cortex ' * 3}layer {i % 3}" for i in range(analysed.n_obs)]
+    analysed.obs["cell_type"] = pd.Categorical(long)
+    data = Page(report.page(analysed)).data
+    axis = data["confusion"]["layout"]["yaxis"]
+    assert set(axis["tickvals"]) == set(data["confusion"]["data"][0]["y"]) == set(long)
+    assert len(set(axis["ticktext"])) == 3
+    (column,) = (one for one in data["embedding"]["columns"] if one["name"] == "cell_type")
+    for short in (*axis["ticktext"], *column["short"]):
+        assert len(short) <= 26
+        assert short.startswith("excitatory n")
+        assert "layer" in short
+
+
+def test_many_groups_share_a_colour(analysed):
+    analysed.obs["fine"] = [f"g{i % 60}" for i in range(analysed.n_obs)]
+    (column,) = (one for one in Page(report.page(analysed)).data["embedding"]["columns"] if one["name"] == "fine")
+    assert len(column["names"]) == 41
+    assert column["names"][-1] == "20 smaller ones"
+    assert len(set(column["colors"])) == 41
+
+
+def test_100_000_cells_are_less_than_15_mb():
+    n, rng = 100_000, np.random.default_rng(0)
+    code = rng.integers(0, 20, n)
+    counts = sparse.csr_matrix((np.ones(3 * n, np.float32), rng.integers(0, 50, 3 * n), np.arange(0, 3 * n + 1, 3)), (n, 50))
+    cells = anndata.AnnData(counts, obs=pd.DataFrame(index=[f"{'ACGT' * 4}-{i}" for i in range(n)]))
+    keys.UMAP.set(cells, rng.normal(size=(n, 2)).astype(np.float32))
+    keys.LATENT.set(cells, rng.normal(size=(n, 10)).astype(np.float32))
+    keys.CLUSTER.set(cells, pd.Categorical(code.astype(str)))
+    keys.POSTERIOR.set(cells, rng.dirichlet(np.ones(20), n).astype(np.float32))
+    keys.N_PEAKS.set(cells, rng.integers(100, 9000, n))
+    keys.N_CELLS.set(cells, rng.integers(1, n, 50))
+    keys.BATCH.set(cells, pd.Categorical(rng.integers(0, 4, n).astype(str)))
+    for number in range(20):
+        cells.obs[f"score {number}"] = rng.random(n)
+    text = report.page(cells, counts=lambda some: counts[some])
+    assert 5e6 < len(text.encode()) < 15e6
+    data = Page(text).data["embedding"]
+    assert len(data["names"]) == len(numbers(data["x"])) == n
+    assert {"scale_cluster", "batch", "n_peaks"} <= {column["name"] for column in data["columns"]}
+
+
+def test_of_more_cells_a_random_choice_is_drawn(analysed, monkeypatch):
+    from scale_toolkit.report import figures
+
+    monkeypatch.setattr(figures, "MOST_DRAWN", 50)
+    page = Page(report.page(analysed))
+    assert f"50 of {analysed.n_obs} cells are drawn, chosen at random" in page.text
+    drawn = page.data["embedding"]
+    here = analysed[drawn["names"]]
+    np.testing.assert_array_equal(numbers(drawn["x"]), here.obsm["X_umap"][:, 0])
+    codes = numbers(drawn["columns"][0]["values"])
+    np.testing.assert_array_equal(np.array(drawn["columns"][0]["names"])[codes], here.obs["scale_cluster"].astype(str))
