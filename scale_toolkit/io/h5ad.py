@@ -76,6 +76,10 @@ class H5adFile:
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
 
+    def peaks(self) -> list[str]:
+        """Names of the peaks, without reading anything else."""
+        return [str(name) for name in self._table("var").index]
+
     def _elements(self, without: set[str]) -> dict[str, Any]:
         found: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
         if "X" in self.root and "X" not in without:

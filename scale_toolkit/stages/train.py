@@ -15,7 +15,7 @@ from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, Training
 from scale_toolkit.stages._stage import Progress, digest, note, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
     from anndata import AnnData
@@ -110,11 +110,21 @@ def train(
 
 
 @stage("train", TrainConfig, reads=("X",), loads=("torch",))
-def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = None, model: bytes) -> AnnData:
+def encode(
+    adata: AnnData,
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    model: bytes,
+    peaks: Sequence[str] | Callable[[], Sequence[str]] | None = None,
+) -> AnnData:
     """Encode cells with a trained model, without training: `train --pretrain`.
 
     Peaks are matched by name. A peak the model knows and `adata` lacks counts as closed, and is told; a peak the model
     does not know is not modelled. Writes the slots of `train`, but ``uns['scale_history']``.
+
+    Of a ``model.pt`` of SCALE 1.1.2 the latent vectors are the means of the release's own forward pass (its files hold one
+    random sample of each), from open peaks, as the release sees them.
 
     Parameters
     ----------
@@ -125,21 +135,23 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     progress
         Not called: encoding is one pass.
     model
-        Bytes of the file that `train` kept.
+        Bytes of the file that `train` kept, or of a ``model.pt`` of SCALE 1.1.2.
+    peaks
+        The names of the peaks of a ``model.pt`` of SCALE 1.1.2 in its order, which are those of its ``adata.h5ad``; or a
+        function that finds them when they are needed. Other models have names of their own.
 
     Raises
     ------
     InputError
-        The bytes are no model of ours, or model and cells share no peak.
+        The bytes are no model of ours or the release's, or hold code; a release's model comes without names or with another
+        number of them; or model and cells share no peak.
     """
     import warnings
 
-    from scale_toolkit.core.model_file import NotAModel, loads
-
-    try:
-        trained, peaks, facts = loads(model)
-    except NotAModel as error:
-        raise InputError(f"the model file is {error}", "a file written by `scale train --model`", "train again") from None
+    trained, peaks, facts = _pretrained(model, peaks)
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()][0]
+        raise InputError(f"peak {twice} is there twice", "a name for each peak", "run `scale prepare` on the counts first")
     place = adata.var_names.get_indexer(peaks)  # where each of the model's peaks is here; -1: nowhere
     known = place >= 0
     if not known.any():
@@ -156,6 +168,8 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
             ScaleWarning,
             stacklevel=2,
         )
+    if (extra := adata.n_vars - int(known.sum())) > 0:
+        log.info("%d of %d peaks here are not the model's: they are not modelled", extra, adata.n_vars)
     device = find_device(config.device)
     trained.model.to(device)
     modelled = np.zeros(adata.n_vars, bool)
@@ -164,6 +178,58 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config.seed, place=place)
     note(adata, pretrained=True, model_version=facts.get("version", ""), peaks_missing=int((~known).sum()))
     return adata
+
+
+def _pretrained(
+    model: bytes, peaks: Sequence[str] | Callable[[], Sequence[str]] | None
+) -> tuple[Trained, list[str], dict[str, Any]]:
+    """A model of ours, or of SCALE 1.1.2 with the names of its peaks; with its facts."""
+    from scale_toolkit.core.model_file import NotAModel, contents, model_of
+    from scale_toolkit.core.release_file import is_release
+
+    try:
+        content = contents(model)
+        if not is_release(content):
+            return model_of(content)
+    except NotAModel as error:
+        expected = "a file written by `scale train --model`, or the model.pt of SCALE 1.1.2"
+        raise InputError(f"the model file is {error}", expected, "check the path, or train again") from None
+    return _released(content, peaks() if callable(peaks) else peaks)
+
+
+def _released(content: dict[str, Any], peaks: Sequence[str] | None) -> tuple[Trained, list[str], dict[str, Any]]:
+    import warnings
+
+    from scale_toolkit.core.release_file import NotOfTheRelease, trained_of
+
+    try:
+        trained, degenerate = trained_of(content)
+    except NotOfTheRelease as error:
+        raise InputError(f"the model file {error}", "the model.pt of SCALE 1.1.2, whole", "make or copy it again") from None
+    n_peaks = trained.model.shape.n_peaks
+    if peaks is None:
+        raise InputError(
+            f"the model file is SCALE 1.1.2's, which does not name its {n_peaks:,} peaks",
+            "their names in the model's order",
+            "give the adata.h5ad of the same run with --pretrain-peaks, or put it beside the model",
+        )
+    names = list(map(str, peaks))
+    if len(names) != n_peaks:
+        raise InputError(
+            f"the model file has {n_peaks:,} peaks, and {len(names):,} names of peaks are given for it",
+            "the names of the peaks it was trained on",
+            "give the adata.h5ad of the same run with --pretrain-peaks",
+        )
+    if len(set(names)) != len(names):
+        raise InputError("a peak is named twice among the model's", "a name for each", "make the names unique in both files")
+    if degenerate:
+        warnings.warn(
+            f"{degenerate} of {trained.model.shape.n_components} components of the model have a weight or variance of 0 or "
+            "less, for which the release computes no responsibilities; they are taken as next to 0",
+            ScaleWarning,
+            stacklevel=4,
+        )
+    return trained, names, {"version": "SCALE 1.1.2"}
 
 
 class Checkpoints(Protocol):

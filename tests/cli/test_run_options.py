@@ -49,6 +49,10 @@ CASES = {
     "--cluster-method": ("--cluster_method kmeans", {"cluster.method": "kmeans"}),
     "--resolution": ("--resolution 0.5", {"cluster.resolution": 0.5}),
     "--pretrain": ("--pretrain {model}", {"pretrain": "{model}", "prepare.min_cells": 0}),
+    "--pretrain-peaks": (
+        "--pretrain {model} --pretrain_peaks {model}",
+        {"pretrain": "{model}", "pretrain_peaks": "{model}", "prepare.min_cells": 0},
+    ),
 }
 #: Options that shape no plan; each has a test of its own.
 OTHERS = {"--data-list", "--verbose", "--quiet", "--json-logs", "--debug"}
