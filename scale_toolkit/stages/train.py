@@ -33,7 +33,6 @@ FAST = {
     "n_neighbors": 10,
     "neighbour_share": 0.5,
     "ridge": 1.0,
-    "max_epochs": 60,
     "mixture_epoch": 15,
 }
 
@@ -180,20 +179,53 @@ def encode(
     return adata
 
 
-def _pretrained(
-    model: bytes, peaks: Sequence[str] | Callable[[], Sequence[str]] | None
-) -> tuple[Trained, list[str], dict[str, Any]]:
-    """A model of ours, or of SCALE 1.1.2 with the names of its peaks; with its facts."""
+def options_of(model: bytes) -> dict[str, Any]:
+    """The options that a model was trained with, as keywords of `train`; SCALE 1.1.2's models hold none: its preset."""
+    content = _contents(model)
+    if content.get("format") is None:
+        k, latent = (len(content[name]) for name in ("pi", "mu_c")) if {"pi", "mu_c"} <= set(content) else (1, 1)
+        return {"preset": "release", "n_components": k, "latent": latent}
+    known = TrainConfig.__dataclass_fields__
+    return {name: value for name, value in content["facts"].get("options", {}).items() if name in known}
+
+
+def made_by(adata: AnnData, model: bytes) -> bool:
+    """Whether the slots of `train` in `adata` are this model's: all of its peaks with its loadings, and all cells encoded."""
+    if not all(slot.found_in(adata) for slot in (keys.DECODER, keys.BIAS, keys.LATENT, keys.POSTERIOR, keys.COMPONENT)):
+        return False
+    content = _contents(model)
+    if content.get("format") is None or not adata.var_names.is_unique:
+        return False
+    place = adata.var_names.get_indexer(content["peaks"])
+    weight = content["weights"]["decoder.weight"].numpy()
+    stored = np.asarray(keys.DECODER.get(adata))
+    return bool((place >= 0).all()) and weight.shape[1] == stored.shape[1] and np.array_equal(stored[place], weight)
+
+
+def _contents(model: bytes) -> dict[str, Any]:
+    """What a model file holds, ours or SCALE 1.1.2's; one that holds neither is an error."""
     from scale_toolkit.core.model_file import NotAModel, contents, model_of
     from scale_toolkit.core.release_file import is_release
 
     try:
         content = contents(model)
         if not is_release(content):
-            return model_of(content)
+            model_of(content)
     except NotAModel as error:
         expected = "a file written by `scale train --model`, or the model.pt of SCALE 1.1.2"
         raise InputError(f"the model file is {error}", expected, "check the path, or train again") from None
+    return content
+
+
+def _pretrained(
+    model: bytes, peaks: Sequence[str] | Callable[[], Sequence[str]] | None
+) -> tuple[Trained, list[str], dict[str, Any]]:
+    """A model of ours, or of SCALE 1.1.2 with the names of its peaks; with its facts."""
+    from scale_toolkit.core.model_file import model_of
+
+    content = _contents(model)
+    if content.get("format") is not None:
+        return model_of(content)
     return _released(content, peaks() if callable(peaks) else peaks)
 
 
@@ -365,12 +397,13 @@ def train_model(
     fast = settings.preset == "fast"
     batch_size = fast_batch_size(source.n_cells) if settings.batch_size is None else settings.batch_size
     steps_an_epoch = max(round(source.n_cells / batch_size), 1)
-    max_epochs = FAST["max_epochs"] if fast else -(-settings.max_iter // steps_an_epoch)
+    last_epoch = -(-settings.max_iter // steps_an_epoch)
+    max_epochs = min(settings.max_epochs or last_epoch, last_epoch)
 
     def on_epoch(epoch: int, history: History) -> None:
         if progress is not None:
             held_out = f", held-out {history.held_out[-1]:.4f}" if history.held_out else ""
-            progress(f"loss {history.loss[-1]:.1f}{held_out}", epoch, min(max_epochs, -(-settings.max_iter // steps_an_epoch)))
+            progress(f"loss {history.loss[-1]:.1f}{held_out}", epoch, max_epochs)
 
     common = {
         "n_components": settings.n_components,
@@ -380,6 +413,7 @@ def train_model(
         "lr": settings.lr,
         "batch_size": batch_size,
         "max_iter": settings.max_iter,
+        "max_epochs": settings.max_epochs,
         "weight_decay": settings.weight_decay,
         "patience": settings.patience,
         "log_transform": settings.log_transform,
@@ -388,9 +422,11 @@ def train_model(
         "on_epoch": on_epoch,
         **going_on,
     }
+    # a short training has a mixture too
+    fast_settings = FAST | {"mixture_epoch": min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)}
     try:
         trained = (
-            train_fast(source, **common, **FAST)
+            train_fast(source, **common, **fast_settings)
             if fast
             else train_published(source, **common, release=settings.preset == "release")
         )

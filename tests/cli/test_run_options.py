@@ -23,6 +23,7 @@ CASES = {
     "--n-centroids": ("-k 6", {"train.n_components": 6, "cluster.n_clusters": 6}),
     "--outdir": ("-o other", {"folder": Path("other")}),
     "--max-iter": ("--max_iter 7", {"train.max_iter": 7}),
+    "--max-epochs": ("--max_epochs 7", {"train.max_epochs": 7}),
     "--lr": ("--lr 0.1", {"train.lr": 0.1}),
     "--seed": ("--seed 3", {"train.seed": 3, "embed.seed": 3, "cluster.seed": 3}),
     "--n-threads": ("--n_threads 2", {"train.n_threads": 2, "embed.n_threads": 2, "cluster.n_threads": 2}),
