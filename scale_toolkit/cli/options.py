@@ -47,6 +47,9 @@ Pretrain = Annotated[
     Path | None,
     given("--pretrain", metavar="FILE", help="Encode with this model, of --model or of SCALE 1.1.2; train nothing."),
 ]
+Modality = Annotated[
+    str | None, given("--modality", metavar="NAME", help="Of an h5mu; left out, the one that is named atac or peaks.")
+]
 PretrainPeaks = Annotated[
     Path | None,
     given(

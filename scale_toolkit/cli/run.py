@@ -12,7 +12,7 @@ import typer
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_column, check_folder, check_pretrain
 from scale_toolkit.cli.inputs import read_inputs
-from scale_toolkit.cli.options import Gpu, Options, Pretrain, PretrainPeaks, command, given, on_gpu
+from scale_toolkit.cli.options import Gpu, Modality, Options, Pretrain, PretrainPeaks, command, given, on_gpu
 from scale_toolkit.cli.summary import results
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
@@ -90,6 +90,7 @@ def run(
     gpu: Gpu = None,
     pretrain: Pretrain = None,
     pretrain_peaks: PretrainPeaks = None,
+    modality: Modality = None,
     impute: Impute = False,
     binary: Binary = False,
     verbose: Verbose = False,
@@ -125,7 +126,7 @@ def run(
     )
     check_folder(outdir)
     check_pretrain(pretrain, pretrain_peaks)
-    analyse(read_inputs(sources), plan, talk)
+    analyse(read_inputs(sources, (), modality), plan, talk)
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
 from pathlib import Path
 
 import anndata
@@ -192,6 +193,30 @@ def test_pretrain_encodes_with_the_model_and_trains_nothing(chain, tmp_path):
     encoded, first = anndata.read_h5ad(tmp_path / "encoded.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
     np.testing.assert_allclose(encoded.obsm["X_scale"], first.obsm["X_scale"], rtol=1e-4, atol=1e-5)
     assert "scale_history" not in encoded.uns
+
+
+def test_a_zarr_store_goes_through_the_stages_as_an_h5ad_does(chain, tmp_path):
+    done(
+        f"scale cluster -k 3 {chain}/trained.h5ad -o a.zarr && scale cluster -k 3 a.zarr --method kmeans -o b.zarr"
+        " && scale prepare b.zarr --min-peaks 0 --min-cells 0 -o c.h5ad",
+        tmp_path,
+    )
+    cells, before = anndata.read_h5ad(tmp_path / "c.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
+    assert cells.obs["kmeans"].nunique() == cells.obs["leiden"].nunique() == 3
+    assert (cells.X != before.X).nnz == 0
+    bad(call("scale cluster -k 3 a.zarr -o a.zarr", tmp_path), 2, "a.zarr is also the input")
+    bad(call("scale prepare c.h5ad --modality atac -o d.h5ad", tmp_path), 2, "--modality atac, and c.h5ad has no modalities")
+
+
+def test_an_h5mu_enters_by_its_modality(counts, tmp_path):
+    mudata = pytest.importorskip("mudata")
+    cells = anndata.read_h5ad(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mudata on its own future
+        mudata.MuData({"one": cells, "two": cells[:, :5].copy()}).write(tmp_path / "a.h5mu")
+    bad(call("scale prepare a.h5mu -o b.h5ad", tmp_path), 1, "a.h5mu has the modalities one, two, and none may be ATAC")
+    done("scale prepare a.h5mu --modality one --min-peaks 0 --min-cells 0 -o b.h5ad", tmp_path)
+    assert anndata.read_h5ad(tmp_path / "b.h5ad").shape == cells.shape
 
 
 def test_pretrain_takes_the_model_of_scale_1_1_2(chain, tmp_path):

@@ -56,7 +56,7 @@ CASES = {
     ),
 }
 #: Options that shape no plan; each has a test of its own.
-OTHERS = {"--data-list", "--verbose", "--quiet", "--json-logs", "--debug"}
+OTHERS = {"--data-list", "--modality", "--verbose", "--quiet", "--json-logs", "--debug"}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def planned(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(run_module, "analyse", lambda cells, plan, talk: seen.append((cells, plan, talk)))
-    monkeypatch.setattr(run_module, "read_inputs", list)
+    monkeypatch.setattr(run_module, "read_inputs", lambda sources, names, modality: list(sources))
 
     def call(words):
         with pytest.raises(SystemExit) as end:
