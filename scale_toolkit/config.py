@@ -277,3 +277,16 @@ class SimulateConfig(Config):
     doublets: float = option(0.0, "Share of cells that are the union of two cells of different clusters.", minimum=0, maximum=1)
     continuum: float = option(0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1)
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class ExportConfig(Config):
+    """Options of ``export``: the form that another program reads."""
+
+    to: str = option(
+        "mtx",
+        "mtx: a folder of matrix.mtx.gz, peaks, barcodes and tables (Signac, Seurat, ArchR); 10x: Cell Ranger's h5; "
+        "cellxgene: an h5ad as it asks for; h5mu: MuData with the modality atac.",
+        choices=("mtx", "10x", "cellxgene", "h5mu"),
+    )
+    layer: str | None = option(None, "Take the matrix from this layer instead of X.")

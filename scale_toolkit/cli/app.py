@@ -13,6 +13,7 @@ from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
+from scale_toolkit.cli.export import export
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.outcome import outcome
 from scale_toolkit.cli.prepare import prepare
@@ -41,7 +42,7 @@ app = typer.Typer(
 _PANELS = {
     "Whole analyses": (run, demo),
     "Stages": (prepare, select_peaks, train, impute, embed, cluster),
-    "Data": (simulate,),
+    "Data": (simulate, export),
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

@@ -233,6 +233,11 @@ def write_h5ad(
         _write(root, made, adata, carry, streamed, _GZIP)
 
 
+def write_anndata(group: h5py.Group, adata: AnnData) -> None:
+    """Write an AnnData into a group of an open HDF5 file, compressed as `write_h5ad` does it."""
+    _write(group, None, adata, None, {}, _GZIP)
+
+
 def _open(place: Path | IO[bytes], name: str) -> h5py.File:
     # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which is as fast
     try:

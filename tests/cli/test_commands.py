@@ -537,3 +537,19 @@ def test_train_goes_on_from_its_checkpoint_after_a_kill(chain, tmp_path):
     for slot in (keys.LATENT, keys.DECODER, keys.POSTERIOR):
         np.testing.assert_array_equal(slot.get(resumed), slot.get(whole))
     assert scale_toolkit.receipts(resumed) == scale_toolkit.receipts(whole)
+
+
+@pytest.mark.parametrize("to", ["mtx", "10x", "cellxgene", "h5mu"])
+def test_export_is_read_back(chain, tmp_path, to):
+    place = "out" if to == "mtx" else "out.h5"
+    said = done(f"scale export {chain}/imputed.h5ad --to {to} -o {place}", tmp_path)
+    assert ("add to obs: assay_ontology_term_id, " in said) == (to == "cellxgene")
+    done(f"scale prepare {place} --min-peaks 0 --min-cells 0 -o again.h5ad", tmp_path)
+    cells, again = anndata.read_h5ad(chain / "imputed.h5ad"), anndata.read_h5ad(tmp_path / "again.h5ad")
+    assert list(again.obs_names) == list(cells.obs_names)
+    assert (again.X != cells.X).nnz == 0
+    assert ("imputed" in again.obsm) == (to == "h5mu")
+    bad(call(f"scale export {chain}/trained.h5ad --to {to}", tmp_path), 2, "Missing option")
+    shutil.copy(chain / "embedded.h5ad", tmp_path / "mine.h5ad")
+    if to != "mtx":
+        bad(call(f"scale export mine.h5ad --to {to} -o mine.h5ad", tmp_path), 2, "mine.h5ad is also the input")

@@ -29,7 +29,7 @@ def test_the_page_is_what_the_app_says():
 
 def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
-        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "simulate"
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "simulate", "export"
     }  # fmt: skip
 
 
@@ -44,6 +44,7 @@ def test_every_command_of_the_design_is_there():
         ("embed", config.EmbedConfig),
         ("cluster", config.ClusterConfig),
         ("simulate", config.SimulateConfig),
+        ("export", config.ExportConfig),
     ],
 )
 def test_help_lists_every_field(command, config_class):
