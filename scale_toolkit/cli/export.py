@@ -33,4 +33,4 @@ def export(source: Input = "-", *, output: Place, config: ExportConfig, talk: Ta
         adata = file.read(without)
     missing = exporting.export(adata, output, config.to, layer=config.layer)
     if missing:
-        talk.info(f"before it can be submitted to CELLxGENE Discover, add to obs: {', '.join(missing)} (docs/export.md)")
+        talk.info(f"to submit to CELLxGENE Discover, add to obs: {', '.join(missing)} (the organism to uns; docs/export.md)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+log = logging.getLogger("scale_toolkit")
+
 #: What CELLxGENE Discover's schema asks of every cell, and only the one who has done the experiment knows.
 CELLXGENE_ASKS = (
     "assay_ontology_term_id",
@@ -40,6 +43,10 @@ CELLXGENE_ASKS = (
     "tissue_ontology_term_id",
     "tissue_type",
 )
+#: Of the whole data set, in uns.
+ORGANISM = "organism_ontology_term_id"
+#: Columns that Discover makes itself from the terms; known labels under these names keep them with ``_label`` added.
+_RESERVED = ("assay", "cell_type", "development_stage", "disease", "organism", "self_reported_ethnicity", "sex", "tissue")
 _FOLDER = ("matrix.mtx.gz", "peaks.tsv.gz", "barcodes.tsv.gz", "metadata.tsv.gz")
 
 
@@ -68,7 +75,7 @@ def export(
 
     Returns
     -------
-    Columns of obs that must be added before the result can be submitted; only for ``cellxgene``.
+    What must be added to obs (and uns) before the result can be submitted, as `CELLXGENE_ASKS`; only for ``cellxgene``.
 
     Raises
     ------
@@ -87,7 +94,7 @@ def export(
     else:
         made = _for_cellxgene(adata, _whole(matrix, to))
         write_h5ad(made, destination)
-        return [name for name in CELLXGENE_ASKS if name not in made.obs]
+        return [name for name in CELLXGENE_ASKS if name not in made.obs] + [ORGANISM] * (ORGANISM not in made.uns)
     return []
 
 
@@ -258,6 +265,10 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
         if not names.is_unique:
             raise InputError(f"{axis} {names[names.duplicated()][0]} is there twice", "a name for each", "run `scale prepare`")
     obs, var = adata.obs.copy(), adata.var.copy()
+    new_names = {name: f"{name}_label" for name in _RESERVED if name in obs and f"{name}_label" not in obs}
+    if new_names:
+        obs = obs.rename(columns=new_names)
+        log.info("obs: %s, for Discover keeps the name", ", ".join(f"{a} is called {b}" for a, b in new_names.items()))
     taken = [str(name) for name in obs if str(name).startswith("_") or str(name).endswith(("_ontology_term",))]
     if taken:
         warnings.warn(f"dropped obs[{', '.join(taken)}]: names that cellxgene keeps for itself", ScaleWarning, stacklevel=4)
@@ -274,13 +285,14 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
     uns = {"title": str(adata.uns.get("title", "scATAC-seq cells by scale_toolkit"))}
     uns["default_embedding"] = next((name for name in (keys.UMAP.name, keys.TSNE.name) if name in flat), flat[0])
     uns["X_approximate_distribution"] = "count"
-    uns |= {name: adata.uns[name] for name in (keys.RECEIPTS.name,) if name in adata.uns}
+    uns |= {name: adata.uns[name] for name in (keys.RECEIPTS.name, ORGANISM) if name in adata.uns}
     for name, values in adata.uns.items():
         column = name.removesuffix("_colors")
+        column = new_names.get(column, column)
         if name.endswith("_colors") and column in obs and isinstance(obs[column].dtype, pd.CategoricalDtype):
             colours = list(map(str, values))
             if len(colours) == len(obs[column].cat.categories):
-                uns[name] = np.array(colours, dtype=object)
+                uns[f"{column}_colors"] = np.array(colours, dtype=object)
     counts = matrix.astype(np.float32)
     counts.eliminate_zeros()
     counts.sort_indices()

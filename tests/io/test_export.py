@@ -144,20 +144,25 @@ class TestMuData:
 class TestCellxgene:
     def test_it_has_what_can_be_known(self, cells, tmp_path):
         missing = export(cells, tmp_path / "a.h5ad", "cellxgene")
-        assert missing == list(CELLXGENE_ASKS)
+        assert missing == [*CELLXGENE_ASKS, "organism_ontology_term_id"]
         found = anndata.read_h5ad(tmp_path / "a.h5ad")
         same(found, cells)
         assert (found.X.format, found.X.dtype) == ("csr", np.float32)
         assert found.raw is None
         assert set(found.obsm) == {"X_scale", "X_umap"}
         assert found.uns["default_embedding"] == "X_umap"
-        assert list(found.uns["cell_type_colors"]) == ["#111111", "#222222", "#333333"]
+        assert "cell_type" not in found.obs  # Discover's own
+        assert list(found.obs["cell_type_label"]) == list(cells.obs["cell_type"])
+        assert list(found.uns["cell_type_label_colors"]) == ["#111111", "#222222", "#333333"]
         assert set(found.obs["suspension_type"]) == {"nucleus"}
         assert not found.var["feature_is_filtered"].any()
 
     def test_what_was_added_is_not_asked_again(self, cells, tmp_path):
         cells.obs["donor_id"] = "d1"
-        assert "donor_id" not in export(cells, tmp_path / "a.h5ad", "cellxgene")
+        cells.uns["organism_ontology_term_id"] = "NCBITaxon:9606"
+        missing = export(cells, tmp_path / "a.h5ad", "cellxgene")
+        assert not {"donor_id", "organism_ontology_term_id"} & set(missing)
+        assert anndata.read_h5ad(tmp_path / "a.h5ad").uns["organism_ontology_term_id"] == "NCBITaxon:9606"
 
     def test_colours_of_other_categories_and_reserved_names_are_left_out(self, cells, tmp_path):
         cells.uns["cell_type_colors"] = ["#111111"]
@@ -165,7 +170,7 @@ class TestCellxgene:
         with pytest.warns(ScaleWarning, match=r"dropped obs\[__private\]"):
             export(cells, tmp_path / "a.h5ad", "cellxgene")
         found = anndata.read_h5ad(tmp_path / "a.h5ad")
-        assert "cell_type_colors" not in found.uns
+        assert not [name for name in found.uns if name.endswith("_colors")]
         assert "__private" not in found.obs
 
     def test_without_an_embedding_it_says_which_stage_makes_one(self, cells, tmp_path):
