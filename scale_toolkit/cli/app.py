@@ -33,7 +33,6 @@ app = typer.Typer(
     name="scale",
     help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder.",
     epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train | scale cluster -o out.h5ad",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelling},
