@@ -169,6 +169,13 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(planted, capsys, data, m
     assert "code was run" not in capsys.readouterr().out
 
 
+def test_cells_with_a_peak_twice_are_refused(planted):
+    twice = planted.copy()
+    twice.var_names = [twice.var_names[1], *twice.var_names[1:]]
+    with pytest.raises(InputError, match=rf"peak {twice.var_names[1]} is there twice; .*scale prepare"):
+        scale.encode(twice, model=saved(released()), peaks=list(planted.var_names))
+
+
 @pytest.mark.parametrize(
     ("peaks", "message"),
     [
