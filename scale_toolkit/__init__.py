@@ -8,6 +8,9 @@ Each stage is a function on an AnnData, with its options as keywords::
     cells = scale.train(cells, n_components=6)
     cells = scale.cluster(cells, n_clusters=6)
 
+The same in scanpy's manner, on the AnnData in place: `scale.pp`, `scale.tl`, `scale.pl`; and as an object with `train()`,
+`predict()` and `save()`: `scale.SCALE`.
+
 Importing the package loads neither torch nor scanpy; the first stage called does.
 """
 
@@ -35,14 +38,18 @@ _STAGES = {
     "verify": "verify",
 }
 
-__all__ = ["__version__", "plot", "report", "utils", *_STAGES]
+_MODULES = {"pl": "plot", "plot": "plot", "pp": "pp", "report": "report", "tl": "tl", "utils": "utils"}
+
+__all__ = ["SCALE", "__version__", *_MODULES, *_STAGES]  # with their types in __init__.pyi
 
 
 def __getattr__(name: str) -> Any:
     if name in _STAGES:
         return getattr(import_module(f"{__name__}.stages.{_STAGES[name]}"), name)
-    if name in ("plot", "report", "utils"):
-        return import_module(f"{__name__}.{name}")
+    if name in _MODULES:
+        return import_module(f"{__name__}.{_MODULES[name]}")
+    if name == "SCALE":
+        return import_module(f"{__name__}.api").SCALE
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

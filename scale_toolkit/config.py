@@ -43,7 +43,7 @@ class Config:
         for spec in dataclasses.fields(self):
             self._check(spec, getattr(self, spec.name))
 
-    def _check(self, spec: dataclasses.Field, value: Any) -> None:
+    def _check(self, spec: dataclasses.Field[Any], value: Any) -> None:
         if isinstance(spec.default, tuple) or "tuple" in str(spec.type):
             if isinstance(value, str) or not hasattr(value, "__iter__"):
                 if value is None and spec.default is None:
@@ -55,7 +55,7 @@ class Config:
             self._check_item(spec, item)
 
     @staticmethod
-    def _check_item(spec: dataclasses.Field, value: Any) -> None:
+    def _check_item(spec: dataclasses.Field[Any], value: Any) -> None:
         rule, kind = spec.metadata, str(spec.type)
         if value is None:
             if spec.default is None:
@@ -133,7 +133,7 @@ class SelectPeaksConfig(Config):
 
 #: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"encode_dim": (64,), "lr": 0.001, "weight_decay": 0.0, "patience": 5},
+    "fast": {"encode_dim": (64,), "lr": 0.001, "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
     "paper": {"encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
     "release": {"encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
 }
@@ -159,6 +159,7 @@ class TrainConfig(Config):
         None, "Cells a step (fast: 64 to 256, by the number of cells; others: 32).", flags=("-b",), minimum=1
     )
     max_iter: int = option(30_000, "Upper bound on the number of steps.", flags=("-i",), minimum=1)
+    max_epochs: int | None = option(None, "Upper bound on the number of epochs (fast: 60; others: none).", minimum=1)
     weight_decay: float | None = option(None, "Weight decay of the optimiser (fast: 0; others: 0.0005).", minimum=0)
     patience: int | None = option(
         None,
@@ -389,3 +390,16 @@ class PlotQcConfig(Config):
         "knee, histogram (open peaks of cells) or peaks (cells of peaks); left out, all.",
         choices=("knee", "histogram", "peaks"),
     )
+
+
+@dataclass(frozen=True)
+class ExportConfig(Config):
+    """Options of ``export``: the form that another program reads."""
+
+    to: str = option(
+        "mtx",
+        "mtx: a folder of matrix.mtx.gz, peaks, barcodes and tables (Signac, Seurat, ArchR); 10x: Cell Ranger's h5; "
+        "cellxgene: an h5ad as it asks for; h5mu: MuData with the modality atac.",
+        choices=("mtx", "10x", "cellxgene", "h5mu"),
+    )
+    layer: str | None = option(None, "Take the matrix from this layer instead of X.")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from scipy import sparse
 
-Made, From = TypeVar("Made"), TypeVar("From")
+Made = TypeVar("Made")
+From = TypeVar("From")
 
 
 class RowBlocks(Protocol):

@@ -185,6 +185,7 @@ def test_the_wheel_holds_the_package_its_licence_and_nothing_else(wheel):
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("/entry_points.txt"))
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "scale_toolkit").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+    assert {"scale_toolkit/py.typed", "scale_toolkit/__init__.pyi"} <= names  # the types of the public API
     assert all(name.startswith(("scale_toolkit/", "scale_toolkit-")) for name in names)
     assert "\nName: scale-toolkit\n" in metadata
     assert "\nLicense-Expression: MIT\n" in metadata

@@ -13,6 +13,7 @@ from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
+from scale_toolkit.cli.export import export
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
@@ -36,7 +37,6 @@ app = typer.Typer(
     name="scale",
     help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder.",
     epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train | scale cluster -o out.h5ad",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelling},
@@ -45,7 +45,7 @@ app = typer.Typer(
 _PANELS = {
     "Whole analyses": (run, demo),
     "Stages": (prepare, select_peaks, train, impute, embed, cluster, markers),
-    "Data": (simulate,),
+    "Data": (simulate, export),
     "Checks": (verify,),
     "Figures": (report,),
 }

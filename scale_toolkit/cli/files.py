@@ -82,6 +82,14 @@ def check_readable(path: Path | None) -> None:
         existing_file(path)
 
 
+def check_pretrain(model: Path | None, peaks: Path | None) -> None:
+    """Refuse a ``--pretrain`` or ``--pretrain-peaks`` that is not there, and the second without the first."""
+    if peaks is not None and model is None:
+        raise UsageError("--pretrain-peaks without --pretrain", "both", "drop --pretrain-peaks, or name the model too")
+    check_readable(model)
+    check_readable(peaks)
+
+
 def check_column(adata: AnnData, reference: str | None) -> None:
     """Refuse a ``--reference`` that is not there before the long work, not after it."""
     if reference is not None and reference not in adata.obs:

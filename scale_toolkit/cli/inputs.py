@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import FragmentsConfig
 
-_SUFFIXES = (".gz", ".h5ad", ".h5", ".txt", ".tsv", ".csv")
+_SUFFIXES = (".gz", ".h5ad", ".h5mu", ".zarr", ".h5", ".txt", ".tsv", ".csv")
 
 
-def read_inputs(sources: Sequence[str], names: Sequence[str] = ()) -> AnnData | dict[str, AnnData]:
+def read_inputs(sources: Sequence[str], names: Sequence[str] = (), modality: str | None = None) -> AnnData | dict[str, AnnData]:
     """Read one input as an AnnData, or several as a dict by batch name.
 
     Parameters
@@ -25,6 +25,8 @@ def read_inputs(sources: Sequence[str], names: Sequence[str] = ()) -> AnnData | 
         Paths, or ``-`` (once).
     names
         Names of the batches; without them, those of the files.
+    modality
+        The modality of every h5mu, where their names do not say that they are ATAC.
     """
     if sources.count("-") > 1:
         raise UsageError("standard input is given twice", "one - at most")
@@ -37,8 +39,8 @@ def read_inputs(sources: Sequence[str], names: Sequence[str] = ()) -> AnnData | 
     from scale_toolkit.io.readers import read_any
 
     if len(sources) == 1 and names == batch_names(sources):
-        return read_any(sources[0])
-    return {name: read_any(source) for name, source in zip(names, sources)}
+        return read_any(sources[0], modality=modality)
+    return {name: read_any(source, modality=modality) for name, source in zip(names, sources)}
 
 
 def batch_names(sources: Sequence[str]) -> list[str]:

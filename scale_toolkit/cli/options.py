@@ -43,7 +43,22 @@ Gpu = Annotated[
         help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error where there is none.",
     ),
 ]
-Pretrain = Annotated[Path | None, given("--pretrain", metavar="FILE", help="Encode with this model; train nothing.")]
+Pretrain = Annotated[
+    Path | None,
+    given("--pretrain", metavar="FILE", help="Encode with this model, of --model or of SCALE 1.1.2; train nothing."),
+]
+Modality = Annotated[
+    str | None, given("--modality", metavar="NAME", help="Of an h5mu; left out, the one that is named atac or peaks.")
+]
+PretrainPeaks = Annotated[
+    Path | None,
+    given(
+        "--pretrain-peaks",
+        metavar="FILE",
+        help="The adata.h5ad of the SCALE 1.1.2 run that --pretrain comes from, or a file with a peak a line: its model.pt "
+        "names no peaks. Left out, the adata.h5ad beside --pretrain.",
+    ),
+]
 BARE_GPU = ""  #: what `arguments.normalised` makes of ``--gpu`` without a number
 
 

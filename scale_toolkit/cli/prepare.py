@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from scale_toolkit.cli.inputs import read_fragments, read_inputs
-from scale_toolkit.cli.options import Options, Output, command, given
+from scale_toolkit.cli.options import Modality, Options, Output, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import FragmentsConfig, PrepareConfig
 from scale_toolkit.errors import UsageError
 
 _FRAGMENTS = "Fragments"
-_INPUTS = "h5ad, count table (peaks × barcodes), folder of mtx, peaks and barcodes, or 10x h5; - for h5ad on standard input."
+_INPUTS = (
+    "h5ad, h5mu or zarr store, count table (peaks × barcodes), folder of mtx, peaks and barcodes, or 10x h5; "
+    "- for h5ad on standard input."
+)
 
 Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", show_default="-", help=_INPUTS)]
 BatchNames = Annotated[
@@ -32,6 +35,7 @@ def prepare(
     inputs: Inputs = None,
     output: Output = "-",
     batch_names: BatchNames = None,
+    modality: Modality = None,
     blacklist: Blacklist = None,
     fragments: Fragments = None,
     peaks: Peaks = None,
@@ -46,6 +50,8 @@ def prepare(
         raise UsageError(f"--{'fragments' if fragments else 'peaks'} alone", "both --fragments FILE and --peaks BED")
     if fragments and inputs:
         raise UsageError(f"--fragments and the input {inputs[0]}", "one of the two")
+    if fragments and modality:
+        raise UsageError("both --fragments and --modality", "one of the two", "drop --modality")
     sources = [str(fragments), str(peaks)] if fragments else inputs or ["-"]
     from scale_toolkit.io.files import check_destination
     from scale_toolkit.io.h5ad import write_h5ad
@@ -55,7 +61,7 @@ def prepare(
     from scale_toolkit.stages.prepare import prepare as stage
 
     regions = read_bed(blacklist) if blacklist else None
-    cells = read_fragments(fragments, peaks, counting) if fragments else read_inputs(sources, names)
+    cells = read_fragments(fragments, peaks, counting) if fragments else read_inputs(sources, names, modality)
     with talk.progress() as progress:
         result = stage(cells, config, progress=progress, blacklist=regions)
     write_h5ad(result, output, stdout=talk.binary_stdout())

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_column, check_folder, check_readable
+from scale_toolkit.cli.files import check_column, check_folder, check_pretrain
 from scale_toolkit.cli.inputs import read_inputs
-from scale_toolkit.cli.options import Gpu, Options, Pretrain, command, given, on_gpu
+from scale_toolkit.cli.options import Gpu, Modality, Options, Pretrain, PretrainPeaks, command, given, on_gpu
 from scale_toolkit.cli.summary import results
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
@@ -50,6 +50,7 @@ class Plan:
     cluster: ClusterConfig
     impute: ImputeConfig | None = None
     pretrain: Path | None = None
+    pretrain_peaks: Path | None = None
 
 
 Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", help="As --data-list.", show_default=False)]
@@ -88,6 +89,8 @@ def run(
     min_cells: MinCells = None,
     gpu: Gpu = None,
     pretrain: Pretrain = None,
+    pretrain_peaks: PretrainPeaks = None,
+    modality: Modality = None,
     impute: Impute = False,
     binary: Binary = False,
     verbose: Verbose = False,
@@ -119,10 +122,11 @@ def run(
         cluster=_with(cluster, n_clusters=n_centroids, **shared),
         impute=ImputeConfig(numeric=impute, binary=binary, n_threads=train.n_threads) if impute or binary else None,
         pretrain=pretrain,
+        pretrain_peaks=pretrain_peaks,
     )
     check_folder(outdir)
-    check_readable(pretrain)
-    analyse(read_inputs(sources), plan, talk)
+    check_pretrain(pretrain, pretrain_peaks)
+    analyse(read_inputs(sources, (), modality), plan, talk)
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
@@ -130,6 +134,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit import plot
     from scale_toolkit.io.files import write_bytes
     from scale_toolkit.io.h5ad import write_h5ad
+    from scale_toolkit.io.regions import model_peaks
     from scale_toolkit.stages.cluster import cluster
     from scale_toolkit.stages.embed import embed
     from scale_toolkit.stages.impute import streamed
@@ -145,8 +150,9 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     check_column(adata, plan.cluster.reference)
     if plan.pretrain:
         talk.info("the peaks are the model's: --n-feature is not applied")
+        names = model_peaks(plan.pretrain, plan.pretrain_peaks)
         with talk.progress() as progress:
-            adata = encode(adata, plan.train, progress=progress, model=plan.pretrain.read_bytes())
+            adata = encode(adata, plan.train, progress=progress, model=plan.pretrain.read_bytes(), peaks=names)
     else:
         with talk.progress() as progress:
             adata = select_peaks(adata, plan.select, progress=progress)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_folder, check_readable, check_side_file, through
-from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, command, given, on_gpu
+from scale_toolkit.cli.files import check_folder, check_pretrain, check_side_file, through
+from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, PretrainPeaks, command, given, on_gpu
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import UsageError
@@ -25,6 +25,7 @@ def train(
     output: Output = "-",
     model: Annotated[Path | None, given("--model", metavar="FILE", help="Write the model, for --pretrain.")] = None,
     pretrain: Pretrain = None,
+    pretrain_peaks: PretrainPeaks = None,
     gpu: Gpu = None,
     checkpoint: Annotated[Path | None, given("--checkpoint", metavar="FOLDER", panel=_RESUME, help=_CHECKPOINT)] = None,
     every: Annotated[float, typer.Option("--every", metavar="MINUTES", min=0, rich_help_panel=_RESUME, help=_EVERY)] = 10,
@@ -37,7 +38,7 @@ def train(
     if model and pretrain:
         raise UsageError("both --model and --pretrain", "one of the two", "drop --model: the model is already written")
     check_side_file(model, "--model", (source, output))
-    check_readable(pretrain)
+    check_pretrain(pretrain, pretrain_peaks)
     if checkpoint is not None:
         if pretrain:
             raise UsageError("both --checkpoint and --pretrain", "one of the two", "drop --checkpoint: nothing is trained")
@@ -46,12 +47,14 @@ def train(
     with through(source, output, talk, without=without) as cells:
         from scale_toolkit.io.checkpoints import Checkpoints
         from scale_toolkit.io.files import write_bytes
+        from scale_toolkit.io.regions import model_peaks
         from scale_toolkit.stages.train import encode
         from scale_toolkit.stages.train import train as stage
 
         with talk.progress() as progress:
             if pretrain:
-                result = encode(cells.adata, config, progress=progress, model=pretrain.read_bytes())
+                names = model_peaks(pretrain, pretrain_peaks)
+                result = encode(cells.adata, config, progress=progress, model=pretrain.read_bytes(), peaks=names)
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
                 at = Checkpoints(checkpoint, every) if checkpoint else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,24 @@ def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def contents(data: bytes) -> Any:
+    """What a torch file holds, as far as it is plain values and tensors. No code in the bytes is ever run.
+
+    Raises
+    ------
+    NotAModel
+        The bytes are no torch file, are damaged, or hold code.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch on the dialect of the pickle: the result says it
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever foreign or damaged bytes make of torch's reader
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise NotAModel("a torch file that holds code, which is not run") from error
+        raise NotAModel("no torch file, or a damaged one") from error
+
+
 def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
     """Read what `dumps` wrote: the model, its peaks and the facts. No code in the bytes is ever run.
 
@@ -47,10 +66,11 @@ def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
     NotAModel
         Where the bytes are something else, or are damaged.
     """
-    try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever foreign or damaged bytes make of torch's reader
-        raise NotAModel("no torch file, or a damaged one") from error
+    return model_of(contents(data))
+
+
+def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
+    """The model, its peaks and the facts in what `contents` found; raises `NotAModel`."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotAModel("a torch file without scale_toolkit's model in it")
     try:

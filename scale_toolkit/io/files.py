@@ -96,7 +96,7 @@ def check_destination(
         if not path.parent.is_dir():
             raise UsageError(f"the output folder {path.parent} does not exist", "", f"make it first: mkdir -p {path.parent}")
         target = path.stat() if path.exists() else None
-    if target is None or not stat.S_ISREG(target.st_mode):
+    if target is None or not (stat.S_ISREG(target.st_mode) or stat.S_ISDIR(target.st_mode)):
         return
     for source in sources:
         if is_stream(source):

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit.errors import InputError, ScaleError, ScaleWarning
-from scale_toolkit.io import files, zarr_store
+from scale_toolkit.errors import InputError, ScaleError, ScaleWarning, UsageError
+from scale_toolkit.io import files, stores, zarr_store
 from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strips, write_chunks
 from scale_toolkit.memory import check_fits
 
@@ -97,6 +97,10 @@ class H5adFile:
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise _unreadable(self.name, path, error) from error
 
+    def peaks(self) -> list[str]:
+        """Names of the peaks, without reading anything else."""
+        return [str(name) for name in self._table("var").index]
+
     def _elements(self, without: set[str]) -> dict[str, Any]:
         found: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
         if "X" in self.root and "X" not in without:
@@ -153,16 +157,20 @@ def stored_sizes(root: h5py.Group, without: set[str] = frozenset()) -> list[int]
 
 
 @contextmanager
-def open_h5ad(source: str | os.PathLike[str], *, stdin: BinaryIO | None = None) -> Iterator[H5adFile]:
-    """Open an h5ad for reading.
+def open_h5ad(
+    source: str | os.PathLike[str], *, stdin: BinaryIO | None = None, modality: str | None = None
+) -> Iterator[H5adFile]:
+    """Open an h5ad for reading, or a zarr store or the ATAC modality of an h5mu as if they were one.
 
     Parameters
     ----------
     source
         A path, or ``-`` for standard input. A pipe is copied to an unlinked temporary file in TMPDIR; a file redirected
-        to standard input (``< cells.h5ad``) is read where it is.
+        to standard input (``< cells.h5ad``) is read where it is. A zarr store is copied to such a file as well.
     stdin
         A binary stream instead of the process's standard input.
+    modality
+        The modality of an h5mu, where its name does not say that it is ATAC.
 
     Yields
     ------
@@ -174,7 +182,8 @@ def open_h5ad(source: str | os.PathLike[str], *, stdin: BinaryIO | None = None) 
     UsageError
         Standard input is a terminal.
     InputError
-        The input is absent, empty, truncated, no HDF5, or HDF5 that is no h5ad.
+        The input is absent, empty, truncated, no HDF5, HDF5 that is no h5ad, or compressed in a way unknown here; or it has no
+        modality, or several, that may be ATAC.
     """
     with ExitStack() as stack:
         if files.is_stream(source):
@@ -190,12 +199,23 @@ def open_h5ad(source: str | os.PathLike[str], *, stdin: BinaryIO | None = None) 
                 )
             stream.seek(0)
             place, status = stream, files.status_of(stream)
+        elif stores.is_zarr_store(Path(source)):
+            name = os.fspath(source)
+            place = stack.enter_context(files.unlinked())
+            with h5py.File(place, "w") as root:
+                stores.copy_zarr(Path(source), root)
+            status = Path(source).stat()
         else:
             name = os.fspath(source)
             place = files.existing_file(source)
             status = place.stat()
         root = stack.enter_context(_open(place, name))
         with whole(name):
+            stores.check_filters(root, name)
+            if stores.is_mudata(root):
+                root = stores.modality_of(root, name, modality)
+            elif modality is not None:
+                raise UsageError(f"--modality {modality}, and {name} has no modalities", "an h5mu", "drop --modality")
             _check_is_h5ad(root, name)
         yield H5adFile(root, name, status)
 
@@ -262,6 +282,11 @@ def write_h5ad(
         _write(root, made, adata, carry, streamed, _GZIP)
 
 
+def write_anndata(group: h5py.Group, adata: AnnData) -> None:
+    """Write an AnnData into a group of an open HDF5 file, compressed as `write_h5ad` does it."""
+    _write(group, None, adata, None, {}, _GZIP)
+
+
 def _open(place: Path | IO[bytes], name: str) -> h5py.File:
     # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which is as fast
     try:
@@ -281,7 +306,7 @@ def _check_is_h5ad(root: h5py.File, name: str) -> None:
     if "matrix" in root and "barcodes" in root["matrix"]:
         raise InputError(f"{name} is a 10x h5", "an h5ad", "run `scale prepare` on it first")
     found = ", ".join(sorted(root)[:5]) or "nothing"
-    raise InputError(f"{name} is HDF5 but no h5ad (it holds {found})", "obs and var", "read it with the program that wrote it")
+    raise InputError(f"{name} is no h5ad (it holds {found})", "obs and var", "read it with the program that wrote it")
 
 
 @contextmanager

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pandas as pd
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.intervals import COLUMNS
 from scale_toolkit.io import files
+from scale_toolkit.io.h5ad import open_h5ad
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NO_REGION = ("#", "track", "browser")
 _BED_LINE = re.compile(r"\S+\s+\d+\s+\d+(\s|$)")
@@ -113,3 +119,30 @@ def is_file(text: str) -> bool:
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     with files.open_text(path) as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def model_peaks(model: Path, given: Path | None) -> Callable[[], list[str] | None]:
+    """Return a function that finds the names of the peaks of a model which has none: SCALE 1.1.2's ``model.pt``.
+
+    Parameters
+    ----------
+    model
+        The model file; the ``adata.h5ad`` that its run left beside it has the names.
+    given
+        An h5ad whose peaks they are, or a text file with one a line, instead of that.
+    """
+
+    def find() -> list[str] | None:
+        beside = model.with_name("adata.h5ad")
+        source = given or (beside if beside.is_file() else None)
+        if source is None:
+            return None
+        if h5py.is_hdf5(files.existing_file(source)):
+            with open_h5ad(source) as file:
+                return file.peaks()
+        lines = [line for line in _lines(source) if not line.startswith(_NO_REGION)]
+        if lines and all(_BED_LINE.match(line) for line in lines):
+            return [f"{chrom}:{start}-{end}" for chrom, start, end in read_bed(source).itertuples(index=False)]
+        return [line.split("\t")[0].strip() for line in lines]
+
+    return find

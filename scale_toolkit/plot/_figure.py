@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,11 +79,23 @@ def styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def call(*args: Any, **kwargs: Any) -> Any:
+        _wake_notebook()
         interactive = mpl.is_interactive()
         with mpl.rc_context({**STYLE, "interactive": interactive}):
             return draw(*args, **kwargs)
 
     return call
+
+
+def _wake_notebook() -> None:
+    """Load the backend that a notebook's kernel has chosen, which makes matplotlib interactive.
+
+    Else the first figure would, inside `styled`, where settings are put back: neither it nor a later one would be shown.
+    """
+    name = os.environ.get("MPLBACKEND", "")
+    if name.startswith("module://matplotlib_inline"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name.removeprefix("module://"))
 
 
 def new_figure(figsize: tuple[float, float], **options: Any) -> Figure:

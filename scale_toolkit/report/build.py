@@ -36,15 +36,13 @@ MOST_SHOWN = 60  # clusters in a table or a heat map
 MOST_ROWS = 30  # clusters in the heat map of peaks
 MARKER_CELLS = 3000
 MARKERS_EACH = 5
-MARKERS = keys.Slot("uns", "scale_markers", "markers", "markers × figures", "DataFrame", "marker peaks, best first")
-MOTIFS = keys.Slot("uns", "scale_motifs", "markers", "motifs × figures", "DataFrame", "motifs of the markers of each cluster")
 
 #: What the page is made from, besides obs, var and some rows of X: a file's other elements can stay on disk.
 NEEDED = tuple(
     slot.path
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME, keys.HISTORY, keys.QC, keys.VALIDATION,
-        MARKERS, MOTIFS,
+        keys.MARKERS, keys.MOTIFS,
     )
 )  # fmt: skip
 
@@ -486,7 +484,7 @@ def _markers(view: View) -> Section | None:
 
 def _stored(adata: AnnData) -> pd.DataFrame | None:
     """The table of `scale markers`, where it was run and its columns are there."""
-    table = adata.uns.get(MARKERS.name)
+    table = adata.uns.get(keys.MARKERS.name)
     return table if isinstance(table, pd.DataFrame) and {"cluster", "peak"} <= set(table) else None
 
 
@@ -499,7 +497,7 @@ def _best(table: pd.DataFrame, names: list[str], peaks: pd.Index) -> tuple[np.nd
 
 def _marker_table(adata: AnnData, table: pd.DataFrame, names: list[str]) -> tuple[list[str], list[list[str]]]:
     """A row a cluster: how many markers, the best, the genes nearest to the best, and enriched motifs, as far as known."""
-    motifs = adata.uns.get(MOTIFS.name)
+    motifs = adata.uns.get(keys.MOTIFS.name)
     known = isinstance(motifs, pd.DataFrame) and {"cluster", "motif", "fdr", "odds_ratio"} <= set(motifs)
     with_genes = "nearest_gene" in table
     head = [

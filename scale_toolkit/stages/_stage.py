@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 def stage(
     name: str, config_class: type[Config], *, reads: tuple[keys.Slot | str, ...] = (), loads: tuple[str, ...] | Callable = ()
-) -> Callable:
+) -> Callable[[Callable[..., AnnData]], Callable[..., AnnData]]:
     """Turn ``run(adata, config, *, progress, **inputs) -> AnnData`` into a public stage.
 
     The stage can be called with a config or with its options as keywords, obeys ``n_threads``, and leaves a

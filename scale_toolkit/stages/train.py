@@ -16,7 +16,7 @@ from scale_toolkit.memory import check_fits
 from scale_toolkit.stages._stage import Progress, digest, note, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
     from anndata import AnnData
@@ -34,7 +34,6 @@ FAST = {
     "n_neighbors": 10,
     "neighbour_share": 0.5,
     "ridge": 1.0,
-    "max_epochs": 60,
     "mixture_epoch": 15,
 }
 
@@ -112,11 +111,21 @@ def train(
 
 
 @stage("train", TrainConfig, reads=("X",), loads=("torch",))
-def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = None, model: bytes) -> AnnData:
+def encode(
+    adata: AnnData,
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    model: bytes,
+    peaks: Sequence[str] | Callable[[], Sequence[str]] | None = None,
+) -> AnnData:
     """Encode cells with a trained model, without training: `train --pretrain`.
 
     Peaks are matched by name. A peak the model knows and `adata` lacks counts as closed, and is told; a peak the model
     does not know is not modelled. Writes the slots of `train`, but ``uns['scale_history']``.
+
+    Of a ``model.pt`` of SCALE 1.1.2 the latent vectors are the means of the release's own forward pass (its files hold one
+    random sample of each), from open peaks, as the release sees them.
 
     Parameters
     ----------
@@ -127,21 +136,23 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
     progress
         Not called: encoding is one pass.
     model
-        Bytes of the file that `train` kept.
+        Bytes of the file that `train` kept, or of a ``model.pt`` of SCALE 1.1.2.
+    peaks
+        The names of the peaks of a ``model.pt`` of SCALE 1.1.2 in its order, which are those of its ``adata.h5ad``; or a
+        function that finds them when they are needed. Other models have names of their own.
 
     Raises
     ------
     InputError
-        The bytes are no model of ours, or model and cells share no peak.
+        The bytes are no model of ours or the release's, or hold code; a release's model comes without names or with another
+        number of them; or model and cells share no peak.
     """
     import warnings
 
-    from scale_toolkit.core.model_file import NotAModel, loads
-
-    try:
-        trained, peaks, facts = loads(model)
-    except NotAModel as error:
-        raise InputError(f"the model file is {error}", "a file written by `scale train --model`", "train again") from None
+    trained, peaks, facts = _pretrained(model, peaks)
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()][0]
+        raise InputError(f"peak {twice} is there twice", "a name for each peak", "run `scale prepare` on the counts first")
     place = adata.var_names.get_indexer(peaks)  # where each of the model's peaks is here; -1: nowhere
     known = place >= 0
     if not known.any():
@@ -158,6 +169,8 @@ def encode(adata: AnnData, config: TrainConfig, *, progress: Progress | None = N
             ScaleWarning,
             stacklevel=2,
         )
+    if (extra := adata.n_vars - int(known.sum())) > 0:
+        log.info("%d of %d peaks here are not the model's: they are not modelled", extra, adata.n_vars)
     device = find_device(config.device)
     trained.model.to(device)
     modelled = np.zeros(adata.n_vars, bool)
@@ -176,6 +189,91 @@ def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:
         f"training on {counts.shape[0]:,} cells × {counts.shape[1]:,} peaks ({counts.nnz:,} open)",
         "ask for more memory, or model fewer peaks (`scale select-peaks --n-peaks`)",
     )
+
+
+def options_of(model: bytes) -> dict[str, Any]:
+    """The options that a model was trained with, as keywords of `train`; SCALE 1.1.2's models hold none: its preset."""
+    content = _contents(model)
+    if content.get("format") is None:
+        k, latent = (len(content[name]) for name in ("pi", "mu_c")) if {"pi", "mu_c"} <= set(content) else (1, 1)
+        return {"preset": "release", "n_components": k, "latent": latent}
+    known = TrainConfig.__dataclass_fields__
+    return {name: value for name, value in content["facts"].get("options", {}).items() if name in known}
+
+
+def made_by(adata: AnnData, model: bytes) -> bool:
+    """Whether the slots of `train` in `adata` are this model's: all of its peaks with its loadings, and all cells encoded."""
+    if not all(slot.found_in(adata) for slot in (keys.DECODER, keys.BIAS, keys.LATENT, keys.POSTERIOR, keys.COMPONENT)):
+        return False
+    content = _contents(model)
+    if content.get("format") is None or not adata.var_names.is_unique:
+        return False
+    place = adata.var_names.get_indexer(content["peaks"])
+    weight = content["weights"]["decoder.weight"].numpy()
+    stored = np.asarray(keys.DECODER.get(adata))
+    return bool((place >= 0).all()) and weight.shape[1] == stored.shape[1] and np.array_equal(stored[place], weight)
+
+
+def _contents(model: bytes) -> dict[str, Any]:
+    """What a model file holds, ours or SCALE 1.1.2's; one that holds neither is an error."""
+    from scale_toolkit.core.model_file import NotAModel, contents, model_of
+    from scale_toolkit.core.release_file import is_release
+
+    try:
+        content = contents(model)
+        if not is_release(content):
+            model_of(content)
+    except NotAModel as error:
+        expected = "a file written by `scale train --model`, or the model.pt of SCALE 1.1.2"
+        raise InputError(f"the model file is {error}", expected, "check the path, or train again") from None
+    return content
+
+
+def _pretrained(
+    model: bytes, peaks: Sequence[str] | Callable[[], Sequence[str]] | None
+) -> tuple[Trained, list[str], dict[str, Any]]:
+    """A model of ours, or of SCALE 1.1.2 with the names of its peaks; with its facts."""
+    from scale_toolkit.core.model_file import model_of
+
+    content = _contents(model)
+    if content.get("format") is not None:
+        return model_of(content)
+    return _released(content, peaks() if callable(peaks) else peaks)
+
+
+def _released(content: dict[str, Any], peaks: Sequence[str] | None) -> tuple[Trained, list[str], dict[str, Any]]:
+    import warnings
+
+    from scale_toolkit.core.release_file import NotOfTheRelease, trained_of
+
+    try:
+        trained, degenerate = trained_of(content)
+    except NotOfTheRelease as error:
+        raise InputError(f"the model file {error}", "the model.pt of SCALE 1.1.2, whole", "make or copy it again") from None
+    n_peaks = trained.model.shape.n_peaks
+    if peaks is None:
+        raise InputError(
+            f"the model file is SCALE 1.1.2's, which does not name its {n_peaks:,} peaks",
+            "their names in the model's order",
+            "give the adata.h5ad of the same run with --pretrain-peaks, or put it beside the model",
+        )
+    names = list(map(str, peaks))
+    if len(names) != n_peaks:
+        raise InputError(
+            f"the model file has {n_peaks:,} peaks, and {len(names):,} names of peaks are given for it",
+            "the names of the peaks it was trained on",
+            "give the adata.h5ad of the same run with --pretrain-peaks",
+        )
+    if len(set(names)) != len(names):
+        raise InputError("a peak is named twice among the model's", "a name for each", "make the names unique in both files")
+    if degenerate:
+        warnings.warn(
+            f"{degenerate} of {trained.model.shape.n_components} components of the model have a weight or variance of 0 or "
+            "less, for which the release computes no responsibilities; they are taken as next to 0",
+            ScaleWarning,
+            stacklevel=4,
+        )
+    return trained, names, {"version": "SCALE 1.1.2"}
 
 
 class Checkpoints(Protocol):
@@ -311,12 +409,13 @@ def train_model(
     fast = settings.preset == "fast"
     batch_size = fast_batch_size(source.n_cells) if settings.batch_size is None else settings.batch_size
     steps_an_epoch = max(round(source.n_cells / batch_size), 1)
-    max_epochs = FAST["max_epochs"] if fast else -(-settings.max_iter // steps_an_epoch)
+    last_epoch = -(-settings.max_iter // steps_an_epoch)
+    max_epochs = min(settings.max_epochs or last_epoch, last_epoch)
 
     def on_epoch(epoch: int, history: History) -> None:
         if progress is not None:
             held_out = f", held-out {history.held_out[-1]:.4f}" if history.held_out else ""
-            progress(f"loss {history.loss[-1]:.1f}{held_out}", epoch, min(max_epochs, -(-settings.max_iter // steps_an_epoch)))
+            progress(f"loss {history.loss[-1]:.1f}{held_out}", epoch, max_epochs)
 
     common = {
         "n_components": settings.n_components,
@@ -326,6 +425,7 @@ def train_model(
         "lr": settings.lr,
         "batch_size": batch_size,
         "max_iter": settings.max_iter,
+        "max_epochs": settings.max_epochs,
         "weight_decay": settings.weight_decay,
         "patience": settings.patience,
         "log_transform": settings.log_transform,
@@ -334,9 +434,11 @@ def train_model(
         "on_epoch": on_epoch,
         **going_on,
     }
+    # a short training has a mixture too
+    fast_settings = FAST | {"mixture_epoch": min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)}
     try:
         trained = (
-            train_fast(source, **common, **FAST)
+            train_fast(source, **common, **fast_settings)
             if fast
             else train_published(source, **common, release=settings.preset == "release")
         )

@@ -273,7 +273,7 @@ def placeOf(path, sheet) {
 
 // A file's name without what tells its format, as letters that suit a folder's name.
 def plainName(path) {
-    return path.name.replaceAll(/(?i)(?<=.)(\.(gz|h5ad|h5|txt|tsv|csv|mtx|fragments))+$/, '').replaceAll(/[^A-Za-z0-9_.-]/, '_')
+    return path.name.replaceAll(/(?i)(?<=.)(\.(gz|h5ad|h5mu|zarr|h5|txt|tsv|csv|mtx|fragments))+$/, '').replaceAll(/[^A-Za-z0-9_.-]/, '_')
 }
 
 def helpText(run) {

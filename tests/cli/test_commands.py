@@ -15,6 +15,7 @@ import subprocess
 import sys
 import termios
 import time
+import warnings
 from pathlib import Path
 
 import anndata
@@ -194,6 +195,62 @@ def test_pretrain_encodes_with_the_model_and_trains_nothing(chain, tmp_path):
     assert "scale_history" not in encoded.uns
 
 
+def test_a_zarr_store_goes_through_the_stages_as_an_h5ad_does(chain, tmp_path):
+    done(
+        f"scale cluster -k 3 {chain}/trained.h5ad -o a.zarr && scale cluster -k 3 a.zarr --method kmeans -o b.zarr"
+        " && scale prepare b.zarr --min-peaks 0 --min-cells 0 -o c.h5ad",
+        tmp_path,
+    )
+    cells, before = anndata.read_h5ad(tmp_path / "c.h5ad"), anndata.read_h5ad(chain / "trained.h5ad")
+    assert cells.obs["kmeans"].nunique() == cells.obs["leiden"].nunique() == 3
+    assert (cells.X != before.X).nnz == 0
+    bad(call("scale cluster -k 3 a.zarr -o a.zarr", tmp_path), 2, "a.zarr is also the input")
+    bad(call("scale prepare c.h5ad --modality atac -o d.h5ad", tmp_path), 2, "--modality atac, and c.h5ad has no modalities")
+
+
+def test_an_h5mu_enters_by_its_modality(counts, tmp_path):
+    mudata = pytest.importorskip("mudata")
+    cells = anndata.read_h5ad(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mudata on its own future
+        mudata.MuData({"one": cells, "two": cells[:, :5].copy()}).write(tmp_path / "a.h5mu")
+    bad(call("scale prepare a.h5mu -o b.h5ad", tmp_path), 1, "a.h5mu has the modalities one, two, and none may be ATAC")
+    done("scale prepare a.h5mu --modality one --min-peaks 0 --min-cells 0 -o b.h5ad", tmp_path)
+    assert anndata.read_h5ad(tmp_path / "b.h5ad").shape == cells.shape
+
+
+def test_pretrain_takes_the_model_of_scale_1_1_2(chain, tmp_path):
+    import torch
+
+    cells = anndata.read_h5ad(chain / "selected.h5ad")
+    rng = np.random.default_rng(0)
+    shapes = {
+        "pi": (2,), "mu_c": (3, 2), "var_c": (3, 2), "encoder.hidden.0.weight": (8, 500), "encoder.hidden.0.bias": (8,),
+        "encoder.sample.mu.weight": (3, 8), "encoder.sample.mu.bias": (3,), "encoder.sample.log_var.weight": (3, 8),
+        "encoder.sample.log_var.bias": (3,), "decoder.reconstruction.weight": (500, 3), "decoder.reconstruction.bias": (500,),
+    }  # fmt: skip
+    weights = {name: torch.from_numpy(rng.uniform(0.1, 0.9, shape).astype("f4")) for name, shape in shapes.items()}
+    (tmp_path / "out").mkdir()
+    torch.save(weights, tmp_path / "out" / "model.pt")
+    w = {name: value.numpy() for name, value in weights.items()}
+    hidden = np.maximum((cells.X.toarray() > 0) @ w["encoder.hidden.0.weight"].T + w["encoder.hidden.0.bias"], 0)
+    expected = hidden @ w["encoder.sample.mu.weight"].T + w["encoder.sample.mu.bias"]
+    words = f"scale train {chain}/selected.h5ad --pretrain out/model.pt -o encoded.h5ad"
+    bad(call(words, tmp_path), 1, "the model file is SCALE 1.1.2's, which does not name its 500 peaks")
+    (tmp_path / "names.txt").write_text("\n".join(cells.var_names) + "\n")
+    anndata.AnnData(var=cells.var).write_h5ad(tmp_path / "elsewhere.h5ad")
+    for peaks in ("names.txt", "elsewhere.h5ad"):
+        done(f"{words} --pretrain-peaks {peaks}", tmp_path)
+        encoded = anndata.read_h5ad(tmp_path / "encoded.h5ad")
+        np.testing.assert_allclose(encoded.obsm["X_scale"], expected, rtol=1e-4)
+    shutil.move(tmp_path / "elsewhere.h5ad", tmp_path / "out" / "adata.h5ad")  # where the release leaves it
+    done(
+        f"scale run {chain}/selected.h5ad --pretrain out/model.pt -o mine --min-peaks 0 -k 2 --cluster-method kmeans", tmp_path
+    )
+    encoded = anndata.read_h5ad(tmp_path / "mine" / "adata.h5ad")
+    np.testing.assert_allclose(encoded.obsm["X_scale"], expected, rtol=1e-4)
+
+
 def test_run_makes_scale_pys_folder(counts, tmp_path):
     said = done(
         f"SCALE.py -d {counts} -k 2 --min_peaks 50 --min_cells 3 --max_iter 20 --encode_dim 32 16 --latent 5 --embed tSNE"
@@ -299,6 +356,8 @@ def test_blacklist_drops_peaks(data_path, tmp_path):
         ("scale train mine.h5ad -o x.h5ad --pretrain none.pt", 1, "none.pt does not exist"),
         ("scale train mine.h5ad -o x.h5ad --pretrain words.txt", 1, ""),
         ("scale train mine.h5ad -o x.h5ad --pretrain a --model b", 2, "both --model and --pretrain"),
+        ("scale train mine.h5ad -o x.h5ad --pretrain-peaks words.txt", 2, "--pretrain-peaks without --pretrain"),
+        ("scale train mine.h5ad -o x.h5ad --pretrain words.txt --pretrain-peaks no.h5ad", 1, "no.h5ad does not exist"),
         ("scale train mine.h5ad -o none/x.h5ad", 2, "the output folder none does not exist"),
         ("scale impute {chain}/trained.h5ad --model none.pt -o x.h5ad", 2, "--model without --validate"),
         ("scale impute {chain}/trained.h5ad --validate-dir out -o x.h5ad", 2, "--validate-dir without --validate"),
@@ -490,3 +549,19 @@ def test_verify_says_whether_a_result_is_reproduced(chain, tmp_path):
     facts = next(fact for fact in map(json.loads, said.splitlines()) if "slots" in fact)
     assert facts["reproduced"] is True
     assert facts["slots"]["obsm['X_scale']"]["verdict"] == "identical"
+
+
+@pytest.mark.parametrize("to", ["mtx", "10x", "cellxgene", "h5mu"])
+def test_export_is_read_back(chain, tmp_path, to):
+    place = "out" if to == "mtx" else "out.h5"
+    said = done(f"scale export {chain}/imputed.h5ad --to {to} -o {place}", tmp_path)
+    assert ("add to obs: assay_ontology_term_id, " in said) == (to == "cellxgene")
+    done(f"scale prepare {place} --min-peaks 0 --min-cells 0 -o again.h5ad", tmp_path)
+    cells, again = anndata.read_h5ad(chain / "imputed.h5ad"), anndata.read_h5ad(tmp_path / "again.h5ad")
+    assert list(again.obs_names) == list(cells.obs_names)
+    assert (again.X != cells.X).nnz == 0
+    assert ("imputed" in again.obsm) == (to == "h5mu")
+    bad(call(f"scale export {chain}/trained.h5ad --to {to}", tmp_path), 2, "Missing option")
+    shutil.copy(chain / "embedded.h5ad", tmp_path / "mine.h5ad")
+    if to != "mtx":
+        bad(call(f"scale export mine.h5ad --to {to} -o mine.h5ad", tmp_path), 2, "mine.h5ad is also the input")

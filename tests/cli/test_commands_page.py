@@ -33,7 +33,7 @@ def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
-        "report"
+        "report", "export"
     }  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def test_every_command_of_the_design_is_there():
         ("plot specificity", config.PlotSpecificityConfig),
         ("plot loss", config.PlotLossConfig),
         ("plot qc", config.PlotQcConfig),
+        ("export", config.ExportConfig),
     ],
 )
 def test_help_lists_every_field(command, config_class):

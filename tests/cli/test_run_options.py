@@ -23,6 +23,7 @@ CASES = {
     "--n-centroids": ("-k 6", {"train.n_components": 6, "cluster.n_clusters": 6}),
     "--outdir": ("-o other", {"folder": Path("other")}),
     "--max-iter": ("--max_iter 7", {"train.max_iter": 7}),
+    "--max-epochs": ("--max_epochs 7", {"train.max_epochs": 7}),
     "--lr": ("--lr 0.1", {"train.lr": 0.1}),
     "--seed": ("--seed 3", {"train.seed": 3, "embed.seed": 3, "cluster.seed": 3}),
     "--n-threads": ("--n_threads 2", {"train.n_threads": 2, "embed.n_threads": 2, "cluster.n_threads": 2}),
@@ -49,9 +50,13 @@ CASES = {
     "--cluster-method": ("--cluster_method kmeans", {"cluster.method": "kmeans"}),
     "--resolution": ("--resolution 0.5", {"cluster.resolution": 0.5}),
     "--pretrain": ("--pretrain {model}", {"pretrain": "{model}", "prepare.min_cells": 0}),
+    "--pretrain-peaks": (
+        "--pretrain {model} --pretrain_peaks {model}",
+        {"pretrain": "{model}", "pretrain_peaks": "{model}", "prepare.min_cells": 0},
+    ),
 }
 #: Options that shape no plan; each has a test of its own.
-OTHERS = {"--data-list", "--verbose", "--quiet", "--json-logs", "--debug"}
+OTHERS = {"--data-list", "--modality", "--verbose", "--quiet", "--json-logs", "--debug"}
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def planned(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(run_module, "analyse", lambda cells, plan, talk: seen.append((cells, plan, talk)))
-    monkeypatch.setattr(run_module, "read_inputs", list)
+    monkeypatch.setattr(run_module, "read_inputs", lambda sources, names, modality: list(sources))
 
     def call(words):
         with pytest.raises(SystemExit) as end:

@@ -196,7 +196,7 @@ def test_files_of_no_known_format(tmp_path):
         (tmp_path / name).write_text(text)
         return tmp_path / name
 
-    accepted = "expected an h5ad, a count table"
+    accepted = "expected an h5ad, h5mu or zarr store, a count table"
     cases = [
         (write("a.xyz", "p\tc\nx\t1\n"), f"the format of .*a.xyz is unknown; {accepted}"),
         (

@@ -44,7 +44,8 @@ def test_every_option_of_a_stage_reaches_it(stage):
     parameters = {f"--{spec.name.replace('_', '-')}" for spec, *_ in module.fields(stage)}
     # a part of the values, their files and going on from a checkpoint are for the command line; -resume repeats a whole task
     by_hand = {
-        "train": {"--checkpoint", "--every"},
+        "prepare": {"--modality"},
+        "train": {"--checkpoint", "--every", "--pretrain-peaks"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
@@ -72,7 +73,8 @@ def test_every_config_of_a_stage_is_in():
     kinds = {kind for many in maker().STAGES.values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
     figures = {one for one in everything if one.__name__.startswith("Plot")}  # a figure is no stage
-    assert everything - kinds - figures == {config.Config, config.SimulateConfig, config.MarkersConfig}  # for the command line
+    for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ExportConfig}
+    assert everything - kinds - figures == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -109,6 +110,23 @@ def test_a_notebook_gets_a_figure_that_pyplot_shows(cells):
         assert mpl.is_interactive()
     assert [plt.figure(number) for number in plt.get_fignums()] == [ax.figure]
     plt.close("all")
+
+
+def test_in_a_fresh_notebook_every_figure_is_shown(tmp_path):
+    """A kernel names its backend in the environment; matplotlib becomes interactive when that is loaded, not before."""
+    (tmp_path / "matplotlib_inline_probe.py").write_text(
+        "import matplotlib\nfrom matplotlib.backends.backend_agg import *\nmatplotlib.interactive(True)\n"
+    )
+    code = (
+        "import anndata, numpy as np, matplotlib.pyplot as plt\n"
+        "from scale_toolkit import plot\n"
+        "cells = anndata.AnnData(np.ones((5, 2)), obsm={'X_umap': np.random.rand(5, 2)})\n"
+        "axes = [plot.embedding(cells, basis='X_umap', color=None) for _ in range(2)]\n"
+        "assert [plt.figure(n) for n in plt.get_fignums()] == [ax.figure for ax in axes], plt.get_fignums()\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline_probe", "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def linear_rgb(color):

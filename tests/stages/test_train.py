@@ -68,6 +68,7 @@ CHANGES = {
     "lr": 0.01,
     "batch_size": 50,
     "max_iter": 4,
+    "max_epochs": 1,
     "weight_decay": 0.5,
     "log_transform": True,
     "seed": 1,
@@ -95,6 +96,15 @@ def test_every_option_changes_the_result(planted, name):
     plain, changed = (quick(planted, **options) for options in ({"max_iter": 8}, {name: CHANGES[name]}))
     results = [np.concatenate([keys.LATENT.get(a).ravel(), keys.POSTERIOR.get(a).ravel()]) for a in (plain, changed)]
     assert results[0].shape != results[1].shape or not np.array_equal(*results)
+
+
+@pytest.mark.parametrize("preset", ["fast", "paper", "release"])
+def test_epochs_are_bounded_and_a_short_training_has_its_mixture(planted, preset):
+    options = {"preset": preset, "encode_dim": (8,), "patience": 0, "n_components": 3, "n_threads": 1}
+    trained = scale.train(planted.copy(), max_epochs=4, **options)
+    assert scale.receipts(trained)[-1]["notes"]["epochs"] == len(keys.HISTORY.get(trained)["loss"]) == 4
+    means = keys.MIXTURE.get(trained)["means"]
+    assert np.abs(means[0] - means[1]).max() > 0.01  # a prior that no mixture was fitted to has them all at 0
 
 
 def test_same_seed_gives_the_same_bytes(planted):

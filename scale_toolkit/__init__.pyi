@@ -1,0 +1,50 @@
+"""What the lazy names of the package are, for type checkers."""
+
+from scale_toolkit import plot as pl
+from scale_toolkit import plot as plot
+from scale_toolkit import pp as pp
+from scale_toolkit import report as report
+from scale_toolkit import tl as tl
+from scale_toolkit import utils as utils
+from scale_toolkit.api import SCALE as SCALE
+from scale_toolkit.stages._stage import receipts as receipts
+from scale_toolkit.stages.cluster import cluster as cluster
+from scale_toolkit.stages.embed import embed as embed
+from scale_toolkit.stages.impute import impute as impute
+from scale_toolkit.stages.imputed import imputed as imputed
+from scale_toolkit.stages.markers import markers as markers
+from scale_toolkit.stages.prepare import prepare as prepare
+from scale_toolkit.stages.select_peaks import select_peaks as select_peaks
+from scale_toolkit.stages.simulate import simulate as simulate
+from scale_toolkit.stages.train import encode as encode
+from scale_toolkit.stages.train import train as train
+from scale_toolkit.stages.unpack import unpack_binary as unpack_binary
+from scale_toolkit.stages.unpack import unpack_numeric as unpack_numeric
+from scale_toolkit.stages.verify import verify as verify
+
+__version__: str
+
+__all__ = [
+    "SCALE",
+    "__version__",
+    "cluster",
+    "embed",
+    "encode",
+    "impute",
+    "imputed",
+    "markers",
+    "pl",
+    "plot",
+    "pp",
+    "prepare",
+    "receipts",
+    "report",
+    "select_peaks",
+    "simulate",
+    "tl",
+    "train",
+    "unpack_binary",
+    "unpack_numeric",
+    "utils",
+    "verify",
+]

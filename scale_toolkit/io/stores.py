@@ -1,0 +1,159 @@
+"""Other houses of an AnnData: a zarr store, one modality of a MuData, an HDF5 file with a filter that HDF5 itself lacks."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from scale_toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    import zarr
+
+log = logging.getLogger("scale_toolkit")
+
+_STEP = 1 << 22  # items copied at a time
+#: Names under which the ATAC modality of a multiome goes; where several modalities are there, one of them must be it.
+ATAC = ("atac", "peaks", "peak", "chromatin", "accessibility", "scatac", "snatac")
+_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+
+
+def is_zarr_store(path: Path) -> bool:
+    """Whether the folder is a zarr group, of version 2 or 3, whatever its name."""
+    return path.is_dir() and any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
+def copy_zarr(path: Path, root: h5py.File) -> None:
+    """Copy a zarr store into a new HDF5 file, element by element in blocks: what is read from there on is one format.
+
+    Raises
+    ------
+    InputError
+        It cannot be read as one.
+    """
+    import zarr
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr on names and codecs of other versions: what cannot be read fails
+            _copy_group(zarr.open_group(path, mode="r"), root)
+    except MemoryError:
+        raise
+    except Exception as error:  # any failure of the reader is a fault of the store, except of the disk it is copied to
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{path} cannot be read as a zarr store ({reason})", "a whole one", "make or copy it again") from error
+
+
+def _copy_group(source: zarr.Group, target: h5py.Group) -> None:
+    from anndata.io import read_elem, write_elem
+
+    for name, item in source.members():
+        if hasattr(item, "members"):
+            _copy_group(item, target.create_group(name))
+        elif item.shape and item.dtype.kind in "biuf":
+            _copy_array(item, target.create_dataset(name, item.shape, item.dtype))
+        else:  # names, single values and the like
+            write_elem(target, name, read_elem(item))
+    _copy_attributes(source, target)
+
+
+def _copy_array(source: zarr.Array, target: h5py.Dataset) -> None:
+    rows = max(1, _STEP // max(1, int(np.prod(source.shape[1:]))))
+    for start in range(0, source.shape[0] if source.size else 0, rows):
+        target[start : start + rows] = source[start : start + rows]
+    _copy_attributes(source, target)
+
+
+def _copy_attributes(source: Any, target: Any) -> None:
+    for name, value in source.attrs.asdict().items():
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            target.attrs.create(name, value, dtype=h5py.string_dtype())
+        elif value is not None and not isinstance(value, dict):
+            target.attrs[name] = value
+
+
+def check_filters(root: h5py.File, name: str) -> None:
+    """Make sure that every compression of the file can be undone, with the package hdf5plugin where HDF5 itself cannot.
+
+    Raises
+    ------
+    InputError
+        A filter is not known here; it says which package knows it.
+    """
+    unknown = _unknown_filters(root)
+    if not unknown:
+        return
+    words = ", ".join(_FILTERS.get(number, f"filter {number}") for number in sorted(unknown))
+    try:
+        import hdf5plugin  # noqa: F401  registers its filters
+    except ImportError:
+        raise InputError(
+            f"{name} is compressed with {words}, as SnapATAC2 does, which HDF5 alone does not know",
+            "the package hdf5plugin",
+            "pip install hdf5plugin",
+        ) from None
+    if _unknown_filters(root):
+        raise InputError(
+            f"{name} is compressed with {words}, which hdf5plugin does not know", "gzip, lzf or zstd", "write it again"
+        )
+
+
+def _unknown_filters(root: h5py.File) -> set[int]:
+    unknown: set[int] = set()
+
+    def look(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            made = item.id.get_create_plist()
+            numbers = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
+            unknown.update(number for number in numbers if not h5py.h5z.filter_avail(number))
+
+    root.visititems(look)
+    return unknown
+
+
+def is_mudata(root: h5py.Group) -> bool:
+    """Whether the file holds modalities (MuData, ``.h5mu``)."""
+    return isinstance(root.get("mod"), h5py.Group) and len(root["mod"]) > 0
+
+
+def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.Group:
+    """Return the ATAC modality of a MuData, or the one that is wanted; it is laid out as an h5ad is.
+
+    Which one it is, is told by the name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x does.
+
+    Raises
+    ------
+    InputError
+        None can be taken for it, or several can, or the one wanted is not there.
+    """
+    modalities = root["mod"]
+    if wanted is not None:
+        if wanted not in modalities:
+            raise InputError(f"{name} has no modality {wanted!r}", "one of " + ", ".join(modalities))
+        return modalities[wanted]
+    found = list(modalities)
+    chosen = [key for key in found if key.lower() in ATAC] or [key for key in found if _holds_peaks(modalities[key])]
+    if len(found) == 1 and not chosen:
+        chosen = found
+    if len(chosen) != 1:
+        raise InputError(
+            f"{name} has the modalities {', '.join(found)}, and {'none' if not chosen else ' and '.join(chosen)} may be ATAC",
+            "one that is named atac or peaks",
+            "say which: scale prepare --modality NAME",
+        )
+    log.info("%s: the modality %s of %s", name, chosen[0], ", ".join(found))
+    return modalities[chosen[0]]
+
+
+def _holds_peaks(group: h5py.Group) -> bool:
+    from anndata.io import read_elem
+
+    kinds = group.get("var/feature_types")
+    return kinds is not None and set(np.unique(np.asarray(read_elem(kinds), dtype=str))) == {"Peaks"}

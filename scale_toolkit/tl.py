@@ -1,0 +1,203 @@
+"""Training and after, the way scanpy does it: ``scale.tl.train(adata)`` writes into `adata`; ``copy=True`` returns another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scale_toolkit._in_place import run, with_options
+from scale_toolkit.config import ClusterConfig, EmbedConfig, ImputeConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anndata import AnnData
+
+    Progress = Callable[[str, int, int], None]
+
+__all__ = ["cluster", "embed", "encode", "impute", "train"]
+
+
+@with_options(TrainConfig)
+def train(
+    adata: AnnData,
+    *,
+    copy: bool = False,
+    progress: Progress | None = None,
+    keep_model: Callable[[bytes], None] | None = None,
+    **options: Any,
+) -> AnnData | None:
+    """Train SCALE on the open peaks of `adata` (Xiong et al. 2019, Nat Commun 10:4576).
+
+    Parameters
+    ----------
+    adata
+        Counts, cells × peaks; where ``var['selected']`` marks peaks, the model sees only those.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called after each epoch with a message, the epochs done and the epochs at most.
+    keep_model
+        Receives the bytes of the model file, which `encode` reads.
+    **options
+        ``n_components``, ``latent``, ``max_epochs``, ``seed``, …: see `scale_toolkit.train`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obsm['X_scale']`` and ``obsm['latent']`` (cells × latent, float32),
+    ``obsm['scale_posterior']`` (cells × components, float32), ``obs['scale_component']``, ``varm['scale_decoder']``,
+    ``var['scale_bias']``, ``obs['scale_offset']``, ``obs['scale_open_rate']``, ``var['scale_open_rate']``,
+    ``uns['scale_mixture']``, ``uns['scale_history']``, a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    InputError
+        ``X`` holds no counts, or fewer than two cells.
+    DeviceError
+        The device asked for is not there.
+    TrainingError
+        The loss was not a number in the first epoch.
+    """
+    return run("train", adata, copy=copy, progress=progress, keep_model=keep_model, **options)
+
+
+@with_options(TrainConfig)
+def encode(
+    adata: AnnData,
+    *,
+    model: bytes,
+    peaks: Sequence[str] | None = None,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | None:
+    """Encode cells with a trained model; peaks are matched by name.
+
+    Parameters
+    ----------
+    adata
+        Counts, cells × peaks.
+    model
+        Bytes of the file that `train` kept, or of a ``model.pt`` of SCALE 1.1.2.
+    peaks
+        The names of the peaks of a model of SCALE 1.1.2, in its order.
+    copy
+        Leave `adata` as it is and return a new one.
+    **options
+        ``device``, ``n_threads`` and ``seed`` matter here.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: the slots of `train`, but ``uns['scale_history']``.
+
+    Raises
+    ------
+    InputError
+        The bytes are no model, or model and cells share no peak.
+    """
+    return run("train", adata, copy=copy, name="encode", model=model, peaks=peaks, **options)
+
+
+@with_options(ClusterConfig)
+def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any) -> AnnData | None:
+    """Cluster the cells in the latent space: Leiden, k-means, or the model's own mixture.
+
+    Parameters
+    ----------
+    adata
+        Trained cells.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called after each resolution that is tried.
+    **options
+        ``n_clusters``, ``method``, ``resolution``, ``reference``, …: see `scale_toolkit.cluster`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obs['leiden' | 'kmeans' | 'gmm']``, ``obs['scale_cluster']`` (category, "0"
+    the largest); by Leiden ``uns['neighbors']``, ``obsp['distances']``, ``obsp['connectivities']``; with ``reference``
+    ``uns['scale_cluster_report']``; a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The cells are not trained.
+    InputError
+        More clusters asked than there are distinct cells, or no usable reference.
+    """
+    return run("cluster", adata, copy=copy, progress=progress, **options)
+
+
+@with_options(EmbedConfig)
+def embed(adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any) -> AnnData | None:
+    """Draw the latent space in two dimensions: UMAP or tSNE coordinates for every cell.
+
+    Parameters
+    ----------
+    adata
+        Trained cells.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called as the work goes on.
+    **options
+        ``method``, ``n_neighbors``, ``min_dist``, ``perplexity``, …: see `scale_toolkit.embed`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obsm['X_umap']`` or ``obsm['X_tsne']`` (cells × 2, float32), UMAP's
+    neighbour graph, a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The cells are not trained.
+    """
+    return run("embed", adata, copy=copy, progress=progress, **options)
+
+
+@with_options(ImputeConfig)
+def impute(
+    adata: AnnData,
+    *,
+    copy: bool = False,
+    progress: Progress | None = None,
+    peaks: Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
+    model: bytes | None = None,
+    **options: Any,
+) -> AnnData | None:
+    """Write the probability that each peak is open in each cell, or its binary form; or prove it (``validate=True``).
+
+    `scale_toolkit.imputed` gives the same values without writing them.
+
+    Parameters
+    ----------
+    adata
+        Trained cells.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called as the work goes on.
+    peaks, cells
+        Only these peaks (names, intervals, chromosomes) and cells (a condition on obs, or barcodes). With `cells` the others
+        are gone from the result.
+    model
+        With ``validate``: encode with this model instead of training again.
+    **options
+        ``numeric``, ``binary``, ``to``, ``per_group``, ``validate``, …: see `scale_toolkit.impute`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obsm['imputed']`` (cells × peaks, float32, in [0, 1]), ``obsm['binary']``
+    (CSR uint8), ``uns['scale_imputed_peaks']``, or what the options ask for; a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The cells are not trained.
+    InputError
+        A peak, a barcode or a column asked for is not here.
+    NothingLeftError
+        None of the peaks or cells is left.
+    """
+    return run("impute", adata, copy=copy, progress=progress, peaks=peaks, cells=cells, model=model, **options)
