@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -304,17 +302,15 @@ def _new_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a new folder beside `destination`, which takes its place on success; on an error nothing is left."""
     check_place(destination, "mtx")
     final = Path(os.path.realpath(destination))
-    private = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.stem[:60]}."))
     try:
-        (private / "new").mkdir()
-        yield private / "new"
-        if final.exists():
-            final.replace(private / "old")
-        (private / "new").replace(final)
+        with files.private_folder(final.parent, final.name) as private:
+            (private / "new").mkdir()
+            yield private / "new"
+            if final.exists():
+                final.replace(private / files.MOVED_ASIDE)
+            (private / "new").replace(final)
     except OSError as error:
         raise _refused(destination, error) from error
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 @contextmanager
