@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from scale_toolkit.errors import MemoryLimitError
@@ -54,6 +55,30 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
                     if limit < 1 << 60:
                         found.append((limit - int(stat[held]), "the limit of this job's cgroup"))
     return found
+
+
+@contextlib.contextmanager
+def bounded(extra: int) -> Iterator[None]:
+    """Let this process take at most `extra` bytes of address space more than it has, where the system can hold it to that.
+
+    Damaged HDF5 can make its library ask for memory without an end: it is then refused, instead of all that the machine has.
+    """
+    try:
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int((_PROC / "self" / "statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + extra
+        if before[0] != resource.RLIM_INFINITY:
+            limit = min(limit, before[0])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    except (ImportError, OSError, ValueError, IndexError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def check_fits(size: float, what: str, do: str) -> None:

@@ -17,7 +17,7 @@ from scipy import sparse
 from scale_toolkit.errors import InputError, ScaleError, ScaleWarning, UsageError
 from scale_toolkit.io import files, stores, zarr_store
 from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strips, write_chunks
-from scale_toolkit.memory import check_fits
+from scale_toolkit.memory import bounded, check_fits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -71,8 +71,10 @@ class H5adFile:
 
         without = set(without)
         with whole(self.name):
-            check_fits(sum(stored_sizes(self.root, without)), f"reading {self.name}", MORE_MEMORY)
-            with warnings.catch_warnings():
+            with bounded(FOR_THE_REST):
+                size = sum(stored_sizes(self.root, without))
+            check_fits(size, f"reading {self.name}", MORE_MEMORY)
+            with bounded(FOR_THE_REST + 4 * size), warnings.catch_warnings():
                 # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
                 warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
                 adata = anndata.AnnData(**self._elements(without))
@@ -128,6 +130,9 @@ class H5adFile:
                 table[column] = [_text(value) for value in table[column]]
         return table
 
+
+#: Bytes that reading may take besides the data themselves; an undamaged file needs a hundredth of it.
+FOR_THE_REST = 2 << 30
 
 #: What to do where a file does not fit.
 MORE_MEMORY = "ask for more memory, or prepare fewer cells and peaks; a file that is small on disk is damaged"
@@ -209,8 +214,9 @@ def open_h5ad(
             name = os.fspath(source)
             place = files.existing_file(source)
             status = place.stat()
-        root = stack.enter_context(_open(place, name))
-        with whole(name):
+        with bounded(FOR_THE_REST):
+            root = stack.enter_context(_open(place, name))
+        with whole(name), bounded(FOR_THE_REST):
             stores.check_filters(root, name)
             if stores.is_mudata(root):
                 root = stores.modality_of(root, name, modality)
@@ -314,8 +320,10 @@ def whole(name: str, what: str = "the file", kind: str = "h5ad") -> Iterator[Non
     """Say of whatever HDF5, h5py or anndata raise that the file is damaged: its bytes can make them raise anything."""
     try:
         yield
-    except (ScaleError, MemoryError):
+    except ScaleError:
         raise
+    except MemoryError as error:  # its size was looked at before: it asks for what its size does not explain
+        raise _unreadable(name, what, MemoryError("it asks for too much memory"), kind) from error
     except Exception as error:
         raise _unreadable(name, what, error, kind) from error
 

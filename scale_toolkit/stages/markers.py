@@ -174,6 +174,9 @@ def markers(
         n_tested=len(tested),
         clusters={name: {"cells": int(size), "markers": int(per_cluster[name])} for name, size in zip(names, sizes)},
     )
+    given = {"genes": genes, "sequences": sequences, "motifs": motifs}
+    if any(one is not None for one in given.values()):
+        note(adata, **{"with": [name for name, one in given.items() if one is not None]})
     _say(per_cluster, config)
     return adata
 

@@ -33,6 +33,7 @@ STAGES = {
     "impute": ("impute", "impute"),
     "embed": ("embed", "embed"),
     "cluster": ("cluster", "cluster"),
+    "markers": ("markers", "markers"),
     "simulate": ("simulate", "whole"),
 }
 
@@ -210,6 +211,12 @@ def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: byte
         if model is None:
             raise UsageError("train encoded with a model file", "--model FILE", "give the model of --pretrain")
         return {"model": model}
+    if receipt["stage"] == "markers" and notes.get("with"):
+        raise InputError(
+            f"markers was given {' and '.join(notes['with'])}, which the file does not hold",
+            "markers of the counts alone",
+            "verify the file markers was given",
+        )
     if receipt["stage"] == "impute":
         if "cells" in notes:
             raise InputError("impute kept only some cells", "a result with all its cells", "verify the file impute was given")

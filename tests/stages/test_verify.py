@@ -18,7 +18,8 @@ def analysed(cells, **prepare):
     made = scale.train(made, n_components=3, max_iter=30, n_threads=1)
     made = scale.cluster(made, method="kmeans", n_clusters=3, n_threads=1)
     made = scale.embed(made, method="tsne", n_threads=1)
-    return scale.impute(made, numeric=True, binary=True, n_threads=1)
+    made = scale.impute(made, numeric=True, binary=True, n_threads=1)
+    return scale.markers(made, n_threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def test_a_result_is_reproduced_from_its_original_bit_for_bit(chain):
     before = result.copy()
     found = scale.verify(result, cells)
     assert found.reproduced and found.close
-    assert found.replayed == ["prepare", "select-peaks", "train", "cluster", "embed", "impute"]
+    assert found.replayed == ["prepare", "select-peaks", "train", "cluster", "embed", "impute", "markers"]
     assert found.slots["obsm['imputed']"] == (SAME, 0.0)
     assert found.slots["uns['scale_mixture']"] == (SAME, 0.0)
     assert not found.elsewhere
@@ -45,7 +46,7 @@ def test_without_the_original_the_replay_begins_where_the_counts_still_are(chain
     result.write_h5ad(tmp_path / "result.h5ad")  # as a file has it
     found = scale.verify(anndata.read_h5ad(tmp_path / "result.h5ad"))
     assert found.reproduced
-    assert found.replayed == ["train", "cluster", "embed", "impute"]
+    assert found.replayed == ["train", "cluster", "embed", "impute", "markers"]
     assert list(found.skipped) == ["prepare", "select-peaks"]
 
 
@@ -176,3 +177,18 @@ def test_another_number_of_threads_is_close(real):
     assert keys.LATENT.get(one).shape == keys.LATENT.get(two).shape
     correlations = [np.corrcoef(one.obsm["X_scale"][:, d], two.obsm["X_scale"][:, d])[0, 1] for d in range(10)]
     assert min(correlations) > 0.99
+
+
+def test_every_stage_can_be_verified():
+    """Each function with receipts is known to `verify`."""
+    import ast
+    from pathlib import Path
+
+    from scale_toolkit.stages.verify import STAGES
+
+    named = set()
+    for path in Path(scale.__file__).parent.glob("stages/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "stage":
+                named.add(node.args[0].value)
+    assert named == set(STAGES)
