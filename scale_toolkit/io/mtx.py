@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,20 @@ if TYPE_CHECKING:
 
 _MATRIX = (".mtx", ".mtx.gz")
 _FIELDS = ("integer", "real", "pattern", "unsigned-integer")
+_WHOLE = "a whole Matrix Market file"
+_ENTRIES = 5_000_000  # read at a time
 _DEFLATE = 1032  # gzip cannot shrink more than this
+
+
+class _Header(NamedTuple):
+    """What the top of a Matrix Market file says; `above`: lines up to the sizes, with them."""
+
+    rows: int
+    columns: int
+    entries: int
+    layout: str
+    field: str
+    above: int
 
 
 def read_folder(folder: Path) -> AnnData:
@@ -47,7 +59,8 @@ def read_folder(folder: Path) -> AnnData:
 
     counts, peak_file, barcode_file = _three_files(folder)
     peaks, barcodes = _read_peaks(peak_file), _read_barcodes(barcode_file)
-    shape = _checked_header(counts)
+    header = _checked_header(counts)
+    shape = header.rows, header.columns
     upright = shape == (len(peaks), len(barcodes))
     if not upright and shape != (len(barcodes), len(peaks)):
         raise InputError(
@@ -62,7 +75,7 @@ def read_folder(folder: Path) -> AnnData:
             ScaleWarning,
             stacklevel=3,
         )
-    matrix = _read_matrix(counts)
+    matrix = _read_matrix(counts, header)
     matrix = (matrix.T if upright else matrix).tocsr().astype(np.float32)
     return AnnData(sparse.csr_matrix(matrix), obs=pd.DataFrame(index=barcodes), var=pd.DataFrame(index=peaks))
 
@@ -124,39 +137,89 @@ def _distinct_column(rows: list[list[str]], width: int) -> list[str]:
     return next((column for column in columns if len(set(column)) == len(column)), columns[0])
 
 
-def _checked_header(path: Path) -> tuple[int, int]:
-    """Return the shape that the header states, after checking that as many entries fit into the file at all."""
-    from scipy.io import mminfo
-
-    rows, columns, entries, layout, field, _ = _guarded(path, lambda: mminfo(path))
+def _checked_header(path: Path) -> _Header:
+    """Read the banner and the sizes, and check that as many entries fit into the file at all."""
+    with files.open_text(path) as file:
+        banner = file.readline().lower().split()
+        if len(banner) != 5 or banner[:2] != ["%%matrixmarket", "matrix"]:
+            raise InputError(f"{path} has no banner", _WHOLE, "make or copy it again")
+        layout, field, symmetry = banner[2:]
+        above, line = 1, "%"
+        while line and (line.startswith("%") or not line.strip()):
+            above, line = above + 1, file.readline()
+    if layout not in ("coordinate", "array") or (layout, field) == ("array", "pattern"):
+        raise InputError(f"{path} has the layout {layout} {field}", "coordinate or array", "write it anew")
     if field not in _FIELDS:
         raise InputError(f"{path} holds {field} values", "integer counts", "write it anew")
+    if symmetry != "general":
+        raise InputError(f"{path} is {symmetry}", "a general matrix: peaks and cells are two things", "write it anew")
+    sizes = line.split()
+    if len(sizes) != (3 if layout == "coordinate" else 2) or not all(size.isdecimal() and len(size) < 19 for size in sizes):
+        raise InputError(f"{path}, line {above}: {line.strip()[:60]!r}", "the sizes of the matrix", "make or copy it again")
+    rows, columns, *rest = map(int, sizes)
+    entries = rest[0] if rest else rows * columns
     shortest = 2 if layout == "array" else 4  # "1\n", "1 1\n"
     room = path.stat().st_size * (_DEFLATE if files.is_gzip(path) else 1)
     if entries * shortest > room + 1:
         raise InputError(
             f"the header of {path} states {entries:,} entries, more than its {path.stat().st_size:,} bytes can hold",
-            "a whole Matrix Market file",
+            _WHOLE,
             "make or copy it again",
         )
-    return int(rows), int(columns)
+    return _Header(rows, columns, entries, layout, field, above)
 
 
-def _read_matrix(path: Path) -> sparse.coo_matrix:
-    from scipy.io import mmread
+def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
+    """Read the entries. By pandas: scipy's own reader, ten times as fast, runs past its memory in damaged files."""
+    if header.layout == "array":
+        kinds: dict[str, type] = {"count": np.float64}
+    else:
+        kinds = {"row": np.int64, "column": np.int64} | ({} if header.field == "pattern" else {"count": np.float64})
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+    with files.open_text(path) as file:
+        for _ in range(header.above):
+            file.readline()
+        with _guarded(path):
+            for block in _blocks(file, kinds):
+                for name, kind in kinds.items():
+                    parts[name].append(block[name].to_numpy(np.float32 if kind is np.float64 else kind))
+    found = {name: np.concatenate(part) if part else np.empty(0, kinds[name]) for name, part in parts.items()}
+    n = len(next(iter(found.values())))
+    if n != header.entries:
+        raise InputError(f"{path} has {n:,} entries, its header states {header.entries:,}", _WHOLE, "make or copy it again")
+    if header.layout == "array":
+        return sparse.coo_matrix(found["count"].reshape((header.rows, header.columns), order="F"))
+    for name, size in (("row", header.rows), ("column", header.columns)):
+        wrong = (found[name] < 1) | (found[name] > size)
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise InputError(
+                f"{path}, entry {at + 1:,}: {name} {found[name][at]:,} of {size:,}", _WHOLE, "make or copy it again"
+            )
+    counts = found.get("count", np.ones(n, np.float32))
+    return sparse.coo_matrix((counts, (found["row"] - 1, found["column"] - 1)), shape=(header.rows, header.columns))
 
-    # scipy warns that a default is about to change; whatever it returns becomes the same matrix here
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return sparse.coo_matrix(_guarded(path, lambda: mmread(path)))
 
-
-def _guarded(path: Path, read: Callable):
-    files.existing_file(path)
+def _blocks(file: TextIO, kinds: dict[str, type]) -> Iterator[pd.DataFrame]:
     try:
-        return read()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
-    except (ValueError, OverflowError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{path}: {reason}", "a whole Matrix Market file", "make or copy it again") from error
+        with pd.read_csv(
+            file, sep=r"\s+", header=None, names=list(kinds), dtype=kinds, comment="%", na_filter=False, quoting=3,
+            chunksize=_ENTRIES,
+        ) as blocks:  # fmt: skip
+            for block in blocks:
+                if not isinstance(block.index, pd.RangeIndex):
+                    raise ValueError(f"more than {len(kinds)} columns")
+                yield block
+    except pd.errors.EmptyDataError:
+        return
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OverflowError) as error:  # pandas' ParserError is a ValueError
+        reason = (
+            (str(error) or type(error).__name__).splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
+        )
+        raise InputError(f"{path}, entries: {reason}", _WHOLE, "make or copy it again") from error

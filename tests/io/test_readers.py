@@ -249,14 +249,29 @@ def test_folders_that_lack_a_file_or_have_two(tmp_path, blood):
         (
             "count.mtx",
             "%%MatrixMarket matrix coordinate integer general\n4 2 3\n1 1 1\n2 2 1\n",
-            r"count.mtx: Truncated file. Expected another 1 lines",
+            "count.mtx has 2 entries, its header states 3",
         ),
         (
             "count.mtx",
             "%%MatrixMarket matrix coordinate integer general\n4 2 1\n9 1 1\n",
-            "count.mtx: Line 3: Row index out of bounds",
+            "count.mtx, entry 1: row 9 of 4",
         ),
-        ("count.mtx", "junk\n", "count.mtx: Line 1: Not a Matrix Market file"),
+        ("count.mtx", "junk\n", "count.mtx has no banner"),
+        *(
+            ("count.mtx", f"%%MatrixMarket matrix {top}", words)
+            for top, words in (
+                ("coordinate integer symmetric\n4 2 1\n1 1 1\n", "is symmetric; expected a general matrix"),
+                ("array pattern general\n4 2\n", "has the layout array pattern"),
+                ("table integer general\n4 2 1\n1 1 1\n", "has the layout table integer"),
+                ("coordinate integer general\n4 2\n1 1 1\n", "line 2: '4 2'; expected the sizes"),
+                ("coordinate integer general\n4 2 1\n1 1\n", "count.mtx, entries: "),
+                ("coordinate integer general\n4 2 2\n1 1 1\n1 1 1 1\n", "count.mtx, entries: Expected 3 fields"),
+                ("coordinate integer general\n4 2 1\n1 1 1 1\n", "count.mtx, entries: more than 3 columns"),
+                ("coordinate integer general\n4 2 1\n1 1 \0\n", "count.mtx, entries: "),
+                ("coordinate integer general\n4 2 1\n1 0 1\n", "entry 1: column 0 of 2"),
+                ("array integer general\n4 2\n1\n", "has 1 entries, its header states 8"),
+            )
+        ),
         (
             "count.mtx",
             "%%MatrixMarket matrix coordinate complex general\n4 2 1\n1 1 1 0\n",
@@ -272,6 +287,25 @@ def test_folders_whose_files_do_not_fit(tmp_path, name, text, words):
     with pytest.raises(InputError, match=words) as caught:
         read_any(tmp_path / "mtx")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["integer", "real", "pattern"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_matrix_market_is_read_as_scipy_reads_it(tmp_path, field, dense):
+    from scipy.io import mmread
+
+    if dense and field == "pattern":
+        pytest.skip("there is no such thing")
+    counts = sparse.random(6, 9, 0.4, format="coo", random_state=0, data_rvs=lambda n: np.arange(1, n + 1))
+    folder = tmp_path / "mtx"
+    folder.mkdir()
+    matrix = counts.toarray().astype(int) if dense else counts.astype(int)
+    mmwrite(folder / "count.mtx", matrix, field=None if dense else field, comment="made here\nin two lines")
+    (folder / "peak.txt").write_text("\n".join(f"chr1:{i}-{i + 1}" for i in range(6)))
+    (folder / "barcode.txt").write_text("\n".join(f"c{i}" for i in range(9)))
+    expected = mmread(folder / "count.mtx", spmatrix=True)
+    expected = expected if dense else expected.toarray()
+    np.testing.assert_array_equal(read_any(folder).X.toarray(), expected.T)
 
 
 def test_a_lying_header_in_gzip_is_found_before_memory_is_taken(tmp_path, blood):
