@@ -24,7 +24,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ENGINES = ROOT / "tests" / "engines"
 IMAGE = "scale-toolkit:test"
-DOCKER = next((name for name in ("/usr/bin/docker", shutil.which("docker")) if name and Path(name).exists()), "docker")
 STAGES = ("prepare", "select_peaks", "train", "cluster", "embed", "impute")
 
 
@@ -58,6 +57,11 @@ def answers(*command: str | Path) -> bool:
         return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
     except OSError:
         return False
+
+
+def docker_client() -> str:
+    """Debian's client where it is there, which it may be only once the engine has been installed."""
+    return "/usr/bin/docker" if Path("/usr/bin/docker").exists() else shutil.which("docker") or "docker"
 
 
 class Run:
@@ -123,8 +127,8 @@ def launch(nextflow):
 @pytest.fixture(scope="session")
 def docker() -> str:
     """The docker client, its engine running."""
-    engine("docker", lambda: answers(DOCKER, "info"))
-    return DOCKER if Path(DOCKER).exists() else "/usr/bin/docker"
+    engine("docker", lambda: answers(docker_client(), "info"))
+    return docker_client()
 
 
 @pytest.fixture(scope="session")

@@ -115,7 +115,8 @@ def test_sigterm_ends_it_within_ten_seconds_and_leaves_no_half_file(docker, imag
 def test_the_pipeline_in_the_image_gives_what_it_gives_without(docker, image, demo, launch, tmp_path):
     """-with-docker as a user types it, on a read-only root; equal wheels, equal threads: equal content, byte for byte."""
     (tmp_path / "narrow.config").write_text(
-        "docker.runOptions = '-u $(id -u):$(id -g) --read-only --tmpfs /tmp --network none'\n"
+        # not /tmp: a checkout and a work folder there are one mount of Nextflow's
+        "docker.runOptions = '-u $(id -u):$(id -g) --read-only --tmpfs /var/tmp -e TMPDIR=/var/tmp --network none'\n"
     )
     run = launch(tmp_path, *SMALL, "--container", image, "-c", "narrow.config", "-with-docker")
     assert run.code == 0, run.said
