@@ -64,6 +64,8 @@ def sites() -> list[Site]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
                 texts = [_text(argument) for argument in node.args] + [""] * 3
+                for keyword in node.keywords:
+                    texts[["found", "expected", "do"].index(keyword.arg or "found")] = _text(keyword.value)
                 file = path.relative_to(PACKAGE).as_posix()
                 found.append(Site(file, node.lineno, node.end_lineno or node.lineno, node.func.id, *texts[:3]))
     return sorted(found)

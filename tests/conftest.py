@@ -38,11 +38,11 @@ class Errors:
         self.seen: dict[str, set[str]] = {}
         plain = ScaleError.__init__
 
-        def noted(error: ScaleError, *words: str) -> None:
+        def noted(error: ScaleError, *words: str, **named: str) -> None:
             frame = sys._getframe(1)
             file = Path(frame.f_code.co_filename).as_posix().rpartition("/scale_toolkit/")[2]
             self.current.update(key for first, last, key in self.places.get(file, []) if first <= frame.f_lineno <= last)
-            plain(error, *words)
+            plain(error, *words, **named)
 
         ScaleError.__init__ = noted
 
