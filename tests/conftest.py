@@ -47,12 +47,8 @@ class Errors:
         ScaleError.__init__ = noted
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item):
-        self.current = set()
-        return (yield)
-
-    @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
+        self.current = set()  # what fixtures do is not the test's
         result = yield
         for key in self.current:
             self.seen.setdefault(key, set()).add(item.nodeid)

@@ -71,7 +71,7 @@ class H5adFile:
 
         without = set(without)
         with whole(self.name):
-            with bounded(FOR_THE_REST):
+            with bounded(FOR_A_LOOK):
                 size = sum(stored_sizes(self.root, without))
             check_fits(size, f"reading {self.name}", MORE_MEMORY)
             with bounded(FOR_THE_REST + 4 * size), warnings.catch_warnings():
@@ -131,8 +131,8 @@ class H5adFile:
         return table
 
 
-#: Bytes that reading may take besides the data themselves; an undamaged file needs a hundredth of it.
-FOR_THE_REST = 2 << 30
+#: Bytes that looking at a file, and reading it, may take besides the data; an undamaged file needs a hundredth of it.
+FOR_A_LOOK, FOR_THE_REST = 1 << 29, 2 << 30
 
 #: What to do where a file does not fit.
 MORE_MEMORY = "ask for more memory, or prepare fewer cells and peaks; a file that is small on disk is damaged"
@@ -214,9 +214,9 @@ def open_h5ad(
             name = os.fspath(source)
             place = files.existing_file(source)
             status = place.stat()
-        with bounded(FOR_THE_REST):
+        with bounded(FOR_A_LOOK):
             root = stack.enter_context(_open(place, name))
-        with whole(name), bounded(FOR_THE_REST):
+        with whole(name), bounded(FOR_A_LOOK):
             stores.check_filters(root, name)
             if stores.is_mudata(root):
                 root = stores.modality_of(root, name, modality)

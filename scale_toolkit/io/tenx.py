@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.errors import InputError
-from scale_toolkit.io.h5ad import FOR_THE_REST, MORE_MEMORY, stored_sizes, whole
+from scale_toolkit.io.h5ad import FOR_A_LOOK, MORE_MEMORY, stored_sizes, whole
 from scale_toolkit.memory import bounded, check_fits
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _PEAKS = "Peaks"
 def is_tenx(path: Path) -> bool:
     """Whether an HDF5 file is laid out as 10x does."""
     try:
-        with bounded(FOR_THE_REST), h5py.File(path, "r") as file:
+        with bounded(FOR_A_LOOK), h5py.File(path, "r") as file:
             return isinstance(file.get("matrix"), h5py.Group) and "obs" not in file
     except (OSError, RuntimeError, KeyError, MemoryError):  # damaged: what reads it says so
         return False
