@@ -103,12 +103,12 @@ def page(tests: dict[str, str]) -> str:
     for site in dict.fromkeys(site._replace(first=0, last=0) for site in sites()):
         test = tests.get(_cell_key(site), "")
         cells = [*map(_cell, (site.found, site.expected, site.do)), str(CODES.get(site.error, 1)), f"`{site.file}`"]
-        rows.append("| " + " | ".join([*cells, f"`{test}`" if test else "none"]) + " |")
+        rows.append("| " + " | ".join([*cells, f"`{_cell(test)}`" if test else "none"]) + " |")
     return HEAD + "\n".join(rows) + "\n"
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _cell_key(site: Site) -> str:
@@ -116,11 +116,11 @@ def _cell_key(site: Site) -> str:
 
 
 def seen(folder: Path) -> dict[str, str]:
-    """Site -> the first test, by name, that was seen to trigger it."""
+    """Site -> the test with the shortest name that was seen to trigger it."""
     found: dict[str, str] = {}
     for notes in sorted(folder.glob("*.json")):
         for key, tests in json.loads(notes.read_text(encoding="utf-8")).items():
-            found[key] = min([*tests, *([found[key]] if key in found else [])])
+            found[key] = min([*tests, *([found[key]] if key in found else [])], key=lambda test: (len(test), test))
     return found
 
 

@@ -28,7 +28,7 @@ DATA = Path(os.environ.get("SCALE_TEST_DATA", Path(__file__).parents[2] / "share
 
 
 class Errors:
-    """Which errors each test makes: what docs/errors.md says of a test is held against what it does."""
+    """Which errors each test makes: with SCALE_ERRORS_HOLD, what docs/errors.md says of a test is held against it."""
 
     def __init__(self) -> None:
         self.places, self.current = make_errors.lookup(), set()
@@ -50,9 +50,11 @@ class Errors:
     def pytest_runtest_call(self, item):
         self.current = set()  # what fixtures do is not the test's
         result = yield
+        if getattr(item.function, "is_hypothesis_test", False):
+            return result  # other examples, other errors
         for key in self.current:
             self.seen.setdefault(key, set()).add(item.nodeid)
-        missing = self.wanted.get(item.nodeid, set()) - self.current
+        missing = self.wanted.get(item.nodeid, set()) - self.current if os.environ.get("SCALE_ERRORS_HOLD") else set()
         assert not missing, f"docs/errors.md says that this test triggers {missing}: python docs/make_errors.py"
         return result
 
