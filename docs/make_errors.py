@@ -1,6 +1,6 @@
 """Make docs/errors.md: every message of an error, where it is raised, and a test that triggers it.
 
-./test                                     the tests name in docs/errors.md are held to trigger what they are named for
+SCALE_ERRORS_HOLD=1 ./test                 the tests that docs/errors.md names must trigger what they are named for
 SCALE_ERRORS_SEEN=seen ./test              note which test triggers which
 python docs/make_errors.py seen            make the page from those notes
 python docs/make_errors.py                 make it anew after a message changed, with the tests it names
@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, PAGE = ROOT / "scale_toolkit", ROOT / "docs" / "errors.md"
 CODES = {"UsageError": 2, "OptionError": 2}
 
-HEAD = """# Every error, and the test that triggers it
+HEAD = """# Every error, and a test that triggers it
 
 Made by `python docs/make_errors.py`. An error is one line on stderr: what was found; what was expected; what to do next.
-`…` stands for a name or a figure. `--debug` adds the traceback, `--json-logs` makes it JSON. Exit codes: **0** good, **1** the
+`…` stands for a name or a figure; *none*: no test is noted. `--debug` adds the traceback, `--json-logs` makes it JSON. Exit codes: **0** good, **1** the
 data or the work failed, **2** the words of the call are off, **130** interrupted (SIGINT), **141** the reader of a pipe has
 gone, **143** ended by SIGTERM.
 
