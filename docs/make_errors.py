@@ -22,9 +22,9 @@ CODES = {"UsageError": 2, "OptionError": 2}
 HEAD = """# Every error, and a test that triggers it
 
 Made by `python docs/make_errors.py`. An error is one line on stderr: what was found; what was expected; what to do next.
-`…` stands for a name or a figure; *none*: no test is noted. `--debug` adds the traceback, `--json-logs` makes it JSON. Exit codes: **0** good, **1** the
-data or the work failed, **2** the words of the call are off, **130** interrupted (SIGINT), **141** the reader of a pipe has
-gone, **143** ended by SIGTERM.
+`…` stands for a name or a figure; *none*: no test is noted. `--debug` adds the traceback, `--json-logs` makes it JSON. Exit
+codes: **0** good, **1** the data or the work failed, **2** the words of the call are off, **130** interrupted (SIGINT), **141**
+the reader of a pipe has gone, **143** ended by SIGTERM.
 
 What the operating system refuses (a full disk, no permission) is told in its words with the path (`cli/outcome.py`); so is
 running out of memory. Anything else is `unexpected …`, which is a bug: please report it.
