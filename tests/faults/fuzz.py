@@ -9,6 +9,7 @@ where there was a fault.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import gzip
 import io
 import json
@@ -288,6 +289,7 @@ def batch(kind: str, cases: int, seed: int, folder: Path, keep: Path) -> Counter
     def one(name: str, changes: list[Change]) -> None:
         _put(read_folder, {**good, name: changed(good[name], changes)})
         signal.alarm(SECONDS)
+        faulthandler.dump_traceback_later(3 * SECONDS, exit=True)  # a hang in compiled code never hears the alarm
         try:
             read(read_folder)
             ends["read"] += 1
@@ -299,6 +301,7 @@ def batch(kind: str, cases: int, seed: int, folder: Path, keep: Path) -> Counter
             _fault(ends, keep, read_folder, kind, error)
         finally:
             signal.alarm(0)
+            faulthandler.cancel_dump_traceback_later()
 
     one()
     return ends
@@ -321,7 +324,10 @@ def _fault(ends: Counter, keep: Path, folder: Path, kind: str, error: BaseExcept
 
 
 def fuzz(kind: str, cases: int, seed: int, keep: Path) -> Counter:
-    """Run `cases` cases in processes of their own; one that crashes leaves its last input in `keep`."""
+    """Run `cases` cases in processes of their own; one that crashes or hangs leaves its last input in `keep`.
+
+    They are forked, so this process must not have computed with threads: a child would wait for its parent's for ever.
+    """
     ends: Counter = Counter()
     keep.mkdir(parents=True, exist_ok=True)
     place = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -345,8 +351,9 @@ def fuzz(kind: str, cases: int, seed: int, keep: Path) -> Counter:
                 told = pipe.read()
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             ends.update(json.loads(told) if told else {})
-            if status < 0:
-                ends.update({"fault": 1, f"fault: killed by {signal.Signals(-status).name}": 1})
+            if status < 0 or not told:
+                end = f"killed by {signal.Signals(-status).name}" if status < 0 else f"longer than {3 * SECONDS} s"
+                ends.update({"fault": 1, f"fault: {end}": 1})
                 shutil.copytree(Path(name, kind), keep / f"{kind}-crash-{start}", dirs_exist_ok=True)
     return ends
 

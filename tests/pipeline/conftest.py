@@ -27,6 +27,13 @@ IMAGE = "scale-toolkit:test"
 STAGES = ("prepare", "select_peaks", "train", "cluster", "embed", "impute")
 
 
+def pytest_collection_modifyitems(items):
+    """The first test that needs an engine installs it, or builds the image."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(2700))
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a run: this environment's `scale`, from this checkout, on quiet machines and busy ones alike."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONWARNINGS", "NXF_HOME")}
