@@ -51,7 +51,7 @@ def fields(stage: str) -> list[tuple[dataclasses.Field, type, bool]]:
     return found
 
 
-def property_of(spec: dataclasses.Field, item: type, many: bool) -> dict[str, Any]:
+def property_of(spec: dataclasses.Field, item: type, *, many: bool) -> dict[str, Any]:
     """Return one option as a property of the JSON schema."""
     rule = spec.metadata
     made: dict[str, Any] = {"type": "string" if many else KINDS[item], "description": rule["help"]}
@@ -80,7 +80,7 @@ def schema() -> dict[str, Any]:
             "title": f"Options of {stage}",
             "type": "object",
             "description": f"As the options of `scale {stage.replace('_', '-')}`.",
-            "properties": {f"{stage}_{spec.name}": property_of(spec, *rest) for spec, *rest in fields(stage)},
+            "properties": {f"{stage}_{spec.name}": property_of(spec, item, many=many) for spec, item, many in fields(stage)},
         }
     made["allOf"] = [{"$ref": f"#/$defs/{group}"} for group in made["$defs"]]
     return made

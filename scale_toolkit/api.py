@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import keys
+from scale_toolkit.bars import bar
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import InputError, OptionError, UsageError
 
@@ -81,7 +83,7 @@ class SCALE:
         *,
         early_stopping: bool = True,
         early_stopping_patience: int | None = None,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: bool | Callable[[str, int, int], None] = True,
         **options: Any,
     ) -> None:
         """Train the model, from the beginning each time; `scale_toolkit.train` does the work.
@@ -96,7 +98,8 @@ class SCALE:
         early_stopping_patience
             Epochs without a rise after which it ends, 1 or more; None: the preset's (5 for ``fast``).
         progress
-            Called after each epoch with a message, the epochs done and the epochs at most.
+            Show a bar with the time left, on a terminal or in a notebook; or a function, called after each epoch with a
+            message, the epochs done and the epochs at most.
         **options
             Options of `scale_toolkit.train` that replace those the object was made with (``lr``, ``batch_size``, …).
 
@@ -131,7 +134,8 @@ class SCALE:
             options["max_epochs"] = max_epochs
         config = _config(self.config, options)
         kept: list[bytes] = []
-        self.adata = train(self.adata, config, progress=progress, keep_model=kept.append)
+        with bar() if progress is True else nullcontext(progress or None) as told:
+            self.adata = train(self.adata, config, progress=told, keep_model=kept.append)
         self.config, self._model = config, kept[-1]
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray[Any, Any]:

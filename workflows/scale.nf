@@ -1,7 +1,7 @@
 // The chain of stages, each sample on its own.
 
 include { SIMULATE } from '../modules/local/simulate/main'
-include { SIZE } from '../modules/local/size/main'
+include { PLAN } from '../modules/local/plan/main'
 include { PREPARE } from '../modules/local/prepare/main'
 include { SELECT_PEAKS } from '../modules/local/select_peaks/main'
 include { TRAIN } from '../modules/local/train/main'
@@ -35,15 +35,10 @@ workflow SCALE {
         cells = PREPARE.out.h5ad.map { meta, h5ad -> note(reached, 'prepare', meta, h5ad) }
     }
 
-    // From here on every task asks for memory by the size of what `prepare` left.
+    // From here on every task asks for what `scale plan` says, by the size of what `prepare` left.
     if (params.stop_after != 'prepare') {
-        SIZE(cells)
-        cells = cells
-            .join(SIZE.out.size)
-            .map { meta, h5ad, size ->
-                def (n_cells, n_peaks, n_open) = size.tokenize(' ').collect { word -> word.toLong() }
-                [meta + [cells: n_cells, peaks: n_peaks, open: n_open], h5ad]
-            }
+        PLAN(cells)
+        cells = cells.join(PLAN.out.plan).map { meta, h5ad, plan -> [meta + [needs: stagesOf(plan)], h5ad] }
     }
     if (isAsked('select_peaks', params.start_from, params.stop_after)) {
         SELECT_PEAKS(cells)
@@ -51,6 +46,10 @@ workflow SCALE {
         cells = SELECT_PEAKS.out.h5ad.map { meta, h5ad -> note(reached, 'select_peaks', meta, h5ad) }
     }
     if (isAsked('train', params.start_from, params.stop_after)) {
+        cells = cells
+            .map { meta, h5ad -> [meta.id, meta, h5ad] }
+            .join(PLAN.out.training.map { meta, plan -> [meta.id, plan] })
+            .map { id, meta, h5ad, plan -> [meta + [needs: meta.needs + stagesOf(plan).subMap(['train'])], h5ad] }
         TRAIN(cells, params.pretrain ? file(params.pretrain) : [])
         versions = versions.mix(TRAIN.out.versions)
         cells = TRAIN.out.h5ad.map { meta, h5ad -> note(reached, 'train', meta, h5ad) }
@@ -74,6 +73,7 @@ workflow SCALE {
     if (!params.skip_report && params.stop_after != 'prepare') {
         REPORT(cells)
         versions = versions.mix(REPORT.out.versions)
+        REPORT.out.report.subscribe { meta, page -> reached["${meta.id} report".toString()] = page }
     }
 
     used = versions.unique().collectFile(name: 'versions.yml', storeDir: "${params.outdir}/pipeline_info", sort: true)
@@ -85,6 +85,11 @@ workflow SCALE {
     emit:
     cells
     versions = used
+}
+
+// The stages of a plan, as `scale plan` writes it.
+def stagesOf(plan) {
+    return new groovy.json.JsonSlurperClassic().parseText(plan.text).stages
 }
 
 // A sample got through a stage; the summary at the end names the last one of each.

@@ -1,13 +1,18 @@
-// What tasks share: the memory they ask for, and where their results go.
+// What tasks share: the memory and time they ask for, and where their results go.
 
-// Megabytes of a task, fitted to measured peaks (docs/pipeline.md). `prepare` goes by the size of its input on disk, later
-// stages by the open peaks of all cells, which SIZE has read; a retry doubles, then triples it.
+// What `scale plan` says that a stage needs; before that has run, and in a stub, a small job's needs.
+def needs(stage, meta) {
+    return meta.needs?.get(stage) ?: [memory_mb: 1000, seconds: 60]
+}
+
+// `prepare` comes before anything is known but bytes on disk. Fitted to measured peaks of gzipped h5ad (docs/pipeline.md).
 def megabytesOf(stage, meta) {
-    if (stage == 'prepare') {
-        return 800 + 25 * (meta.input_mb ?: 0)
-    }
-    def floor = stage == 'train' ? 1300 : 1000
-    return floor + (24 * meta.open / 1e6).toInteger()
+    return stage == 'prepare' ? 800 + 25 * (meta.input_mb ?: 0) : needs(stage, meta).memory_mb
+}
+
+// A bound, where the plan has an estimate: eight times as long, and half an hour more.
+def secondsOf(stage, meta) {
+    return 1800 + 8 * needs(stage, meta).seconds
 }
 
 // results/SAMPLE/adata.h5ad is what the last stage wrote; everything else goes to results/SAMPLE/STAGE/.

@@ -17,6 +17,7 @@ from scale_toolkit.cli.export import export
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
+from scale_toolkit.cli.plan import plan
 from scale_toolkit.cli.plot import app as plot
 from scale_toolkit.cli.prepare import prepare
 from scale_toolkit.cli.report import report
@@ -46,7 +47,7 @@ _PANELS = {
     "Whole analyses": (run, demo),
     "Stages": (prepare, select_peaks, train, impute, embed, cluster, markers),
     "Data": (simulate, export),
-    "Checks": (verify,),
+    "Checks": (plan, verify),
     "Figures": (report,),
 }
 for _panel, _commands in _PANELS.items():

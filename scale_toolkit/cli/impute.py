@@ -8,6 +8,7 @@ from typing import Annotated
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_folder, check_readable, through
 from scale_toolkit.cli.options import Input, Output, command, given
+from scale_toolkit.cli.plan import DryRun, foresee
 from scale_toolkit.cli.summary import validation
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ImputeConfig
@@ -72,6 +73,7 @@ def impute(
     chrom_sizes: ChromSizes = None,
     model: Model = None,
     validate_dir: ValidateDir = None,
+    dry_run: DryRun = False,
     *,
     config: ImputeConfig,
     talk: Talk,
@@ -90,6 +92,9 @@ def impute(
     elif chrom_sizes is not None:
         raise UsageError("--chrom-sizes without --group-dir", "a folder for the bigWig files")
     check_readable(chrom_sizes)
+    if dry_run:
+        foresee([source], ["train", "impute"] if config.validate and model is None else ["impute"], talk, impute=config)
+        return
     without = tuple(path for path in keys.LARGE if path != "X") if config.validate else keys.LARGE
     with through(source, output, talk, without=without) as file:
         from scale_toolkit.io.groups import write_groups

@@ -13,6 +13,7 @@ from scale_toolkit import keys
 from scale_toolkit.cli.files import check_column, check_folder, check_pretrain
 from scale_toolkit.cli.inputs import read_inputs
 from scale_toolkit.cli.options import Gpu, Modality, Options, Pretrain, PretrainPeaks, command, given, on_gpu
+from scale_toolkit.cli.plan import DryRun, foresee
 from scale_toolkit.cli.summary import results
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
@@ -94,6 +95,7 @@ def run(
     impute: Impute = False,
     binary: Binary = False,
     verbose: Verbose = False,
+    dry_run: DryRun = False,
     *,
     prepare: Annotated[PrepareConfig, Options(_PEAKS, without=("min_cells",))],
     select: Annotated[SelectPeaksConfig, Options(_PEAKS, only=("n_peaks",), names={"n_peaks": ("--n-feature",)})],
@@ -126,6 +128,10 @@ def run(
     )
     check_folder(outdir)
     check_pretrain(pretrain, pretrain_peaks)
+    if dry_run:
+        stages = ["prepare", "select_peaks", "train", "cluster", "embed", *(["impute"] if plan.impute else [])]
+        foresee(sources, stages, talk, train=plan.train, impute=plan.impute, modality=modality, writes=stages[-1:])
+        return
     analyse(read_inputs(sources, (), modality), plan, talk)
 
 

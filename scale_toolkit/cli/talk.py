@@ -10,12 +10,11 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from scale_toolkit.bars import Progress, bar
 from scale_toolkit.errors import ScaleWarning
-
-Progress = Callable[[str, int, int], None]
 
 _SECONDS_BETWEEN_LINES = 1.0
 
@@ -106,7 +105,7 @@ class Talk:
         elif self.quiet or not sys.stderr.isatty():
             yield lambda message, done, total: None
         else:
-            with _bar() as progress:
+            with bar() as progress:
                 yield progress
 
     def _lines(self) -> Progress:
@@ -144,15 +143,3 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._talk.say(record.levelname.lower(), record.getMessage())
-
-
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda message, done, total: bar.update(task, description=message, completed=done, total=total)

@@ -10,6 +10,7 @@ import typer
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_folder, check_pretrain, check_side_file, through
 from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, PretrainPeaks, command, given, on_gpu
+from scale_toolkit.cli.plan import DryRun, foresee
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import UsageError
@@ -29,6 +30,7 @@ def train(
     gpu: Gpu = None,
     checkpoint: Annotated[Path | None, given("--checkpoint", metavar="FOLDER", panel=_RESUME, help=_CHECKPOINT)] = None,
     every: Annotated[float, typer.Option("--every", metavar="MINUTES", min=0, rich_help_panel=_RESUME, help=_EVERY)] = 10,
+    dry_run: DryRun = False,
     *,
     config: Annotated[TrainConfig, Options(panel="Model")],
     talk: Talk,
@@ -43,6 +45,9 @@ def train(
         if pretrain:
             raise UsageError("both --checkpoint and --pretrain", "one of the two", "drop --checkpoint: nothing is trained")
         check_folder(checkpoint, "--checkpoint")
+    if dry_run:
+        foresee([source], ["train"], talk, train=config)
+        return
     without = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=without) as cells:
         from scale_toolkit.io.checkpoints import Checkpoints

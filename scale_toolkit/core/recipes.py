@@ -229,7 +229,7 @@ def train_fast(
         on_snapshot=on_snapshot,
     )
     calibrate(model, thinned, encoder_input, offset, peak_sums, rng)
-    return Trained(model, bias, weighting, log_transform, False, history, stopped)
+    return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
 
 
 def train_published(

@@ -507,7 +507,7 @@ def trusted(rates: np.ndarray, level: float) -> np.ndarray:
     """Which peaks are trusted: the most whose mean false sign rate is at most `level`, the surest first; (peaks,) bool."""
     order = np.argsort(rates, kind="stable")
     running = np.cumsum(rates[order]) / np.arange(1, len(rates) + 1)
-    n = int(np.searchsorted(running > level, True))  # the running mean of a rising series rises
+    n = int(np.searchsorted(running > level, 1))  # the running mean of a rising series rises
     result = np.zeros(len(rates), bool)
     result[order[:n]] = True
     return result

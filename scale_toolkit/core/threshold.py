@@ -47,7 +47,7 @@ def _trailing_zeros(typing_context, word):
     """Number of 0 bits below the lowest 1 of a word that is not 0."""
 
     def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, 1))
 
     return types.uint64(types.uint64), generate
 

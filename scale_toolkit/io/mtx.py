@@ -57,6 +57,26 @@ def read_folder(folder: Path) -> AnnData:
     """
     from anndata import AnnData
 
+    counts, peaks, barcodes, header, upright = _opened(folder)
+    if upright and len(peaks) == len(barcodes):
+        warnings.warn(
+            f"{counts} is square ({header.rows:,} × {header.columns:,}): its rows were taken as peaks, its columns as barcodes",
+            ScaleWarning,
+            stacklevel=3,
+        )
+    matrix = _read_matrix(counts, header)
+    matrix = (matrix.T if upright else matrix).tocsr().astype(np.float32)
+    return AnnData(sparse.csr_matrix(matrix), obs=pd.DataFrame(index=barcodes), var=pd.DataFrame(index=peaks))
+
+
+def size_of_folder(folder: Path) -> tuple[int, int, int]:
+    """Cells, peaks and stored counts of such a folder, by the names and the header."""
+    _, peaks, barcodes, header, _ = _opened(folder)
+    return len(barcodes), len(peaks), header.entries
+
+
+def _opened(folder: Path) -> tuple[Path, list[str], list[str], _Header, bool]:
+    """The counts' file, both lists of names, the header, and whether peaks are its rows."""
     counts, peak_file, barcode_file = _three_files(folder)
     peaks, barcodes = _read_peaks(peak_file), _read_barcodes(barcode_file)
     header = _checked_header(counts)
@@ -69,15 +89,7 @@ def read_folder(folder: Path) -> AnnData:
             "a row a peak and a column a barcode, or the other way round",
             "check that the three belong together and that no names file has a header",
         )
-    if upright and len(peaks) == len(barcodes):
-        warnings.warn(
-            f"{counts} is square ({shape[0]:,} × {shape[1]:,}): its rows were taken as peaks, its columns as barcodes",
-            ScaleWarning,
-            stacklevel=3,
-        )
-    matrix = _read_matrix(counts, header)
-    matrix = (matrix.T if upright else matrix).tocsr().astype(np.float32)
-    return AnnData(sparse.csr_matrix(matrix), obs=pd.DataFrame(index=barcodes), var=pd.DataFrame(index=peaks))
+    return counts, peaks, barcodes, header, upright
 
 
 def _three_files(folder: Path) -> tuple[Path, Path, Path]:

@@ -44,7 +44,8 @@ def heatmap(
     groupby
         Column of obs; left out, ``scale_cluster``. Cells without a label are left out.
     peaks
-        Peaks to show; left out, the most specific of each cluster (`utils.specificity`).
+        Peaks to show; left out, the best markers of each cluster where `scale markers` has found some of these clusters, else
+        the most specific peaks (`utils.specificity`).
     n_peaks
         How many of each cluster that is.
     relative
@@ -58,12 +59,8 @@ def heatmap(
     names = list(labels.cat.categories)
     borders: list[float] = []
     if peaks is None:
-        scores = utils.specificity(adata, groupby)[names]
-        chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
-        if not len(chosen):
-            raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
-        peaks = list(adata.var_names[chosen])
-        borders = list(np.flatnonzero(np.diff(cluster)) + 0.5)
+        peaks, sizes = _markers(adata, names, n_peaks) or _most_specific(adata, groupby, names, n_peaks)
+        borders = list(np.cumsum(sizes)[:-1] - 0.5)
     else:
         peaks = list(peaks)
         unknown = [name for name in peaks if name not in adata.var_names]
@@ -89,6 +86,26 @@ def heatmap(
     ax.set_title(title)
     _bar(ax, image, "share of its highest" if relative else "share of open cells")
     return _figure.finish(ax, save)
+
+
+def _markers(adata: AnnData, names: list[str], n_peaks: int) -> tuple[list[str], list[int]] | None:
+    """The best markers of each cluster, and how many each has; None where there are none of these clusters."""
+    if not keys.MARKERS.found_in(adata):
+        return None
+    best = utils.top_markers(adata, n_peaks)
+    if not set(best) <= set(names) or not any(best.values()):
+        return None
+    groups = [best.get(name, []) for name in names]
+    return [peak for group in groups for peak in group], [len(group) for group in groups if group]
+
+
+def _most_specific(adata: AnnData, groupby: str | None, names: list[str], n_peaks: int) -> tuple[list[str], list[int]]:
+    """The most specific peaks of each cluster, and how many each has."""
+    scores = utils.specificity(adata, groupby)[names]
+    chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
+    if not len(chosen):
+        raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
+    return list(adata.var_names[chosen]), list(np.unique(cluster, return_counts=True)[1])
 
 
 def share_of_open_cells(X: Any, labels: pd.Series) -> np.ndarray:

@@ -101,7 +101,7 @@ class Imputed:
         self.decoded += values.size
         return values[(0,) if one_cell else ()][(..., 0) if one_peak else ()]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:  # noqa: FBT001 - NumPy passes it so
         """All values; cells × peaks × 4 bytes."""
         if copy is False:
             raise ValueError("imputed values are computed: they cannot be had without a copy")

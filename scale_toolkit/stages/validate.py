@@ -107,7 +107,7 @@ def validate(
     keys.CELL_RECOVERY.set(adata, cells)
     keys.PEAK_RECOVERY.set(adata, _over_all(recovery_of_peaks, modelled, np.nan))
     keys.FALSE_SIGN_RATE.set(adata, _over_all(rates, modelled, np.nan))
-    keys.TRUST.set(adata, _over_all(trust, modelled, False))
+    keys.TRUST.set(adata, _over_all(trust, modelled, 0))
     keys.VALIDATION.set(adata, json.dumps(report, sort_keys=True))
     note(adata, validated=way, hidden=report["hidden"], trusted=report["peaks"]["trusted"])
     return report

@@ -294,18 +294,22 @@ def helpText(run) {
 
 // What every sample came to; a sample that failed is named with the stage and where its messages are.
 def summary(samples, reached, given, isDry) {
-    def last = given.stop_after
-    def names = samples.collect { meta, paths -> meta.id }
-    def failed = names.findAll { name -> reached[name] != last }
     if (isDry) {
         return
     }
-    def lines = names.collect { name -> name in failed ? "${name}\tfailed\t${nextStage(reached[name], given.start_from)}" : "${name}\tdone\t${last}" }
+    def wanted = !given.skip_report && given.stop_after != 'prepare'
+    def names = samples.collect { meta, paths -> meta.id }
+    def missed = names.collectEntries { name ->
+        def stage = reached[name] != given.stop_after ? nextStage(reached[name], given.start_from) : wanted && !reached["${name} report".toString()] ? 'report' : null
+        [name, stage]
+    }
+    def failed = names.findAll { name -> missed[name] }
+    def lines = names.collect { name -> missed[name] ? "${name}\tfailed\t${missed[name]}" : "${name}\tdone\t${given.stop_after}" }
     def table = file("${given.outdir}/pipeline_info/samples.tsv")
     table.parent.mkdirs()
     table.text = (['sample\toutcome\tstage'] + lines).join('\n') + '\n'
     if (failed) {
-        log.error("${failed.size()} of ${names.size()} samples failed: ${failed.collect { name -> "${name} at ${nextStage(reached[name], given.start_from)}" }.join(', ')}; see ${table} and .command.err in the work folders that pipeline_info/trace_*.txt names")
+        log.error("${failed.size()} of ${names.size()} samples failed: ${failed.collect { name -> "${name} at ${missed[name]}" }.join(', ')}; see ${table} and .command.err in the work folders that pipeline_info/trace_*.txt names")
     }
     else {
         log.info("${names.size()} samples done: ${given.outdir}/SAMPLE/adata.h5ad")

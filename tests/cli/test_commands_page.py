@@ -31,7 +31,7 @@ def test_the_page_is_what_the_app_says():
 
 def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
-        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "plan", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
         "report", "export"
     }  # fmt: skip

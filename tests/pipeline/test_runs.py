@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,12 +21,20 @@ from .conftest import ROOT, SMALL, STAGES, content, environment, receipts
 FINAL = {keys.LATENT, keys.DECODER, keys.CLUSTER, keys.TSNE, keys.IMPUTED}
 
 
+UNIT = {"MB": 1, "GB": 1024, "KB": 1 / 1024}
+
+
+def in_seconds(text: str) -> float:
+    """Nextflow's ``1h 30m``."""
+    return sum(float(number) * {"s": 1, "m": 60, "h": 3600}[unit] for number, unit in re.findall(r"([\d.]+)([smh])", text))
+
+
 def test_no_option_but_the_engine_runs_simulated_cells_through_every_stage(demo):
     assert demo.status() == dict.fromkeys(
         [
             "SIMULATE demo",
             "PREPARE demo",
-            "SIZE demo",
+            "PLAN demo",
             *(f"{s.upper()} demo" for s in STAGES[1:]),
             "REPORT demo",
             "MULTIQC_CONTENT demo",
@@ -79,9 +89,8 @@ def test_the_multiqc_page_is_there_where_multiqc_is(demo):
 
 def test_memory_follows_the_data(demo):
     """What was asked for covers what was used, and does not waste a machine on 300 cells."""
-    unit = {"MB": 1, "GB": 1024, "KB": 1 / 1024}
     for task in demo.tasks:
-        asked, used = (float(text.split()[0]) * unit.get(text.split()[-1], 0) for text in (task["memory"], task["peak_rss"]))
+        asked, used = (float(text.split()[0]) * UNIT.get(text.split()[-1], 0) for text in (task["memory"], task["peak_rss"]))
         assert used <= asked <= 2048, task["name"]
 
 
@@ -109,10 +118,34 @@ def test_a_stage_alone_on_the_file_before_it_gives_the_same_cells(demo, launch, 
         "--skip_multiqc", "--skip_report",
     )  # fmt: skip
     assert run.code == 0, run.said
-    assert set(run.status()) == {"SIZE demo", "CLUSTER demo", "EMBED demo"}
+    assert set(run.status()) == {"PLAN demo", "CLUSTER demo", "EMBED demo"}
     here, there = content(run.results / "demo" / "adata.h5ad"), content(demo.works("EMBED demo") / "demo.embed.h5ad")
     assert here == there
     assert (run.results / "demo" / "cluster" / "demo.cluster.h5ad").exists()
+
+
+def test_a_report_that_fails_is_told(launch, small, tmp_path):
+    (tmp_path / "broken.config").write_text("process { withName: 'REPORT' { ext.args = '--label absent' } }\n")
+    words = ("--stop_after", "train", "--threads", "1", "--train_max_iter", "20", "--prepare_min_peaks", "10", "--skip_multiqc")
+    run = launch(tmp_path, *words, "--input", small / "a.h5ad", "-c", "broken.config")
+    assert run.code != 0
+    assert run.samples() == {"a": ["failed", "report"]}
+    assert "1 of 1 samples failed: a at report" in run.said
+    assert (run.results / "a" / "adata.h5ad").exists()
+
+
+def test_every_stage_asks_for_what_the_plan_says(demo):
+    """Memory and time of the trace are those of `scale plan` on what `prepare` left; `prepare` itself goes by bytes."""
+    plan = json.loads((demo.works("PLAN demo") / "plan.json").read_text())["stages"]
+    trained = json.loads((demo.works("PLAN demo") / "training.json").read_text())["stages"]
+    assert trained["train"]["seconds"] < plan["train"]["seconds"] or trained["train"] == plan["train"]  # 60 steps
+    for task in demo.tasks:
+        stage = task["process"].split(":")[-1].lower()
+        if stage in plan and stage != "prepare":
+            asked = (trained if stage == "train" else plan)[stage]
+            number, unit = task["memory"].split()
+            assert float(number) * UNIT[unit] == pytest.approx(asked["memory_mb"], rel=0.06)
+            assert in_seconds(task["time"]) == pytest.approx(1800 + 8 * asked["seconds"], abs=60)
 
 
 def test_eight_samples_one_of_which_fails(launch, small, tmp_path):

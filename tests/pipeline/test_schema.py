@@ -45,8 +45,8 @@ def test_every_option_of_a_stage_reaches_it(stage):
     # a part of the values, their files and going on from a checkpoint are for the command line; -resume repeats a whole task
     by_hand = {
         "prepare": {"--modality"},
-        "train": {"--checkpoint", "--every", "--pretrain-peaks"},
-        "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir"},
+        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run"},
+        "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
     script = (ROOT / "modules" / "local" / stage / "main.nf").read_text()

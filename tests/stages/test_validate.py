@@ -23,7 +23,7 @@ def trained(plant):
     return adata, model[0]
 
 
-def validated(trained, with_model=False, **options):
+def validated(trained, *, with_model=False, **options):
     adata, model = trained
     return scale.impute(adata.copy(), validate=True, n_threads=1, model=model if with_model else None, **options)
 

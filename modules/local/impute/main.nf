@@ -1,9 +1,10 @@
-include { megabytesOf ; published } from '../task'
+include { megabytesOf ; published ; secondsOf } from '../task'
 
 process IMPUTE {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('impute', meta) * 1.MB * task.attempt }
+    time { secondsOf('impute', meta) * 1.s * task.attempt }
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('impute', name, params.stop_after, params.save_intermediates) }
 
     input:

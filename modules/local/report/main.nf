@@ -1,9 +1,10 @@
-include { megabytesOf ; published } from '../task'
+include { megabytesOf ; published ; secondsOf } from '../task'
 
 process REPORT {
     tag "${meta.id}"
     label 'process_low'
     memory { megabytesOf('report', meta) * 1.MB * task.attempt }
+    time { secondsOf('report', meta) * 1.s * task.attempt }
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('report', name, params.stop_after, params.save_intermediates) }
 
     input:

@@ -1,9 +1,10 @@
-include { megabytesOf ; published } from '../task'
+include { megabytesOf ; published ; secondsOf } from '../task'
 
 process SELECT_PEAKS {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('select_peaks', meta) * 1.MB * task.attempt }
+    time { secondsOf('select_peaks', meta) * 1.s * task.attempt }
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('select_peaks', name, params.stop_after, params.save_intermediates) }
 
     input:

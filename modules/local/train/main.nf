@@ -1,9 +1,10 @@
-include { megabytesOf ; published } from '../task'
+include { megabytesOf ; published ; secondsOf } from '../task'
 
 process TRAIN {
     tag "${meta.id}"
     label 'process_high'
     memory { megabytesOf('train', meta) * 1.MB * task.attempt }
+    time { secondsOf('train', meta) * 1.s * task.attempt }
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('train', name, params.stop_after, params.save_intermediates) }
 
     input:

@@ -1,0 +1,136 @@
+"""``scale plan``, and ``--dry-run`` of the long stages: what the work would take, without doing it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from scale_toolkit.cli.options import Input, Modality, Options, command, given
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import ImputeConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from scale_toolkit.needs import Needs, Size
+
+DryRun = Annotated[
+    bool,
+    given(
+        "--dry-run",
+        help="Check the options, say what the work would take (memory, time, disk), and do nothing.",
+        panel="Messages",
+    ),
+]
+_AS_JSON = "Write the plan as JSON, too; - for standard output."
+PlanFile = Annotated[Path | None, given("-o", "--output", metavar="FILE", help=_AS_JSON)]
+
+
+@command
+def plan(
+    source: Input = "-",
+    output: PlanFile = None,
+    modality: Modality = None,
+    *,
+    train: Annotated[TrainConfig, Options("Training", only=("preset", "max_iter", "batch_size"))],
+    impute: Annotated[ImputeConfig, Options("Imputation", only=("numeric", "numeric_format", "binary", "binary_format"))],
+    talk: Talk,
+) -> None:
+    """Say how much memory, time and disk every stage would take on this input; only its header is read."""
+    from scale_toolkit.io.files import check_destination, write_bytes
+    from scale_toolkit.needs import STAGES
+
+    to_file = output is not None and str(output) != "-"
+    if to_file:
+        check_destination(output, [source])
+    facts = foresee([source], STAGES, talk, train=train, impute=impute, modality=modality, silent=str(output) == "-")
+    text = json.dumps(facts, indent=1) + "\n"
+    if to_file:
+        write_bytes(output, text.encode())
+    elif output is not None:
+        talk.stdout.write(text)
+
+
+def foresee(
+    sources: Sequence[str],
+    stages: Sequence[str],
+    talk: Talk,
+    *,
+    train: TrainConfig | None = None,
+    impute: ImputeConfig | None = None,
+    modality: str | None = None,
+    writes: Sequence[str] | None = None,
+    silent: bool = False,
+) -> dict[str, Any]:
+    """Look up how large the inputs are, show what these stages need and whether this machine has it, and return the same.
+
+    `writes` are the stages that write a file, where not all do.
+    """
+    from scale_toolkit.io.size import size_of
+    from scale_toolkit.memory import available
+    from scale_toolkit.needs import needs, together
+
+    size = together([size_of(source, modality=modality) for source in sources])
+    found = {stage: needs(stage, size, train=train or TrainConfig(), impute=impute or ImputeConfig()) for stage in stages}
+    found = {stage: one if stage in (writes or stages) else one._replace(disk_mb=0) for stage, one in found.items()}
+    free = available()
+    facts = {
+        "cells": size.n_cells,
+        "peaks": size.n_peaks,
+        "open": size.n_open,
+        "stages": {stage: one._asdict() for stage, one in found.items()},
+        "memory_free_mb": None if free is None else round(free[0] / 1e6),
+        "disk_free_mb": round(shutil.disk_usage(".").free / 1e6),
+    }
+    if silent:
+        return facts
+    talk.show(_table(size, found, facts), facts)
+    largest = max(found, key=lambda stage: found[stage].memory_mb)
+    if free is not None and found[largest].memory_mb * 1e6 > free[0]:
+        talk.say(
+            "warning",
+            f"{spoken(largest)} asks for {_bytes(found[largest].memory_mb)} of memory, and {_bytes(facts['memory_free_mb'])} "
+            f"are left here ({free[1]}); ask for more, or keep fewer peaks (`scale select-peaks --n-peaks`)",
+        )
+    if (written := sum(one.disk_mb for one in found.values())) > facts["disk_free_mb"]:
+        talk.say("warning", f"{_bytes(written)} would be written, and {_bytes(facts['disk_free_mb'])} of disk are free here")
+    return facts
+
+
+def spoken(stage: str) -> str:
+    """A stage as its command is called."""
+    return stage.replace("_", "-")
+
+
+def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    share = size.n_open / size.n_values if size.n_values else 0.0
+    table = Table("stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False)
+    for stage, one in found.items():
+        table.add_row(spoken(stage), _bytes(one.memory_mb), _span(one.seconds), _bytes(one.disk_mb))
+    free = facts["memory_free_mb"]
+    here = "" if free is None else f"{_bytes(free)} of memory, "
+    return Group(
+        f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts ({share:.1%})",
+        table,
+        f"free here: {here}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of a CPU",
+    )
+
+
+def _column(name: str) -> Any:
+    from rich.table import Column
+
+    return Column(name, justify="right")
+
+
+def _bytes(megabytes: float) -> str:
+    return f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,79 @@
+"""How large an input is, by what its header says: cells, peaks and stored counts, without reading the counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+
+from scale_toolkit.errors import InputError
+from scale_toolkit.io import files
+from scale_toolkit.io.h5ad import open_h5ad, whole
+from scale_toolkit.io.mtx import size_of_folder
+from scale_toolkit.io.stores import is_zarr_store
+from scale_toolkit.io.tenx import is_tenx
+from scale_toolkit.needs import Size
+
+
+def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdin: BinaryIO | None = None) -> Size:
+    """Look up the size of an h5ad, h5mu, zarr store, 10x h5 or mtx folder.
+
+    Parameters
+    ----------
+    source
+        A file or folder, or ``-`` for an h5ad on standard input.
+    modality
+        The modality of an h5mu, where its name does not say that it is ATAC.
+    stdin
+        A binary stream instead of the process's standard input.
+
+    Returns
+    -------
+    Size
+        Cells, peaks, and stored counts: an upper bound of the open peaks, since zeros may be stored. Of a multiome's 10x h5 all
+        features count.
+
+    Raises
+    ------
+    InputError
+        The input is damaged, has no counts, or is of a format that tells no size before it is read (text, fragments).
+    """
+    path = Path(source)
+    if not files.is_stream(source):
+        if is_zarr_store(path):
+            import zarr
+
+            with whole(str(path), kind="zarr store"):
+                return _of_matrix(zarr.open_group(path, mode="r"), str(path), zarr.Group)
+        if path.is_dir():
+            return Size(*size_of_folder(path))
+        files.existing_file(path)
+        if not h5py.is_hdf5(path):
+            raise InputError(
+                f"{path} does not tell its size before it is read",
+                "an h5ad, h5mu, zarr store, 10x h5 or a folder with counts (.mtx)",
+                "run `scale prepare` on it, and plan for what that writes",
+            )
+        if is_tenx(path):
+            with whole(str(path), kind="10x h5"), h5py.File(path, "r") as file:
+                peaks, cells = (int(number) for number in file["matrix/shape"][:])
+                return Size(cells, peaks, file["matrix/data"].shape[0])
+    with open_h5ad(source, modality=modality, stdin=stdin) as file:
+        return _of_matrix(file.root, file.name, h5py.Group)
+
+
+def _of_matrix(root: Any, name: str, kind: type) -> Size:
+    """The size of ``X`` in an open HDF5 file or zarr group."""
+    if "X" not in root:
+        raise InputError(
+            f"{name} has no counts (X)", "cells × peaks in X", "give the file that `scale prepare` reads or writes"
+        )
+    counts = root["X"]
+    with whole(name, "X"):
+        if isinstance(counts, kind):
+            cells, peaks = (int(number) for number in counts.attrs["shape"])
+            return Size(cells, peaks, int(counts["data"].shape[0]))
+        cells, peaks = counts.shape
+        return Size(cells, peaks, cells * peaks)

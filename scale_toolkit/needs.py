@@ -1,0 +1,135 @@
+"""What a stage needs of a machine: memory, time and disk, by cells, peaks and stored counts.
+
+Fitted to measured runs (`benchmarks/needs.py`; the table is in docs/pipeline.md). The pipeline asks a scheduler for what this
+says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from scale_toolkit.config import ImputeConfig, TrainConfig
+
+STAGES = ("prepare", "select_peaks", "train", "cluster", "embed", "markers", "impute", "report")
+
+
+class Size(NamedTuple):
+    """Cells, peaks, and stored counts (open peaks of all cells)."""
+
+    n_cells: int
+    n_peaks: int
+    n_open: int
+
+    @property
+    def n_values(self) -> int:
+        """Cells × peaks."""
+        return self.n_cells * self.n_peaks
+
+
+class Needs(NamedTuple):
+    """What a stage needs: memory to ask for, time to expect, and what it writes; MB are 10⁶ bytes."""
+
+    memory_mb: int
+    seconds: int
+    disk_mb: int
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """``base + open · million stored counts + cells · thousand cells + peaks · thousand peaks``."""
+
+    base: float
+    open: float = 0.0
+    cells: float = 0.0
+    peaks: float = 0.0
+
+    def of(self, size: Size) -> float:
+        return self.base + self.open * size.n_open / 1e6 + self.cells * size.n_cells / 1e3 + self.peaks * size.n_peaks / 1e3
+
+
+#: Megabytes to ask for: the largest resident set with imports, at one thread, and a fifth to a third more.
+_MEMORY = {
+    "prepare": _Cost(300, open=29),
+    "select_peaks": _Cost(300, open=14),
+    "train": _Cost(1_300, open=12),
+    "cluster": _Cost(600, cells=20),
+    "embed": _Cost(600, cells=20),
+    "markers": _Cost(450, open=13),
+    "impute": _Cost(400, open=1, peaks=2),
+    "report": _Cost(500, peaks=20),
+}
+
+#: Seconds to expect, imports and compilation included; one thread.
+_SECONDS = {
+    "prepare": _Cost(4, open=0.22),
+    "select_peaks": _Cost(3, open=0.14),
+    "train": _Cost(14, open=0.72),
+    "cluster": _Cost(16, cells=0.5),
+    "embed": _Cost(17, cells=1.6),
+    "markers": _Cost(6, open=0.25),
+    "impute": _Cost(4),
+    "report": _Cost(6, open=0.12),
+}
+
+#: MB of the file that a stage hands on; every stage carries the counts.
+_DISK = {
+    "prepare": _Cost(2, open=1.9),
+    "select_peaks": _Cost(2, open=1.9),
+    "train": _Cost(3, open=1.9, cells=0.5),
+    "cluster": _Cost(4, open=1.9, cells=1.5),
+    "embed": _Cost(4, open=1.9, cells=1.5),
+    "markers": _Cost(5, open=1.9, cells=1.5, peaks=0.2),
+    "impute": _Cost(4, open=1.9, cells=1.5),
+    "report": _Cost(5, cells=0.1),
+}
+
+#: The published model: dense layers, of which the optimiser keeps two copies more, and their weights moved at every step.
+_PUBLISHED_MEMORY = _Cost(950, peaks=40)
+_PUBLISHED_BASE, _PUBLISHED_VALUES = 12, 0.25  # seconds; seconds a million cells × peaks
+_PUBLISHED_STEP = _Cost(0.1, peaks=0.0115)  # seconds a step of 32 cells
+
+#: Bytes a value on disk, compressed, and seconds a million values.
+_NUMERIC = {"float32": (3.3, 0.08), "float16": (1.6, 0.08), "uint8": (0.7, 0.08)}
+_BINARY = {"csr": (0.17, 0.0075), "packed": (0.125, 0.0075)}
+
+
+def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig) -> Needs:
+    """Memory, time and disk of one stage on an input of this size.
+
+    Parameters
+    ----------
+    stage
+        One of `STAGES`.
+    size
+        Of the stage's input; for the stages after `select_peaks` an upper bound, since that keeps some peaks.
+    train
+        Of which ``preset``, ``max_iter`` and ``batch_size`` count.
+    impute
+        What is written, and how.
+
+    Returns
+    -------
+    Needs
+        An estimate for one thread of a CPU. The number of steps of the presets ``paper`` and ``release`` is taken to be
+        ``max_iter``.
+    """
+    memory, seconds, disk = (table[stage].of(size) for table in (_MEMORY, _SECONDS, _DISK))
+    if stage == "train" and train.preset != "fast":
+        memory = max(memory, _PUBLISHED_MEMORY.of(size))
+        a_step = _PUBLISHED_STEP.of(size) * max((train.batch_size or 32) / 32, 1)
+        seconds = _PUBLISHED_BASE + _PUBLISHED_VALUES * size.n_values / 1e6 + train.max_iter * a_step
+    if stage == "impute":
+        numeric = impute.numeric or not (impute.binary or impute.per_group or impute.validate)
+        kinds = [_NUMERIC[impute.numeric_format]] if numeric else []
+        kinds += [_BINARY[impute.binary_format]] if impute.binary else []
+        disk += sum(one for one, _ in kinds) * size.n_values / 1e6
+        seconds += sum(one for _, one in kinds) * size.n_values / 1e6
+    return Needs(math.ceil(memory), math.ceil(seconds), math.ceil(disk))
+
+
+def together(sizes: Sequence[Size]) -> Size:
+    """The size of several inputs analysed as one: all cells, and at most the peaks of the widest."""
+    return Size(sum(one.n_cells for one in sizes), max(one.n_peaks for one in sizes), sum(one.n_open for one in sizes))

@@ -1,0 +1,87 @@
+"""``scale plan`` and ``--dry-run``: figures on the screen and as JSON, warnings where it will not fit, nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.io.size import size_of
+from scale_toolkit.needs import STAGES, needs
+
+
+@pytest.fixture
+def cells(plant, tmp_path):
+    made = plant()
+    made.write_h5ad(tmp_path / "cells.h5ad")
+    return made
+
+
+def test_every_stage_with_its_figures(scale, cells, tmp_path):
+    code, said = scale("plan cells.h5ad -o plan.json")
+    assert code == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    size = size_of(tmp_path / "cells.h5ad")
+    assert (found["cells"], found["peaks"], found["open"]) == size
+    plain = {stage: needs(stage, size, train=TrainConfig(), impute=ImputeConfig())._asdict() for stage in STAGES}
+    assert found["stages"] == plain
+    assert found["memory_free_mb"] > 100
+    assert f"{size.n_cells} cells × {size.n_peaks} peaks" in said
+    assert all(stage.replace("_", "-") in said for stage in STAGES)
+
+
+def test_options_count(scale, cells, tmp_path):
+    words = "--preset paper --max-iter 5000 --binary --binary-format packed"
+    assert scale(f"plan cells.h5ad {words} --quiet -o plan.json") == (0, "")
+    found = json.loads((tmp_path / "plan.json").read_text())["stages"]
+    size = size_of(tmp_path / "cells.h5ad")
+    train, impute = TrainConfig(preset="paper", max_iter=5000), ImputeConfig(binary=True, binary_format="packed")
+    assert found["train"] == needs("train", size, train=train, impute=impute)._asdict()
+    assert found["impute"] == needs("impute", size, train=train, impute=impute)._asdict()
+
+
+def test_json_on_standard_output_and_nothing_else(cells, tmp_path):
+    with (tmp_path / "cells.h5ad").open("rb") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "scale_toolkit", "plan", "-", "-o", "-"],
+            stdin=file, capture_output=True, text=True, timeout=120, check=True,
+        )  # fmt: skip
+    assert json.loads(done.stdout)["cells"] == cells.n_obs
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        ("train cells.h5ad --dry-run -o out.h5ad", ["train"]),
+        ("impute cells.h5ad --binary --dry-run -o out.h5ad", ["impute"]),
+        ("impute cells.h5ad --validate --dry-run -o out.h5ad", ["train", "impute"]),
+        ("run cells.h5ad -k 3 --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed"]),
+        ("run cells.h5ad --impute --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed", "impute"]),
+    ],
+)
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(scale, cells, tmp_path, words, stages):
+    before = sorted(tmp_path.iterdir())
+    code, said = scale(words)
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines()[2:-1]] == stages
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_still_checks_the_options(scale, cells):
+    assert scale("train cells.h5ad --dry-run --latent 0") == (2, "error: --latent is 0; expected 1 or more\n")
+    code, said = scale("train absent.h5ad --dry-run")
+    assert code == 1
+    assert "absent.h5ad" in said
+
+
+def test_what_does_not_fit_is_said(scale, cells, monkeypatch):
+    monkeypatch.setattr("scale_toolkit.memory.available", lambda: (100_000_000, "the limit of this job's cgroup"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
+    _, said = scale("plan cells.h5ad")
+    assert "warning: train asks for" in said
+    assert "100 MB are left here (the limit of this job's cgroup)" in said
+    assert "0 MB of disk are free here" in said

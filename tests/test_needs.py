@@ -1,0 +1,59 @@
+"""What a stage needs: the formula's shape here, its figures against measured ones in `benchmarks/needs.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from scale_toolkit import needs as module
+from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.needs import STAGES, Needs, Size, needs, together
+
+SMALL, LARGE = Size(500, 8_000, 800_000), Size(100_000, 100_000, 300_000_000)
+PAPER = TrainConfig(preset="paper")
+
+
+def of(stage, size, train=None, **impute) -> Needs:
+    return needs(stage, size, train=train or TrainConfig(), impute=ImputeConfig(**impute))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_more_cells_peaks_or_counts_never_need_less(stage):
+    base = of(stage, Size(1_000, 10_000, 2_000_000))
+    for grown in (Size(4_000, 10_000, 2_000_000), Size(1_000, 40_000, 2_000_000), Size(1_000, 10_000, 8_000_000)):
+        assert all(one >= other > 0 for one, other in zip(of(stage, grown), base))
+    assert of(stage, LARGE).memory_mb >= of(stage, SMALL).memory_mb
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_cost_follows_open_peaks_and_not_cells_times_peaks(stage):
+    """A million peaks, 400 GB as a dense matrix."""
+    assert of(stage, Size(100_000, 1_000_000, 300_000_000)).memory_mb < 25_000
+
+
+def test_the_published_model_takes_longer_by_its_steps():
+    fast, paper = of("train", LARGE), of("train", LARGE, PAPER)
+    assert paper.seconds > 10 * fast.seconds
+    assert paper.memory_mb > fast.memory_mb
+    few = of("train", LARGE, TrainConfig(preset="paper", max_iter=300))
+    assert few.seconds < paper.seconds / 5
+
+
+def test_imputed_values_are_counted_by_their_format():
+    size = Size(1_000, 10_000, 1_000_000)
+    alone = of("embed", size).disk_mb
+    numeric = of("impute", size, numeric=True).disk_mb
+    assert numeric - alone == pytest.approx(1_000 * 10_000 * 3.3 / 1e6, abs=2)
+    assert of("impute", size).disk_mb == numeric  # the default
+    half, byte = (of("impute", size, numeric=True, numeric_format=form).disk_mb for form in ("float16", "uint8"))
+    assert alone < byte < half < numeric
+    packed = of("impute", size, binary=True, binary_format="packed")
+    assert packed.disk_mb - alone == pytest.approx(1_000 * 10_000 / 8 / 1e6, abs=2)
+    assert of("impute", size, numeric=True, binary=True).disk_mb > numeric
+
+
+def test_inputs_together_have_all_cells_and_the_widest_peaks():
+    assert together([Size(10, 100, 300), Size(20, 90, 400)]) == Size(30, 100, 700)
+
+
+def test_every_stage_has_its_figures():
+    assert set(module._MEMORY) == set(module._SECONDS) == set(STAGES)
