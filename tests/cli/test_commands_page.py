@@ -31,9 +31,9 @@ def test_the_page_is_what_the_app_says():
 
 def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
-        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "plan", "verify",
+        "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
-        "report", "export"
+        "report", "export", "plan"
     }  # fmt: skip
 
 
