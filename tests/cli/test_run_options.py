@@ -56,7 +56,7 @@ CASES = {
     ),
 }
 #: Options that shape no plan; each has a test of its own.
-OTHERS = {"--data-list", "--modality", "--verbose", "--quiet", "--json-logs", "--debug"}
+OTHERS = {"--data-list", "--modality", "--verbose", "--dry-run", "--quiet", "--json-logs", "--debug"}
 
 
 @pytest.fixture

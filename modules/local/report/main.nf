@@ -2,7 +2,7 @@ include { megabytesOf ; published ; secondsOf } from '../task'
 
 process REPORT {
     tag "${meta.id}"
-    label 'process_low'
+    label 'process_report' // one core; memory and time are its own, which a label's would replace
     memory { megabytesOf('report', meta) * 1.MB * task.attempt }
     time { secondsOf('report', meta) * 1.s * task.attempt }
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('report', name, params.stop_after, params.save_intermediates) }
