@@ -1,8 +1,8 @@
 """A samplesheet of many samples under Slurm: how much of the node's cores their tasks take.
 
-    python benchmarks/slurm_sheet.py --out FOLDER [--samples 64] [--cells 2000] [--nextflow tests/engines/nextflow] [--cores 2]
+    python benchmarks/slurm_sheet.py --out FOLDER [--samples 64] [--cells 2000] [--stop-after cluster] [--nextflow tests/engines/nextflow] [--cores 2]
 
-Simulated samples, prepare to cluster (k-means), one thread a task. Prints the tasks, their time × cpus added up (Nextflow's
+Simulated samples, `prepare` to --stop-after (k-means), one thread a task. Prints the tasks, their time × cpus added up (Nextflow's
 `realtime`), the time of the whole run with Nextflow's own start and end, and how much of the cores that is.
 """
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--cells", type=int, default=2_000)
     parser.add_argument("--nextflow", default=str(ROOT / "tests/engines/nextflow"))
+    parser.add_argument("--stop-after", default="cluster")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

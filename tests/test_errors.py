@@ -1,0 +1,137 @@
+"""Messages that no test of their own room triggers: each is made here, in the user's way where there is one."""
+
+from __future__ import annotations
+
+import sys
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+import scale_toolkit
+from scale_toolkit.cli import app
+from scale_toolkit.config import ClusterConfig, PrepareConfig, TrainConfig
+from scale_toolkit.errors import DeviceError, InputError, OptionError
+from scale_toolkit.io import files
+from scale_toolkit.io.checkpoints import Checkpoints
+from scale_toolkit.io.export import export
+from scale_toolkit.stages.train import counts_of, find_device
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train cells.h5ad --model - -o out.h5ad", "--model is -; expected a path"),
+        ("train cells.h5ad --checkpoint at --pretrain cells.h5ad -o out.h5ad", "both --checkpoint and --pretrain"),
+        ("prepare - - -o out.h5ad", "standard input is given twice"),
+        (
+            "prepare cells.h5ad --batch-names a,b -o out.h5ad",
+            "--batch-names has 2 names; expected one for each of the 1 inputs",
+        ),
+        ("prepare cells.h5ad --fragments cells.h5ad --peaks cells.h5ad -o out.h5ad", "--fragments and the input cells.h5ad"),
+        ("prepare --fragments f --peaks p --modality atac -o out.h5ad", "both --fragments and --modality"),
+    ],
+)
+def test_words_that_contradict_each_other(plant, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    plant().write_h5ad("cells.h5ad")
+    with pytest.raises(SystemExit) as end:
+        app.main(words.split())
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_where_nothing_may_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(SystemExit) as end:
+        app.main(["run", "cells.h5ad", "-o", str(tmp_path / "results")])
+    assert end.value.code == 2
+    assert "no permission to write in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(n_components=None), "n_components is None; expected a value"),
+        (lambda: TrainConfig(log_transform=1), "log_transform is 1; expected True or False"),
+        (lambda: PrepareConfig(layer=3), "layer is 3; expected a text"),
+    ],
+)
+def test_options_of_another_kind(make, message):
+    with pytest.raises(OptionError, match=message):
+        make()
+
+
+def test_a_config_is_the_stages_own_and_alone(planted):
+    with pytest.raises(OptionError, match="got a ClusterConfig; expected a TrainConfig"):
+        scale_toolkit.train(planted, ClusterConfig())
+    with pytest.raises(OptionError, match="got a config and options; expected one of the two; drop latent"):
+        scale_toolkit.train(planted, TrainConfig(), latent=3)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "cells.h5ad").write_text("counts")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match=r"cells.h5ad cannot be read \(no permission\)"):
+        files.existing_file(tmp_path / "cells.h5ad")
+
+
+def test_counts_that_an_export_cannot_hold(plant, tmp_path):
+    cells = plant()
+    cells.X = sparse.csr_matrix(cells.X, dtype=np.float64)
+    cells.X.data[0] = 3e9
+    with pytest.raises(InputError, match="a count of 3000000000; expected counts below 2³¹"):
+        export(cells, tmp_path / "cells.h5", to="10x")
+    cells.X.data[0] = np.nan
+    with pytest.raises(InputError, match="the matrix holds values that are not numbers"):
+        export(cells, tmp_path / "cells.h5", to="10x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_that_are_texts(plant):
+    cells = plant()
+    cells.layers["words"] = np.full(cells.shape, "a", dtype=object)
+    with pytest.raises(InputError, match="holds values of type object; expected counts"):
+        scale_toolkit.prepare(cells, layer="words")
+
+
+def test_no_counts_to_train_on(planted):
+    with pytest.raises(InputError, match="X is empty; expected counts"):
+        counts_of(anndata.AnnData(obs=planted.obs, var=planted.var))
+
+
+def test_a_gpu_beyond_the_last(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(DeviceError, match="cuda:3 was asked for and there are 1 GPUs"):
+        find_device("cuda:3")
+
+
+def test_imputed_values_for_dask_without_dask(plant, monkeypatch):
+    cells = scale_toolkit.prepare(plant(), min_peaks=1, min_cells=1)
+    cells = scale_toolkit.train(cells, n_components=2, max_iter=3, n_threads=1)
+    monkeypatch.setitem(sys.modules, "dask.array", None)
+    with pytest.raises(InputError, match="dask is not installed"):
+        scale_toolkit.imputed(cells).to_dask()
+
+
+def test_a_name_of_a_peak_twice_where_a_model_encodes(plant):
+    cells = scale_toolkit.prepare(plant(), min_peaks=1, min_cells=1)
+    kept: list[bytes] = []
+    scale_toolkit.train(cells.copy(), n_components=2, max_iter=3, n_threads=1, keep_model=kept.append)
+    cells.var_names = [cells.var_names[1], *cells.var_names[1:]]
+    with pytest.raises(InputError, match="is there twice; expected a name for each peak"):
+        scale_toolkit.encode(cells, model=kept[0])
+
+
+def test_a_checkpoint_that_may_not_be_read(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    kept = Checkpoints(tmp_path, 10)
+    kept.save(1, {"weights": np.zeros(2)}, {"epoch": 1})
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        kept.load()
