@@ -1,9 +1,9 @@
 """A samplesheet of many samples under Slurm: how much of the node's cores their tasks take.
 
-    python benchmarks/slurm_sheet.py --out FOLDER [--samples 64] [--cells 2000] [--stop-after cluster] [--nextflow tests/engines/nextflow] [--cores 2]
+    python benchmarks/slurm_sheet.py --out FOLDER [--samples 64] [--cells 2000] [--stop-after cluster] [--cores 2]
 
-Simulated samples, `prepare` to --stop-after (k-means), one thread a task. Prints the tasks, their time × cpus added up (Nextflow's
-`realtime`), the time of the whole run with Nextflow's own start and end, and how much of the cores that is.
+Simulated samples, from `prepare` to --stop-after (k-means), one thread a task. Prints the tasks, their time × cpus added up
+(Nextflow's `realtime`), the time of the whole run with Nextflow's own start and end, and how much of the cores that is.
 """
 
 from __future__ import annotations
