@@ -6,6 +6,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata
@@ -99,6 +100,15 @@ class TestModel:
             scale.SCALE(cells, 0)
         with pytest.raises(OptionError, match="max_epochs is 0"):
             scale.SCALE(cells).train(0)
+
+    def test_progress_goes_to_the_function_to_a_bar_or_nowhere(self, cells, monkeypatch):
+        steps, bars = [], []
+        monkeypatch.setattr("scale_toolkit.api.bar", lambda: bars.append(1) or nullcontext(lambda *_: None))
+        for progress in (lambda *step: steps.append(step), False, True):
+            scale.SCALE(cells.copy(), n_components=2, n_threads=1).train(max_epochs=1, progress=progress)
+        assert len(steps) == 1
+        assert steps[0][1:] == (1, 1)
+        assert bars == [1]
 
     def test_before_training_it_says_so(self, cells, tmp_path):
         made = scale.SCALE(cells)

@@ -110,7 +110,7 @@ def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
     share = size.n_open / size.n_values if size.n_values else 0.0
     table = Table("stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False)
     for stage, one in found.items():
-        table.add_row(spoken(stage), _bytes(one.memory_mb), _span(one.seconds), _bytes(one.disk_mb))
+        table.add_row(spoken(stage), _bytes(one.memory_mb), _span(one.seconds), _bytes(one.disk_mb) if one.disk_mb else "")
     free = facts["memory_free_mb"]
     here = "" if free is None else f"{_bytes(free)} of memory, "
     return Group(

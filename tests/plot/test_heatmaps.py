@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from scale_toolkit import errors, plot, utils
+from scale_toolkit import errors, keys, plot, utils
 from scale_toolkit.plot._figure import new_figure
 
 
@@ -31,6 +31,19 @@ def test_heatmap_shows_the_share_of_open_cells_of_specific_peaks(cells):
     best, _ = utils.cluster_specific(utils.specificity(cells), top=5)
     assert peaks == list(cells.var_names[best])
     assert [line.get_xdata()[0] for line in ax.lines] == [4.5, 9.5]
+
+
+def test_heatmap_takes_the_markers_of_these_clusters_where_there_are_some(cells):
+    table = pd.DataFrame({"cluster": ["2", "0", "2", "2"], "peak": cells.var_names[[9, 4, 7, 3]]})
+    keys.MARKERS.set(cells, table)
+    ax = plot.heatmap(cells, n_peaks=2)
+    assert names(ax.get_xticklabels()) == list(cells.var_names[[4, 9, 7]])  # cluster 1 has none
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.5]
+    by_type = plot.heatmap(cells, "cell_type", n_peaks=2)  # other groups than the markers'
+    best, _ = utils.cluster_specific(utils.specificity(cells, "cell_type"), top=2)
+    assert names(by_type.get_xticklabels()) == list(cells.var_names[best])
+    keys.MARKERS.set(cells, table[:0])
+    assert len(names(plot.heatmap(cells, n_peaks=2).get_xticklabels())) == 6
 
 
 def test_heatmap_options(cells):
