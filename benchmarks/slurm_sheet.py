@@ -58,7 +58,7 @@ def main() -> None:
         "--input",
         sheet.name,
         "--stop_after",
-        "cluster",
+        args.stop_after,
         "--cluster_method",
         "kmeans",
         "--threads",
