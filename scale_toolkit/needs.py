@@ -50,7 +50,7 @@ class _Cost:
         return self.base + self.open * size.n_open / 1e6 + self.cells * size.n_cells / 1e3 + self.peaks * size.n_peaks / 1e3
 
 
-#: Megabytes to ask for: the largest resident set with imports, at one thread, and a fifth to a third more.
+#: Megabytes to ask for: the largest resident set with imports, at one thread, and from a fifth more to twice that.
 _MEMORY = {
     "prepare": _Cost(300, open=29),
     "select_peaks": _Cost(300, open=14),
