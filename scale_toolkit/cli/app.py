@@ -10,6 +10,7 @@ import typer
 
 from scale_toolkit import __version__
 from scale_toolkit.cli.arguments import normalised
+from scale_toolkit.cli.caches import give_caches_a_place
 from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
@@ -77,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
+    give_caches_a_place()
     talk = Talk(json_logs="--json-logs" in map(spelling, words), debug="--debug" in words)
     try:
         with outcome(talk):

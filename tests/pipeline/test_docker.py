@@ -36,6 +36,16 @@ def test_any_user_on_a_read_only_root_without_network_or_home(docker, image):
     assert said.split() == [b"adata.h5ad", b"model.pt", b"simulated.h5ad", b"umap.pdf", b"12345"]
 
 
+def test_where_only_the_temporary_folder_can_be_written(docker, image, small):
+    """As in a task of the pipeline with a read-only root: the folders that the image names for caches cannot be made."""
+    narrow = ("--rm", "--user", "12345", "--read-only", "--tmpfs", "/var/tmp", "-e", "TMPDIR=/var/tmp", "--network", "none")
+    small.chmod(0o755)
+    line = "scale train /in/a.h5ad --max-iter 20 | scale cluster | scale embed -o /var/tmp/e.h5ad && ls /var/tmp"
+    done = inside(docker, image, line, *narrow, "-v", f"{small}:/in:ro")
+    assert (done.returncode, done.stdout.split()) == (0, [b"e.h5ad"]), done.stderr.decode()
+    assert b"matplotlib" not in done.stderr.lower()
+
+
 def test_no_entrypoint_what_engines_need_and_what_is_not_left_in_it(docker, image):
     form = "{{json .Config.Entrypoint}} {{.Config.User}} {{json .Config.Cmd}}"
     said = subprocess.run([docker, "image", "inspect", "-f", form, image], capture_output=True, text=True, check=True).stdout

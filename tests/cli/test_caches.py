@@ -1,0 +1,56 @@
+"""Where numba and matplotlib keep things when no place of theirs can be written; for real in tests/pipeline/test_docker.py."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from scale_toolkit.cli.caches import give_caches_a_place
+
+NAMES = ("NUMBA_CACHE_DIR", "MPLCONFIGDIR")
+
+
+@pytest.fixture
+def at_exit(monkeypatch):
+    """The environment as it was after the test, and what would have been done at the end of the process."""
+    todo = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(atexit, "register", lambda function, *given, **named: todo.append((function, given, named)))
+    return todo
+
+
+def test_caches_that_can_be_written_are_left_alone(at_exit, tmp_path):
+    os.environ.update(dict.fromkeys(NAMES, str(tmp_path / "not" / "there" / "yet")))
+    give_caches_a_place()
+    assert {os.environ[name] for name in NAMES} == {str(tmp_path / "not" / "there" / "yet")}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [None, "/dev/null/cache"], ids=["no-variable", "a-variable-that-cannot-be"])
+def test_on_a_read_only_root_they_get_a_folder_that_goes_with_the_process(at_exit, monkeypatch, tmp_path, given):
+    for name in NAMES:
+        os.environ.pop(name, None)
+        if given:
+            os.environ[name] = given
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    give_caches_a_place()
+    folders = {os.environ[name] for name in NAMES}
+    assert [Path(folder).parent for folder in folders] == [tmp_path]
+    (remove,) = [(given, named) for function, given, named in at_exit if function is shutil.rmtree]
+    shutil.rmtree(*remove[0], **remove[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_uid_without_name_home_or_temporary_folder_is_no_error(at_exit, monkeypatch):
+    for name in (*NAMES, "HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        os.environ.pop(name, None)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null/nowhere")
+    give_caches_a_place()
+    assert not any(name in os.environ for name in NAMES)
