@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
 
 import scale_toolkit
+from scale_toolkit import keys
 from scale_toolkit.cli import app
 from scale_toolkit.config import ClusterConfig, PrepareConfig, TrainConfig
-from scale_toolkit.errors import DeviceError, InputError, OptionError
+from scale_toolkit.errors import DeviceError, InputError, NothingLeftError, OptionError, ScaleError
 from scale_toolkit.io import files
 from scale_toolkit.io.checkpoints import Checkpoints
 from scale_toolkit.io.export import export
+from scale_toolkit.io.fragments import read_fragments
+from scale_toolkit.io.h5ad import write_h5ad
+from scale_toolkit.io.readers import read_any
 from scale_toolkit.stages.train import counts_of, find_device
 
 
@@ -135,3 +141,63 @@ def test_a_checkpoint_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.read_bytes", refused)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         kept.load()
+
+
+def test_a_list_of_barcodes_without_one(tmp_path):
+    (tmp_path / "f.tsv").write_text("chr1\t1\t50\tA\n")
+    (tmp_path / "peaks.bed").write_text("chr1\t0\t100\n")
+    (tmp_path / "barcodes.txt").write_text("\n \n")
+    with pytest.raises(InputError, match=r"barcodes.txt holds no barcode; expected one a line"):
+        read_fragments(tmp_path / "f.tsv", tmp_path / "peaks.bed", barcodes=tmp_path / "barcodes.txt")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ('"1', r"counts.tsv, lines 2 to 3 cannot be read; expected counts"),
+        ("1_000", r"counts.tsv, line 3, column b: '1_000'; expected a count"),
+    ],
+)
+def test_a_table_with_a_quote_without_an_end_or_a_number_only_python_reads(tmp_path, value, message):
+    (tmp_path / "counts.tsv").write_text(f"\ta\tb\nchr1:0-9\t1\t0\nchr1:20-29\t0\t{value}\n")
+    with pytest.raises(InputError, match=message):
+        read_any(tmp_path / "counts.tsv")
+
+
+@pytest.mark.parametrize("name", ["cells.h5ad", "cells.zarr"])
+def test_a_disk_that_is_full(planted, tmp_path, name):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(ScaleError, match=rf"{name} cannot be written \(File too large\); free some space"):
+            write_h5ad(planted, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_none_of_the_peaks_asked_for_is_trusted(plant):
+    cells = scale_toolkit.train(scale_toolkit.prepare(plant(), min_peaks=1), n_components=2, max_iter=3, n_threads=1)
+    keys.TRUST.set(cells, np.arange(cells.n_vars) > 0)
+    with pytest.raises(NothingLeftError, match="none of the 1 peaks asked for is trusted"):
+        scale_toolkit.impute(cells, only_trusted=True, peaks=[cells.var_names[0]])
+
+
+def test_too_little_to_hide(plant):
+    cells = scale_toolkit.prepare(plant(20, 30, open_share=0.03), min_peaks=1, min_cells=1)
+    cells = scale_toolkit.train(cells, n_components=2, max_iter=3, n_threads=1)
+    with pytest.raises(NothingLeftError, match=r"none of [0-9]+ open peaks was hidden; expected some; raise --validate-share"):
+        scale_toolkit.impute(cells, validate=True, validate_share=0.01, n_threads=1)
+
+
+def test_what_receipts_do_not_hold(plant):
+    cells = plant()
+    result = scale_toolkit.prepare(cells.copy(), min_peaks=1)
+    result = scale_toolkit.cluster(scale_toolkit.train(result, n_components=2, max_iter=3, n_threads=1), n_threads=1)
+    many = scale_toolkit.impute(result.copy(), peaks=list(result.var_names[:101]), n_threads=1)
+    with pytest.raises(InputError, match="impute was given a list of 101 peaks, which the receipt does not hold"):
+        scale_toolkit.verify(many, cells)
+    genes = pd.DataFrame({"chrom": ["chr1", "chr2", "chr3"], "tss": 9, "strand": "+", "gene_id": "a", "gene_name": "A"})
+    near = scale_toolkit.markers(result.copy(), genes=genes)
+    with pytest.raises(InputError, match="markers was given genes, which the file does not hold"):
+        scale_toolkit.verify(near, cells)

@@ -54,7 +54,7 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
         if files.is_gzip(path):
             plain, index = Path(folder) / "genome.fa", Path(folder) / "genome.fa.fai"
             _unpack(path, plain)
-        elif not index.exists() or index.stat().st_mtime < path.stat().st_mtime:
+        elif not index.exists() or index.stat().st_size == 0 or index.stat().st_mtime < path.stat().st_mtime:
             index = Path(folder) / "genome.fa.fai"
         try:
             genome = pyfaidx.Fasta(str(plain), indexname=str(index), as_raw=True)
@@ -69,8 +69,6 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
 
 def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
     lengths = {name: len(genome[name]) for name in genome.keys()}  # noqa: SIM118 (no plain dict)
-    if not lengths:
-        raise InputError(f"{path} holds no sequence", "a genome in FASTA", "check that this is the right file")
     check_chromosomes(peaks["chrom"], list(lengths), f"the FASTA {path.name}")
     beyond = [(chrom, end) for chrom, end in zip(peaks["chrom"], peaks["end"]) if end > lengths.get(chrom, end)]
     if beyond:

@@ -133,7 +133,7 @@ def _no_number(path: Path, number: int, lines: list[str], separator: str, barcod
 
 def _is_finite(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return "_" not in text and math.isfinite(float(text))  # 1_000 is a number to Python alone
     except ValueError:
         return False
 

@@ -52,6 +52,9 @@ def test_gzip_and_an_index_that_is_there(genome):
     index.write_text("chr1\t300\t17\t37\t38\n")  # younger: used, and it knows one chromosome
     with pytest.raises(InputError, match="no chromosome of the peaks"):
         read_sequences(genome, peaks(("chr2", 0, 5)))
+    index.write_text("")  # a full disk, or a copy that was cut short: not used
+    assert read_sequences(genome, peaks(("chr2", 0, 5))) == ["TTTTT"]
+    index.write_text("chr1\t300\t17\t37\t38\n")
     os.utime(index, (1, 1))  # older than the genome: not used
     assert read_sequences(genome, peaks(("chr2", 0, 5))) == ["TTTTT"]
 
