@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+
 from numba import njit
 from numba.core.errors import NumbaError
 
@@ -17,3 +20,18 @@ def compiled(signature):
             return njit(signature, **options)(function)
 
     return wrap
+
+
+def keep_umaps() -> None:
+    """Keep on disk what umap compiles anew in each process: seconds of every graph and layout, and the results are the same."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # for a part of umap that nobody asked for
+        from umap import layouts, umap_
+    # the layout's other form, the parallel one, would share its name on disk; none of ours uses it
+    for module, name in (
+        (umap_, "smooth_knn_dist"),
+        (umap_, "compute_membership_strengths"),
+        (layouts, "_nb_optimize_layout_euclidean_single_epoch"),
+    ):
+        with contextlib.suppress(AttributeError, RuntimeError, OSError):  # another umap, or no place for it
+            getattr(module, name).enable_caching()

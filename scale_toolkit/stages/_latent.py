@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scale_toolkit import keys
+from scale_toolkit.core.compiled import keep_umaps
 from scale_toolkit.errors import InputError, ScaleWarning
 
 log = logging.getLogger("scale_toolkit")
@@ -67,6 +68,7 @@ def neighbor_graph(latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads
             stacklevel=2,
         )
         n_neighbors = n_cells
+    keep_umaps()
     graph = AnnData(obsm={keys.LATENT.name: latent})
     search = _Search(n_neighbors, seed, n_threads)
     sc.pp.neighbors(graph, use_rep=keys.LATENT.name, transformer=search, random_state=seed)

@@ -40,8 +40,8 @@ def test_on_a_read_only_root_they_get_a_folder_that_goes_with_the_process(at_exi
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     give_caches_a_place()
-    folders = {os.environ[name] for name in NAMES}
-    assert [Path(folder).parent for folder in folders] == [tmp_path]
+    folders = {Path(os.environ[name]).parent for name in NAMES}
+    assert [folder.parent for folder in folders] == [tmp_path]
     (remove,) = [(given, named) for function, given, named in at_exit if function is shutil.rmtree]
     shutil.rmtree(*remove[0], **remove[1])
     assert not list(tmp_path.iterdir())
@@ -54,3 +54,20 @@ def test_a_uid_without_name_home_or_temporary_folder_is_no_error(at_exit, monkey
     monkeypatch.setattr(tempfile, "tempdir", "/dev/null/nowhere")
     give_caches_a_place()
     assert not any(name in os.environ for name in NAMES)
+
+
+def test_what_was_compiled_beforehand_is_copied_once_and_whole(at_exit, tmp_path):
+    (tmp_path / "ready" / "umap").mkdir(parents=True)
+    (tmp_path / "ready" / "umap" / "a.nbc").write_bytes(b"code")
+    os.environ |= {"SCALE_COMPILED": str(tmp_path / "ready"), "NUMBA_CACHE_DIR": str(tmp_path / "not" / "there")}
+    give_caches_a_place()
+    copy = tmp_path / "not" / "there" / "umap" / "a.nbc"
+    assert copy.read_bytes() == b"code"
+    copy.write_bytes(b"newer")
+    give_caches_a_place()
+    assert copy.read_bytes() == b"newer"
+    assert [path.name for path in (tmp_path / "not").iterdir()] == ["there"]
+    os.environ |= {"SCALE_COMPILED": str(tmp_path / "gone"), "NUMBA_CACHE_DIR": str(tmp_path / "other")}
+    give_caches_a_place()
+    assert not (tmp_path / "other").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["not", "ready"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import anndata
 import numpy as np
@@ -287,3 +289,33 @@ def test_leukemia_from_a_latent_of_real_cells(real):
     embed(cells)
     truth = cells.obs["cell_type"].astype(str)
     assert KNeighborsClassifier(10).fit(cells.obsm["X_umap"], truth).score(cells.obsm["X_umap"], truth) > 0.7
+
+
+# ---- what umap compiles
+
+COMPILED = """
+import numpy as np
+from scale_toolkit.stages._latent import neighbor_graph
+from scale_toolkit.stages.embed import embed
+from umap import layouts, umap_
+import anndata, sys, zlib
+
+if sys.argv[1:]:
+    from scale_toolkit.stages import _latent
+    _latent.keep_umaps = lambda: None
+latent = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+cells = embed(anndata.AnnData(obsm={"X_scale": latent}), n_neighbors=8)
+made = (umap_.smooth_knn_dist, umap_.compute_membership_strengths, layouts._nb_optimize_layout_euclidean_single_epoch)
+print(*(sum(one.stats.cache_hits.values()) for one in made))
+print(zlib.crc32(cells.obsp["connectivities"].data.tobytes()), zlib.crc32(cells.obsm["X_umap"].tobytes()))
+"""
+
+
+def test_what_umap_compiles_is_kept_for_the_next_process():
+    def run(*words):
+        command = [sys.executable, "-W", "ignore", "-c", COMPILED, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    first, again, without = run(), run(), run("without")
+    assert (again[0], without[0]) == ("1 1 1", "0 0 0")
+    assert first[1] == again[1] == without[1]
