@@ -256,6 +256,9 @@ class ClusterConfig(Config):
     resolution: float = option(1.0, "Resolution of Leiden where no number of clusters is asked.", minimum=0)
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)
     n_restarts: int = option(10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1)
+    stability: int = option(
+        0, "Subsamples of four fifths of the cells to cluster as well, to tell how much of each cluster comes back.", minimum=0
+    )
     reference: str | None = option(None, "Column of obs with known labels: report ARI, NMI, F1 and a matched confusion table.")
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)

@@ -117,6 +117,9 @@ LEIDEN = Slot("obs", "leiden", "cluster", "cells", "category", "clusters by Leid
 KMEANS = Slot("obs", "kmeans", "cluster", "cells", "category", "clusters by k-means")
 GMM = Slot("obs", "gmm", "cluster", "cells", "category", "clusters by the Gaussian mixture")
 CLUSTER_REPORT = Slot("uns", "scale_cluster_report", "cluster", "", "dict", "agreement of scale_cluster with known labels")
+CLUSTER_STABILITY = Slot(
+    "uns", "scale_cluster_stability", "cluster --stability", "clusters × figures", "DataFrame", "Jaccard index in subsamples"
+)
 NEIGHBORS = Slot("uns", "neighbors", "cluster", "", "dict", "scanpy's description of the neighbour graph")
 DISTANCES = Slot("obsp", "distances", "cluster", "cells × cells", "float64 CSR", "distance of each cell to its neighbours")
 CONNECTIVITIES = Slot("obsp", "connectivities", "cluster", "cells × cells", "float32 CSR", "weights of the neighbour graph")

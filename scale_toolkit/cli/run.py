@@ -103,7 +103,7 @@ def run(
     embed: Annotated[EmbedConfig, Options(_RESULTS, only=("method",), names={"method": ("--embed",)})],
     cluster: Annotated[
         ClusterConfig,
-        Options(_RESULTS, only=("method", "resolution", "reference"), names={"method": ("--cluster-method",)}),
+        Options(_RESULTS, only=("method", "resolution", "reference", "stability"), names={"method": ("--cluster-method",)}),
     ],
     talk: Talk,
 ) -> None:

@@ -333,27 +333,53 @@ def _clusters(view: View) -> Section:
                 view.found += findings.of_batches(view.latent, batch, clusters)
     if view.depth is not None:
         view.found += findings.of_cluster_depth(clusters, view.depth)
+    stable = _stability(view, counts)
     known = as_categories(view.adata.obs[view.label]) if view.label else None
-    head = ["cluster", "cells", "share", *(["open peaks (median)"] if view.depth is not None else [])]
-    head += [*(["silhouette"] if len(width) else []), *([f"mostly ({view.label})"] if known is not None else [])]
-    rows = []
-    for name in shown:
-        own = (clusters == name).to_numpy()
-        row = [name, f"{counts[name]:,}", f"{counts[name] / len(clusters):.1%}"]
-        row += [f"{np.median(view.depth[own]):,.0f}"] if view.depth is not None else []
-        row += [f"{width[group == name].mean():.2f}" if (group == name).any() else "–"] if len(width) else []
-        if known is not None:
-            top = known[own].value_counts(normalize=True)
-            row.append(f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–")
-        rows.append(row)
-    section.table, section.numbers = (head, rows), ("cells", "share", "open peaks (median)", "silhouette")
+    own = {name: (clusters == name).to_numpy() for name in shown}
+    columns = {
+        "cluster": shown,
+        "cells": [f"{counts[name]:,}" for name in shown],
+        "share": [f"{counts[name] / len(clusters):.1%}" for name in shown],
+    }
+    if view.depth is not None:
+        columns["open peaks (median)"] = [f"{np.median(view.depth[own[name]]):,.0f}" for name in shown]
+    if len(width):
+        columns["silhouette"] = [f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in shown]
+    if stable is not None:
+        columns["stability"] = [f"{stable[name]:.2f}" for name in shown]
+    section.numbers = tuple(columns)[1:]
+    if known is not None:
+        tops = [known[own[name]].value_counts(normalize=True) for name in shown]
+        columns[f"mostly ({view.label})"] = [
+            f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–" for top in tops
+        ]
+    section.table = (list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
     if len(shown) < len(names):
         section.lines.append(f"The {len(shown)} largest of {len(names):,} clusters are shown.")
-    section.lines += _stability(view, clusters)
+    if stable is None:
+        section.lines.append("Whether they come back when cells are left out: scale cluster --stability 20 tells.")
+    else:
+        section.lines.append(
+            "Stability: the mean Jaccard index of a cluster with its nearest one where four fifths of the cells are clustered "
+            "in the same way; 1 is the same cells, 0.75 or more is called stable (Hennig 2007)."
+        )
+        view.found += findings.of_stability(stable)
+    section.lines += _other_ways(view, clusters)
     return section
 
 
-def _stability(view: View, clusters: pd.Series) -> list[str]:
+def _stability(view: View, counts: pd.Series) -> pd.Series | None:
+    """Mean Jaccard index in subsamples by cluster, where `cluster` found it for these very clusters."""
+    if not keys.CLUSTER_STABILITY.found_in(view.adata):
+        return None
+    found = pd.DataFrame(keys.CLUSTER_STABILITY.get(view.adata))
+    found.index = found.index.astype(str)
+    sizes = counts[counts > 0]
+    same = {"cells", "mean"} <= set(found) and found["cells"].to_dict() == sizes.to_dict()
+    return found["mean"].astype(float) if same else None
+
+
+def _other_ways(view: View, clusters: pd.Series) -> list[str]:
     """How far other clusterings in the file agree, as far as there are any."""
     agreed = []
     for slot, words in (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FOLLOWS_DEPTH = 0.5  # |r|: a quarter of a latent dimension's variance
 FEW_CELLS = 10  # below, no peak of a cluster can be judged
 APART = 0.1  # silhouette of batches: at 0 they lie among one another
+NOT_STABLE = 0.6  # mean Jaccard index in subsamples: below, a cluster is not to be relied on (Hennig 2007)
 NOT_APART = 0.0  # silhouette of a cluster: its cells lie as near to another
 ONE_BATCH = 0.9
 DEPTH_RATIO = 2.0  # twice as deep as the others: union of two cells; half as deep: empty or dying
@@ -149,6 +150,16 @@ def of_separation(width: np.ndarray, groups: np.ndarray) -> list[Finding]:
     which = ", ".join(f"{name} ({np.mean(width[groups == name]):.2f})" for name in sorted(names, key=str)[:8])
     text = f"{len(names)} of {len(set(groups))} clusters are not set apart from the next (mean silhouette below 0): {which}"
     return [Finding("note", text, "their border is a choice; fewer clusters may hold as well")]
+
+
+def of_stability(mean: pd.Series) -> list[Finding]:
+    """Clusters that do not come back when a fifth of the cells is left out (`mean`: Jaccard index by cluster)."""
+    loose = mean[mean < NOT_STABLE].sort_values()
+    if loose.empty:
+        return []
+    which = ", ".join(f"{name} ({value:.2f})" for name, value in loose.iloc[:8].items())
+    text = f"{len(loose)} of {len(mean)} clusters do not come back when a fifth of the cells is left out: {which}"
+    return [Finding("warning", text, "name none without marker peaks of its own; fewer clusters may hold better")]
 
 
 def of_posterior(posterior: np.ndarray) -> list[Finding]:

@@ -21,20 +21,28 @@ from sklearn.mixture import GaussianMixture
 
 from scale_toolkit import keys
 from scale_toolkit.config import ClusterConfig
+from scale_toolkit.core.stability import recovery
 from scale_toolkit.errors import InputError, OptionError, ScaleWarning
 from scale_toolkit.metrics import Agreement, agreement
 from scale_toolkit.stages._latent import check_finite, latent_of, log, neighbor_graph
 from scale_toolkit.stages._stage import note, stage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
     from scale_toolkit.stages._stage import Progress
+
+    #: The cells of a subsample and a seed -> the clusters among them.
+    Regroup = Callable[[np.ndarray, int], np.ndarray]
 
 #: Resolutions tried at most before clusters are merged or split.
 TRIES = 24
 #: Up to this many cells Leiden runs until nothing improves; above, two rounds, as igraph and scanpy advise.
 CONVERGE_UP_TO = 20_000
+#: A cluster whose mean Jaccard index in subsamples is at least this is stable, in Hennig's words (2007).
+STABLE = 0.75
 #: A reference column with more distinct values than this holds no labels.
 MOST_CLASSES = 1_000
 
@@ -50,7 +58,7 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
     config
         The options. With ``n_clusters`` exactly that many clusters come back, whatever the method.
     progress
-        Called after each resolution that is tried.
+        Called after each resolution that is tried, and each subsample.
 
     Returns
     -------
@@ -62,6 +70,9 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
         By Leiden: the neighbour graph, where scanpy looks for it.
     ``uns['scale_cluster_report']``
         With ``reference``: ARI, NMI, F1 and the matched confusion table (see `cluster_report`).
+    ``uns['scale_cluster_stability']``
+        With ``stability``: for each cluster its ``cells`` and the ``mean`` and ``lowest`` Jaccard index, in [0, 1], with its
+        nearest cluster among those of the subsamples (`core.stability`, after Hennig 2007).
 
     Raises
     ------
@@ -91,6 +102,11 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
     for slot in (column, keys.CLUSTER):
         slot.set(adata, pd.Categorical.from_codes(labels, names))
 
+    keys.CLUSTER_STABILITY.drop(adata)
+    if config.stability:
+        table = _stability(labels, _regroup(adata, latent, n_clusters, config, facts), config, progress)
+        keys.CLUSTER_STABILITY.set(adata, table)
+        facts["stability"] = dict(zip(names, table["mean"].round(3).tolist(), strict=True))
     keys.CLUSTER_REPORT.drop(adata)
     if reference is not None:
         known = reference.notna().to_numpy()
@@ -168,8 +184,16 @@ def _gmm(adata: AnnData, latent: np.ndarray, config: ClusterConfig, progress: Pr
 
 def _fit_mixture(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> np.ndarray:
     """The likeliest component of each cell in a diagonal mixture of `k`, the best of `n_restarts` fits."""
+    labels, rounds = _mixture(latent, k, n_restarts, seed)
+    if rounds:
+        warnings.warn(f"the mixture of {k} has not converged in {rounds} rounds", ScaleWarning, stacklevel=5)
+    return labels
+
+
+def _mixture(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> tuple[np.ndarray, int]:
+    """Those components, and the rounds after which the mixture had not converged; 0 where it has."""
     if k == 1:
-        return np.zeros(len(latent), dtype=np.int64)  # scikit-learn wants two cells to fit
+        return np.zeros(len(latent), dtype=np.int64), 0  # scikit-learn wants two cells to fit
     spread = latent.var(axis=0)
     mixture = GaussianMixture(
         k,
@@ -179,11 +203,9 @@ def _fit_mixture(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> np.n
         reg_covar=1e-6 * spread.mean() or 1e-6,  # relative to the data, so that its scale does not matter
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said below, in our words
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said by who asks
         labels = mixture.fit_predict(latent)
-    if not mixture.converged_:
-        warnings.warn(f"the mixture of {k} has not converged in {mixture.max_iter} rounds", ScaleWarning, stacklevel=5)
-    return labels
+    return labels, 0 if mixture.converged_ else mixture.max_iter
 
 
 def _kmeans_search(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> tuple[np.ndarray, dict]:
@@ -195,6 +217,50 @@ def _two_or_more_means(latent: np.ndarray, k: int, n_restarts: int, seed: int) -
         # cells too close to tell apart: `_exactly` sees to the number of clusters
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(k, n_init=n_restarts, random_state=seed).fit_predict(latent).astype(np.int64)
+
+
+def _regroup(adata: AnnData, latent: np.ndarray, k: int, config: ClusterConfig, facts: dict) -> Regroup:
+    """How the cells of a subsample are clustered: as all of them were, at the resolution that was found or into `k`."""
+    if config.method == "leiden":
+        if "resolution" not in facts:  # one cell, or all of them at one point
+            return lambda cells, _: np.zeros(len(cells), dtype=np.int64)
+        connectivities = sparse.csr_matrix(keys.CONNECTIVITIES.get(adata))
+
+        def by_leiden(cells: np.ndarray, seed: int) -> np.ndarray:
+            labels = _Leiden(connectivities[cells][:, cells], seed)(facts["resolution"])
+            return labels if config.n_clusters is None else _into(latent[cells], labels, k, seed)
+
+        return by_leiden
+
+    def by_points(cells: np.ndarray, seed: int) -> np.ndarray:
+        points, most = latent[cells], min(k, len(cells))
+        if config.method == "kmeans":
+            return _two_or_more_means(points, most, config.n_restarts, seed)
+        return _mixture(points, most, config.n_restarts, seed)[0]  # the model's own was fitted to all cells
+
+    return by_points
+
+
+def _stability(labels: np.ndarray, regroup: Regroup, config: ClusterConfig, progress: Progress | None) -> pd.DataFrame:
+    """Clusters × cells, mean and lowest Jaccard index in subsamples."""
+
+    def tell(number: int) -> None:
+        if progress is not None:
+            progress(f"subsample {number}", number, config.stability)
+
+    index = pd.DataFrame(recovery(labels, regroup, config.stability, config.seed, tell))
+    table = pd.DataFrame({"cells": np.bincount(labels), "mean": index.mean(), "lowest": index.min()})
+    table.index = table.index.astype(str)
+    loose = table.index[table["mean"] < STABLE]
+    log.info(
+        "%d of %d clusters come back in %d subsamples with a mean Jaccard index of %g or more%s",
+        len(table) - len(loose),
+        len(table),
+        config.stability,
+        STABLE,
+        "; not " + ", ".join(f"{name} ({table['mean'][name]:.2f})" for name in loose) if len(loose) else "",
+    )
+    return table
 
 
 class _Leiden:
@@ -250,15 +316,17 @@ def _leiden_search(
 
 def _exactly(latent: np.ndarray, labels: np.ndarray, k: int, seed: int, facts: dict) -> tuple[np.ndarray, dict]:
     """Merge the closest or split the widest of the clusters until there are `k`; the facts say how many times."""
+    found = len(np.unique(labels))
+    if found != k:
+        log.info("%d clusters found: the %s into %d", found, "closest were merged" if found > k else "widest were split", k)
+    return _into(latent, labels, k, seed), facts | {"merged": max(found - k, 0), "split": max(k - found, 0)}
+
+
+def _into(latent: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """`k` clusters; fewer where there are not as many distinct points."""
     labels = np.unique(labels, return_inverse=True)[1]
     found = int(labels.max()) + 1
-    if found > k:
-        labels = _merge(latent, labels, k)
-        log.info("%d clusters found: the closest were merged into %d", found, k)
-    elif found < k:
-        labels = _split(latent, labels, k, seed)
-        log.info("%d clusters found: the widest were split into %d", found, k)
-    return labels, facts | {"merged": max(found - k, 0), "split": max(k - found, 0)}
+    return _merge(latent, labels, k) if found > k else _split(latent, labels, k, seed) if found < k else labels
 
 
 def _merge(latent: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -296,6 +364,8 @@ def _split(latent: np.ndarray, labels: np.ndarray, k: int, seed: int) -> np.ndar
             width.pop(name, None)
             if (points != points[0]).any():
                 width[name] = float(((points - points.mean(axis=0)) ** 2).sum())
+        if not width:
+            break
         widest = max(width, key=width.__getitem__)
         cells = np.flatnonzero(labels == widest)
         labels[cells[_halves(latent[cells], seed)]] = number

@@ -49,6 +49,7 @@ CASES = {
     "--reference": ("--reference sort_gate", {"cluster.reference": "sort_gate"}),
     "--cluster-method": ("--cluster_method kmeans", {"cluster.method": "kmeans"}),
     "--resolution": ("--resolution 0.5", {"cluster.resolution": 0.5}),
+    "--stability": ("--stability 9", {"cluster.stability": 9}),
     "--pretrain": ("--pretrain {model}", {"pretrain": "{model}", "prepare.min_cells": 0}),
     "--pretrain-peaks": (
         "--pretrain {model} --pretrain_peaks {model}",

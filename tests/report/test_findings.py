@@ -78,6 +78,14 @@ def test_clusters_that_are_not_set_apart():
     assert findings.of_separation(np.ones(4), np.array(list("aabb"))) == []
 
 
+def test_clusters_that_do_not_come_back():
+    mean = pd.Series({"0": 0.9, "1": 0.59, "2": 0.6, "3": 0.2, "4": np.nan})
+    (one,) = findings.of_stability(mean)
+    assert one.text == "2 of 5 clusters do not come back when a fifth of the cells is left out: 3 (0.20), 1 (0.59)"
+    assert one.level == "warning"
+    assert findings.of_stability(mean[:1]) == []
+
+
 def test_batches_apart_and_clusters_of_one_batch():
     rng = np.random.default_rng(3)
     batch = categories(np.repeat(["x", "y"], 60))

@@ -527,3 +527,51 @@ def test_leukemia_from_a_spectral_latent(real, method):
     assert report.ari > 0.5
     assert report.nmi > 0.5
     assert report.n_cells == 391
+
+
+# ---- what comes back when cells are left out
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"n_clusters": 4}, {"method": "kmeans", "n_clusters": 4}, {"method": "gmm", "n_clusters": 4}]
+)
+def test_clusters_that_are_there_come_back_and_halves_of_one_do_not(options, tmp_path, caplog):
+    caplog.set_level("INFO")
+    latent, truth = blobs(300)
+    cells = cluster(with_latent(latent), stability=10, **options)
+    assert adjusted_rand_score(truth, labels_of(cells)) == 1
+    table = cells.uns["scale_cluster_stability"]
+    assert (table["mean"] == 1).all() and (table["lowest"] == 1).all()
+    assert table["cells"].to_dict() == cells.obs["scale_cluster"].value_counts().to_dict()
+    assert "4 of 4 clusters come back in 10 subsamples" in caplog.text
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    pd.testing.assert_frame_equal(anndata.read_h5ad(tmp_path / "cells.h5ad").uns["scale_cluster_stability"], table)
+    if "n_clusters" in options:
+        cluster(cells, stability=10, **options | {"n_clusters": 6})
+        table = cells.uns["scale_cluster_stability"]
+        assert len(table) == 6
+        assert table["mean"].min() < module.STABLE  # two clouds were cut, where they have no gap
+        assert (table["lowest"] <= table["mean"]).all() and table["mean"].between(0, 1).all()
+        assert f"({table['mean'].min():.2f})" in caplog.text
+        assert notes(cells)["stability"] == table["mean"].round(3).to_dict()
+    before = cells.obs.copy()
+    cluster(cells, **options | ({"n_clusters": 6} if "n_clusters" in options else {}))
+    assert "scale_cluster_stability" not in cells.uns  # of other clusters
+    pd.testing.assert_frame_equal(cells.obs, before)
+
+
+@pytest.mark.parametrize("method", ["leiden", "kmeans", "gmm"])
+@pytest.mark.filterwarnings(FEW)
+def test_stability_of_few_cells_and_of_cells_that_repeat(method):
+    for points in (np.ones((1, 2)), np.ones((6, 2)), np.repeat(np.arange(5.0)[:, None], 3, axis=0), np.arange(5.0)[:, None]):
+        k = len(np.unique(points))
+        cells = cluster(with_latent(points), method=method, n_clusters=k, stability=30, n_neighbors=3)
+        table = cells.uns["scale_cluster_stability"]
+        assert len(table) == k
+        assert table["mean"].dropna().between(0, 1).all()
+
+
+def test_stability_is_the_same_again(loose):
+    once = cluster(loose.copy(), n_clusters=5, stability=4).uns["scale_cluster_stability"]
+    pd.testing.assert_frame_equal(cluster(loose.copy(), n_clusters=5, stability=4).uns["scale_cluster_stability"], once)
+    assert not once.equals(cluster(loose.copy(), n_clusters=5, stability=4, seed=1).uns["scale_cluster_stability"])

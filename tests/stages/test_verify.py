@@ -16,7 +16,7 @@ def analysed(cells, **prepare):
     made = scale.prepare(cells.copy(), min_peaks=5, min_cells=7, **prepare)
     made = scale.select_peaks(made, n_peaks=200)
     made = scale.train(made, n_components=3, max_iter=30, n_threads=1)
-    made = scale.cluster(made, method="kmeans", n_clusters=3, n_threads=1)
+    made = scale.cluster(made, method="kmeans", n_clusters=3, stability=3, n_threads=1)
     made = scale.embed(made, method="tsne", n_threads=1)
     made = scale.impute(made, numeric=True, binary=True, n_threads=1)
     return scale.markers(made, n_threads=1)
