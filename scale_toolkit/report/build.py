@@ -42,7 +42,7 @@ NEEDED = tuple(
     slot.path
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME, keys.HISTORY, keys.QC, keys.VALIDATION,
-        keys.MARKERS, keys.MOTIFS,
+        keys.MARKERS, keys.MOTIFS, keys.CLUSTER_STABILITY,
     )
 )  # fmt: skip
 

@@ -22,6 +22,8 @@ def cells(plant, tmp_path):
     code = made.obs["cell_type"].cat.codes.to_numpy()
     keys.UMAP.set(made, np.random.default_rng(0).normal(size=(made.n_obs, 2)).astype(np.float32))
     keys.CLUSTER.set(made, pd.Categorical(code.astype(str)))
+    sizes = made.obs["scale_cluster"].value_counts(sort=False)
+    keys.CLUSTER_STABILITY.set(made, pd.DataFrame({"cells": sizes.to_numpy(), "mean": 0.9}, index=sizes.index.astype(str)))
     made.obs["other"] = pd.Categorical(np.roll(code, 1).astype(str))
     made.write_h5ad(tmp_path / "cells.h5ad")
     return made
@@ -33,6 +35,7 @@ def test_the_page_is_that_of_the_function(cells, scale, tmp_path):
     assert said.splitlines()[-1].startswith("report: page.html (4.")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text == report.page(anndata.read_h5ad(tmp_path / "cells.h5ad"), name="cells")
+    assert "Stability: the mean Jaccard index" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "page.html"]
 
 
