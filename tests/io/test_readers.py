@@ -303,7 +303,7 @@ def test_matrix_market_is_read_as_scipy_reads_it(tmp_path, field, dense):
     mmwrite(folder / "count.mtx", matrix, field=None if dense else field, comment="made here\nin two lines")
     (folder / "peak.txt").write_text("\n".join(f"chr1:{i}-{i + 1}" for i in range(6)))
     (folder / "barcode.txt").write_text("\n".join(f"c{i}" for i in range(9)))
-    expected = mmread(folder / "count.mtx", spmatrix=True)
+    expected = mmread(folder / "count.mtx")
     expected = expected if dense else expected.toarray()
     np.testing.assert_array_equal(read_any(folder).X.toarray(), expected.T)
 

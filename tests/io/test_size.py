@@ -88,3 +88,8 @@ def test_no_counts(cells, tmp_path):
     anndata.AnnData(obs=cells.obs, var=cells.var).write_h5ad(tmp_path / "names.h5ad")
     with pytest.raises(InputError, match="has no counts"):
         size_of(tmp_path / "names.h5ad")
+    with h5py.File(tmp_path / "names.h5ad", "r+") as file:  # as anndata 0.12.0 has it
+        file.pop("X", None)
+        file.create_dataset("X", data=h5py.Empty("f4")).attrs["encoding-type"] = "null"
+    with pytest.raises(InputError, match="has no counts"):
+        size_of(tmp_path / "names.h5ad")

@@ -17,7 +17,8 @@ def many():
     """3,000 cells in 1,500 clusters."""
     rng = np.random.default_rng(0)
     cells = anndata.AnnData(
-        sparse.random(3000, 40, 0.3, "csr", np.float32, rng=rng), var=pd.DataFrame(index=[f"chr1:{j}0-{j}5" for j in range(40)])
+        sparse.random(3000, 40, 0.3, "csr", np.float32, random_state=rng),
+        var=pd.DataFrame(index=[f"chr1:{j}0-{j}5" for j in range(40)]),
     )
     codes = np.arange(3000) % 1500
     keys.CLUSTER.set(cells, pd.Categorical.from_codes(codes, [str(c) for c in range(1500)]))
