@@ -17,7 +17,7 @@ from pathlib import Path
 import anndata
 
 import scale_toolkit as scale
-from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 from scale_toolkit.io.size import size_of
 from scale_toolkit.needs import needs
 
@@ -81,7 +81,13 @@ def main() -> None:
             threads = [] if stage in ("prepare", "select_peaks", "report") else ["--n-threads", args.n_threads]
             measured = run([*words, *threads, str(source), "-o", str(out)], out)
             train = TrainConfig(preset="paper", max_iter=100) if stage == "paper" else TrainConfig()
-            asked = needs("train" if stage == "paper" else stage, size, train=train, impute=ImputeConfig(binary=True))
+            asked = needs(
+                "train" if stage == "paper" else stage,
+                size,
+                train=train,
+                impute=ImputeConfig(binary=True),
+                cluster=ClusterConfig(),
+            )
             planned = asked.memory_mb, asked.seconds, asked.disk_mb
             cells = " | ".join(f"{one:,.0f} / {other:,.0f}" for one, other in zip(measured, planned))
             print(f"| {n_cells:,} × {n_peaks:,}, {size.n_open / 1e6:.1f} | {stage} | {cells} |", flush=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 
 STAGES = ("prepare", "select_peaks", "train", "cluster", "embed", "markers", "impute", "report")
 
@@ -91,12 +91,15 @@ _PUBLISHED_MEMORY = _Cost(950, peaks=40)
 _PUBLISHED_BASE, _PUBLISHED_VALUES = 12, 0.25  # seconds; seconds a million cells × peaks
 _PUBLISHED_STEP = _Cost(0.1, peaks=0.0115)  # seconds a step of 32 cells
 
+#: Seconds of Leiden on four fifths of the cells.
+_SUBSAMPLE = _Cost(0.02, cells=0.1)
+
 #: Bytes a value on disk, compressed, and seconds a million values.
 _NUMERIC = {"float32": (3.3, 0.08), "float16": (1.6, 0.08), "uint8": (0.7, 0.08)}
 _BINARY = {"csr": (0.17, 0.0075), "packed": (0.125, 0.0075)}
 
 
-def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig) -> Needs:
+def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, cluster: ClusterConfig) -> Needs:
     """Memory, time and disk of one stage on an input of this size.
 
     Parameters
@@ -109,6 +112,8 @@ def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig) -
         Of which ``preset``, ``max_iter`` and ``batch_size`` count.
     impute
         What is written, and how.
+    cluster
+        Of which ``stability`` counts.
 
     Returns
     -------
@@ -121,6 +126,8 @@ def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig) -
         memory = max(memory, _PUBLISHED_MEMORY.of(size))
         a_step = _PUBLISHED_STEP.of(size) * max((train.batch_size or 32) / 32, 1)
         seconds = _PUBLISHED_BASE + _PUBLISHED_VALUES * size.n_values / 1e6 + train.max_iter * a_step
+    if stage == "cluster":
+        seconds += cluster.stability * _SUBSAMPLE.of(size)
     if stage == "impute":
         numeric = impute.numeric or not (impute.binary or impute.per_group or impute.validate)
         kinds = [_NUMERIC[impute.numeric_format]] if numeric else []

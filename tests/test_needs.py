@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from scale_toolkit import needs as module
-from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 from scale_toolkit.needs import STAGES, Needs, Size, needs, together
 
 SMALL, LARGE = Size(500, 8_000, 800_000), Size(100_000, 100_000, 300_000_000)
 PAPER = TrainConfig(preset="paper")
 
 
-def of(stage, size, train=None, **impute) -> Needs:
-    return needs(stage, size, train=train or TrainConfig(), impute=ImputeConfig(**impute))
+def of(stage, size, train=None, cluster=None, **impute) -> Needs:
+    settings = {"train": train or TrainConfig(), "cluster": cluster or ClusterConfig(), "impute": ImputeConfig(**impute)}
+    return needs(stage, size, **settings)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -49,6 +50,13 @@ def test_imputed_values_are_counted_by_their_format():
     packed = of("impute", size, binary=True, binary_format="packed")
     assert packed.disk_mb - alone == pytest.approx(1_000 * 10_000 / 8 / 1e6, abs=2)
     assert of("impute", size, numeric=True, binary=True).disk_mb > numeric
+
+
+def test_subsamples_take_their_time():
+    plain, more = of("cluster", LARGE), of("cluster", LARGE, cluster=ClusterConfig(stability=20))
+    assert more.seconds > 2 * plain.seconds
+    assert more[::2] == plain[::2]
+    assert of("embed", LARGE, cluster=ClusterConfig(stability=20)) == of("embed", LARGE)
 
 
 def test_inputs_together_have_all_cells_and_the_widest_peaks():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from scale_toolkit.cli.options import Input, Modality, Options, command, given
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 
 if TYPE_CHECKING:
     from scale_toolkit.needs import Needs, Size
@@ -34,6 +34,7 @@ def plan(
     modality: Modality = None,
     *,
     train: Annotated[TrainConfig, Options("Training", only=("preset", "max_iter", "batch_size"))],
+    cluster: Annotated[ClusterConfig, Options("Clusters", only=("stability",))],
     impute: Annotated[ImputeConfig, Options("Imputation", only=("numeric", "numeric_format", "binary", "binary_format"))],
     talk: Talk,
 ) -> None:
@@ -44,7 +45,8 @@ def plan(
     to_file = output is not None and str(output) != "-"
     if to_file:
         check_destination(output, [source])
-    facts = foresee([source], STAGES, talk, train=train, impute=impute, modality=modality, silent=str(output) == "-")
+    silent = str(output) == "-"
+    facts = foresee([source], STAGES, talk, train=train, impute=impute, cluster=cluster, modality=modality, silent=silent)
     text = json.dumps(facts, indent=1) + "\n"
     if to_file:
         write_bytes(output, text.encode())
@@ -59,6 +61,7 @@ def foresee(
     *,
     train: TrainConfig | None = None,
     impute: ImputeConfig | None = None,
+    cluster: ClusterConfig | None = None,
     modality: str | None = None,
     writes: Sequence[str] | None = None,
     silent: bool = False,
@@ -72,7 +75,8 @@ def foresee(
     from scale_toolkit.needs import needs, together
 
     size = together([size_of(source, modality=modality) for source in sources])
-    found = {stage: needs(stage, size, train=train or TrainConfig(), impute=impute or ImputeConfig()) for stage in stages}
+    asked = {"train": train or TrainConfig(), "impute": impute or ImputeConfig(), "cluster": cluster or ClusterConfig()}
+    found = {stage: needs(stage, size, **asked) for stage in stages}
     found = {stage: one if stage in (writes or stages) else one._replace(disk_mb=0) for stage, one in found.items()}
     free = available()
     facts = {

@@ -130,7 +130,8 @@ def run(
     check_pretrain(pretrain, pretrain_peaks)
     if dry_run:
         stages = ["prepare", "select_peaks", "train", "cluster", "embed", *(["impute"] if plan.impute else [])]
-        foresee(sources, stages, talk, train=plan.train, impute=plan.impute, modality=modality, writes=stages[-1:])
+        asked = {"train": plan.train, "impute": plan.impute, "cluster": plan.cluster}
+        foresee(sources, stages, talk, **asked, modality=modality, writes=stages[-1:])
         return
     analyse(read_inputs(sources, (), modality), plan, talk)
 

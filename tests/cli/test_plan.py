@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from scale_toolkit.config import ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 from scale_toolkit.io.size import size_of
 from scale_toolkit.needs import STAGES, needs
 
@@ -26,7 +26,8 @@ def test_every_stage_with_its_figures(scale, cells, tmp_path):
     found = json.loads((tmp_path / "plan.json").read_text())
     size = size_of(tmp_path / "cells.h5ad")
     assert (found["cells"], found["peaks"], found["open"]) == size
-    plain = {stage: needs(stage, size, train=TrainConfig(), impute=ImputeConfig())._asdict() for stage in STAGES}
+    defaults = {"train": TrainConfig(), "cluster": ClusterConfig(), "impute": ImputeConfig()}
+    plain = {stage: needs(stage, size, **defaults)._asdict() for stage in STAGES}
     assert found["stages"] == plain
     assert found["memory_free_mb"] > 100
     assert f"{size.n_cells} cells × {size.n_peaks} peaks" in said
@@ -34,13 +35,17 @@ def test_every_stage_with_its_figures(scale, cells, tmp_path):
 
 
 def test_options_count(scale, cells, tmp_path):
-    words = "--preset paper --max-iter 5000 --binary --binary-format packed"
+    words = "--preset paper --max-iter 5000 --stability 500 --binary --binary-format packed"
     assert scale(f"plan cells.h5ad {words} --quiet -o plan.json") == (0, "")
     found = json.loads((tmp_path / "plan.json").read_text())["stages"]
     size = size_of(tmp_path / "cells.h5ad")
-    train, impute = TrainConfig(preset="paper", max_iter=5000), ImputeConfig(binary=True, binary_format="packed")
-    assert found["train"] == needs("train", size, train=train, impute=impute)._asdict()
-    assert found["impute"] == needs("impute", size, train=train, impute=impute)._asdict()
+    asked = {
+        "train": TrainConfig(preset="paper", max_iter=5000),
+        "cluster": ClusterConfig(stability=500),
+        "impute": ImputeConfig(binary=True, binary_format="packed"),
+    }
+    for stage in asked:
+        assert found[stage] == needs(stage, size, **asked)._asdict()
 
 
 def test_json_on_standard_output_and_nothing_else(cells, tmp_path):

@@ -4,7 +4,7 @@ process CLUSTER {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('cluster', meta) * 1.MB * task.attempt }
-    time { secondsOf('cluster', meta) * 1.s * task.attempt }
+    time { secondsOf('cluster', meta) * (1 + params.cluster_stability) * 1.s * task.attempt } // a subsample takes less than all
     publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('cluster', name, params.stop_after, params.save_intermediates) }
 
     input:
