@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,10 +26,10 @@ class RowBlocks(Protocol):
     """
 
     shape: tuple[int, int]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     format: Literal["dense", "csr"]
 
-    def blocks(self) -> Iterator[np.ndarray | sparse.csr_matrix]:
+    def blocks(self) -> Iterator[np.ndarray[Any, Any] | sparse.csr_matrix]:
         """Yield consecutive blocks of rows that together have `shape`; may be called again for a second pass."""
         ...
 
