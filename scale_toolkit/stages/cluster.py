@@ -43,6 +43,8 @@ TRIES = 24
 CONVERGE_UP_TO = 20_000
 #: A cluster whose mean Jaccard index in subsamples is at least this is stable, in Hennig's words (2007).
 STABLE = 0.75
+#: So many of those that are not are named in the log.
+SHOWN = 8
 #: A reference column with more distinct values than this holds no labels.
 MOST_CLASSES = 1_000
 
@@ -251,14 +253,15 @@ def _stability(labels: np.ndarray, regroup: Regroup, config: ClusterConfig, prog
     index = pd.DataFrame(recovery(labels, regroup, config.stability, config.seed, tell))
     table = pd.DataFrame({"cells": np.bincount(labels), "mean": index.mean(), "lowest": index.min()})
     table.index = table.index.astype(str)
-    loose = table.index[table["mean"] < STABLE]
+    loose = table["mean"][table["mean"] < STABLE].sort_values()
+    which = ", ".join(f"{name} ({mean:.2f})" for name, mean in loose.iloc[:SHOWN].items())
     log.info(
         "%d of %d clusters come back in %d subsamples with a mean Jaccard index of %g or more%s",
         len(table) - len(loose),
         len(table),
         config.stability,
         STABLE,
-        "; not " + ", ".join(f"{name} ({table['mean'][name]:.2f})" for name in loose) if len(loose) else "",
+        f"; not {which}{f' and {len(loose) - SHOWN} more' if len(loose) > SHOWN else ''}" if which else "",
     )
     return table
 
