@@ -19,35 +19,25 @@ def give_caches_a_place() -> None:
     With a read-only installation and a read-only home folder (a container, a module of a cluster) scanpy does not even import:
     numba ends with "no locator available". The folder lies in the temporary folder and goes with the process.
 
-    What was compiled when the image was built (``SCALE_COMPILED``) is copied to where numba looks, since numba wants a folder
-    that can be written. It serves a processor of the same kind, and is passed over by others.
+    Where the image brings what it compiled when it was built (``SCALE_COMPILED``), numba is given a copy: it wants a folder to
+    write in, and reads pickles from it, so that no other user may write there. The copy serves processors of the same kind.
     """
     home = Path(os.environ.get("HOME") or _NOWHERE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    numba = [_installed("scanpy"), cache, *map(Path, filter(None, [os.environ.get("NUMBA_CACHE_DIR")]))]
+    ready, chosen = os.environ.get("SCALE_COMPILED"), os.environ.get("NUMBA_CACHE_DIR")
+    numba = [] if ready and not chosen else [_installed("scanpy"), cache, *([Path(chosen)] if chosen else [])]
     matplotlib = [Path(os.environ.get("MPLCONFIGDIR") or config)]
     places = {"NUMBA_CACHE_DIR": numba, "MPLCONFIGDIR": matplotlib}
     lacking = [name for name, folders in places.items() if not any(map(_can_be_written, folders))]
+    if not lacking:
+        return
     with contextlib.suppress(OSError):  # nowhere at all: whoever needs a cache says so
-        if lacking:
-            folder = tempfile.mkdtemp(prefix="scale-caches-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            os.environ.update({name: str(Path(folder, name.lower())) for name in lacking})
-        if os.environ.get("SCALE_COMPILED") and os.environ.get("NUMBA_CACHE_DIR"):
-            _copy_whole(Path(os.environ["SCALE_COMPILED"]), Path(os.environ["NUMBA_CACHE_DIR"]))
-
-
-def _copy_whole(source: Path, destination: Path) -> None:
-    """Copy a folder to where nothing is yet; whoever looks sees all of it or nothing."""
-    if not destination.exists() and _can_be_written(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-        try:
-            shutil.copytree(source, private / "new")
-            (private / "new").replace(destination)  # an error where a neighbour was first
-        finally:
-            shutil.rmtree(private, ignore_errors=True)
+        private = Path(tempfile.mkdtemp(prefix="scale-caches-"))
+        atexit.register(shutil.rmtree, private, ignore_errors=True)
+        os.environ.update({name: str(private / name.lower()) for name in lacking})
+        if ready and "NUMBA_CACHE_DIR" in lacking:
+            shutil.copytree(ready, os.environ["NUMBA_CACHE_DIR"])
 
 
 def _installed(package: str) -> Path:

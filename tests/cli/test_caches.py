@@ -56,18 +56,20 @@ def test_a_uid_without_name_home_or_temporary_folder_is_no_error(at_exit, monkey
     assert not any(name in os.environ for name in NAMES)
 
 
-def test_what_was_compiled_beforehand_is_copied_once_and_whole(at_exit, tmp_path):
+def test_what_was_compiled_beforehand_is_copied_to_a_folder_of_this_user_alone(at_exit, monkeypatch, tmp_path):
     (tmp_path / "ready" / "umap").mkdir(parents=True)
     (tmp_path / "ready" / "umap" / "a.nbc").write_bytes(b"code")
-    os.environ |= {"SCALE_COMPILED": str(tmp_path / "ready"), "NUMBA_CACHE_DIR": str(tmp_path / "not" / "there")}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    os.environ |= {"SCALE_COMPILED": str(tmp_path / "ready"), "MPLCONFIGDIR": str(tmp_path), "NUMBA_CACHE_DIR": ""}
     give_caches_a_place()
-    copy = tmp_path / "not" / "there" / "umap" / "a.nbc"
-    assert copy.read_bytes() == b"code"
-    copy.write_bytes(b"newer")
+    copy = Path(os.environ["NUMBA_CACHE_DIR"])
+    assert (copy / "umap" / "a.nbc").read_bytes() == b"code"
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+    assert [one.parent for one in (copy.parent, tmp_path / "ready")] == [tmp_path, tmp_path]
+    os.environ["NUMBA_CACHE_DIR"] = str(tmp_path / "mine")  # who names a place has chosen
     give_caches_a_place()
-    assert copy.read_bytes() == b"newer"
-    assert [path.name for path in (tmp_path / "not").iterdir()] == ["there"]
-    os.environ |= {"SCALE_COMPILED": str(tmp_path / "gone"), "NUMBA_CACHE_DIR": str(tmp_path / "other")}
+    assert os.environ["NUMBA_CACHE_DIR"] == str(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+    os.environ |= {"SCALE_COMPILED": str(tmp_path / "gone"), "NUMBA_CACHE_DIR": ""}
     give_caches_a_place()
-    assert not (tmp_path / "other").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["not", "ready"]
+    assert Path(os.environ["NUMBA_CACHE_DIR"]).parent.parent == tmp_path  # compiled there anew
