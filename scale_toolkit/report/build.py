@@ -346,7 +346,7 @@ def _clusters(view: View) -> Section:
     if len(width):
         columns["silhouette"] = [f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in shown]
     if stable is not None:
-        columns["stability"] = [f"{stable[name]:.2f}" for name in shown]
+        columns["stability"] = ["–" if np.isnan(stable[name]) else f"{stable[name]:.2f}" for name in shown]
     section.numbers = tuple(columns)[1:]
     if known is not None:
         tops = [known[own[name]].value_counts(normalize=True) for name in shown]
@@ -361,7 +361,7 @@ def _clusters(view: View) -> Section:
     else:
         section.lines.append(
             "Stability: the mean Jaccard index of a cluster with its nearest one where four fifths of the cells are clustered "
-            "in the same way; 1 is the same cells, 0.75 or more is called stable (Hennig 2007)."
+            "in the same way and the same latent space; 1 is the same cells, 0.75 or more is called stable (Hennig 2007)."
         )
         view.found += findings.of_stability(stable)
     section.lines += _other_ways(view, clusters)

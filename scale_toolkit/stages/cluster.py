@@ -74,7 +74,8 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
         With ``reference``: ARI, NMI, F1 and the matched confusion table (see `cluster_report`).
     ``uns['scale_cluster_stability']``
         With ``stability``: for each cluster its ``cells`` and the ``mean`` and ``lowest`` Jaccard index, in [0, 1], with its
-        nearest cluster among those of the subsamples (`core.stability`, after Hennig 2007).
+        nearest cluster among those of the subsamples (`core.stability`, after Hennig 2007). Neither the latent space nor, for
+        Leiden, the neighbour graph is made anew: what another training would change is not in it.
 
     Raises
     ------

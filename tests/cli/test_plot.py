@@ -169,7 +169,7 @@ def test_a_missing_slot_names_the_stage_that_makes_it(folder, bad, figure, lost,
     [
         ("embedding cells.h5ad -o fig.gif", 2, "-o is fig.gif; expected a name that ends in .pdf, .png, .svg"),
         ("embedding cells.h5ad -o -", 2, "-o is -; expected a name that ends in"),
-        ("embedding cells.h5ad", 2, "Missing option '-o' / '--output'"),
+        ("embedding cells.h5ad", 2, "Missing option '-o' / '--output'."),
         ("embedding cells.h5ad -o no/fig.png", 2, "the output folder no does not exist"),
         ("embedding no.h5ad -o fig.png", 1, "no.h5ad does not exist"),
         ("embedding cells.h5ad --basis pca -o fig.png", 1, "obsm['pca'] is missing"),

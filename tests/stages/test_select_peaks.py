@@ -373,8 +373,7 @@ assert callable(library.pp.select_var_feature)
 import matplotlib.pyplot as plt
 assert not plt.get_fignums()
 """
-    strict = ["-W", "error::UserWarning", "-W", "ignore::DeprecationWarning"]  # the latter of matplotlib 3.9 about its parser
-    done = subprocess.run([sys.executable, *strict, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
