@@ -116,7 +116,7 @@ def ours(late, args):
 
     import scale_toolkit as scale
     from scale_toolkit import keys
-    from scale_toolkit.core import recipes  # noqa: F401
+    from scale_toolkit.model import recipes  # noqa: F401
 
     preset = args.method.partition(":")[2] or "fast"
     yield

@@ -21,10 +21,10 @@ import torch
 from scipy import sparse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scale_toolkit.core.model import Scale, Shape
-from scale_toolkit.core.seed import generators
-from scale_toolkit.core.sparse import MatrixRows
-from scale_toolkit.core.trainer import fit
+from scale_toolkit.core.rows import MatrixRows
+from scale_toolkit.model.network import Scale, Shape
+from scale_toolkit.model.seed import generators
+from scale_toolkit.model.trainer import fit
 
 LATENT, COMPONENTS, ENCODE = 10, 30, (1024, 128)
 
@@ -62,7 +62,7 @@ def batches_and_noise(n_cells, steps, size=32, seed=5):
 
 def ours(cells, steps, size=32, seed=5):
     """Losses of a step a cell by `fit` as `train_published` calls it with ``release``; and seconds a step."""
-    from scale_toolkit.core import trainer
+    from scale_toolkit.model import trainer
 
     losses, step = [], trainer.step
 

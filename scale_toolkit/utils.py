@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scale_toolkit.metrics import Agreement
+    from scale_toolkit.core.metrics import Agreement
 
 __all__ = [
     "binarization",
@@ -476,7 +476,7 @@ def reassign_cluster_with_ref(Y_pred: Any, Y: Any) -> np.ndarray:
     The clusters under the names of their classes. Where there are more clusters than classes, those left over get the
     smallest unused codes, or keep their names, with an apostrophe where that is a class's name.
     """
-    from scale_toolkit import metrics
+    from scale_toolkit.core import metrics
 
     clusters, reference = np.asarray(Y_pred), np.asarray(Y)
     table, classes, names = metrics.confusion(reference, clusters)
@@ -505,7 +505,7 @@ def cluster_report(ref: Any, pred: Any, classes: Sequence[str] | None = None) ->
     classes
         Names of the classes 0, 1, … where `ref` holds codes.
     """
-    from scale_toolkit import metrics
+    from scale_toolkit.core import metrics
 
     reference = np.asarray(ref)
     if classes is not None:

@@ -79,7 +79,7 @@ def markers(
         check_readable(path)
     without = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=without) as cells:
-        from scale_toolkit.intervals import require_intervals
+        from scale_toolkit.core.intervals import require_intervals
         from scale_toolkit.stages.markers import markers as stage
 
         for flag, given_path in (("--bed-dir", bed_dir), ("--gtf", gtf), ("--genome", genome)):
@@ -100,8 +100,8 @@ def _inputs(adata: AnnData, gtf: Path | None, genome: Path | None, motifs: Path 
 
         found["genes"] = read_gtf(gtf)
     if genome is not None and motifs is not None:
+        from scale_toolkit.core.intervals import parse_names
         from scale_toolkit.extras import library
-        from scale_toolkit.intervals import parse_names
         from scale_toolkit.io.genome import read_sequences
         from scale_toolkit.io.motifs import read_motifs
 

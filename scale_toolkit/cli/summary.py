@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from rich.table import Table
 
-    from scale_toolkit.metrics import Agreement
+    from scale_toolkit.core.metrics import Agreement
     from scale_toolkit.stages.verify import Verdict
 
 Shown = tuple[Any, dict[str, Any]]
@@ -107,7 +107,7 @@ def _pair(figures: dict[str, Any]) -> str:
 
 
 def _agreement(adata: AnnData) -> Agreement:
-    from scale_toolkit.metrics import Agreement
+    from scale_toolkit.core.metrics import Agreement
 
     return Agreement.from_dict(keys.CLUSTER_REPORT.get(adata))
 

@@ -29,6 +29,9 @@ import numpy as np
 from scipy import sparse
 from scipy.special import expit, gammaln, gdtr, logsumexp
 
+from scale_toolkit.core.rows import keep_entries
+from scale_toolkit.core.weighting import fit_weighting
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,8 +73,6 @@ class Entries:
 
 def thin_counts(counts: sparse.csr_matrix, share: float, rng: np.random.Generator) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Take out each read with probability `share`: the counts left, and which of the stored entries vanished."""
-    from scale_toolkit.core.held_out import keep_entries  # loads torch, which imputing alone does not need
-
     left = rng.binomial(counts.data.astype(np.int64), 1 - share)
     whole = sparse.csr_matrix((left.astype(counts.dtype), counts.indices, counts.indptr), counts.shape)
     return keep_entries(whole, left > 0), left == 0
@@ -281,8 +282,6 @@ def neighbour_average(
 def tfidf_svd(rows: sparse.csr_matrix, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors (cells, n), (peaks, n) of the truncated SVD of log1p(10⁴ · tf · idf) of open peaks; their product rebuilds it."""
     from sklearn.utils.extmath import randomized_svd
-
-    from scale_toolkit.core.initialise import fit_weighting
 
     weighted = fit_weighting(rows.shape[0], np.bincount(rows.indices, minlength=rows.shape[1]))(rows)
     n = min(n_components, min(rows.shape) - 1)

@@ -16,8 +16,8 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit import __version__, keys
+from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError, ScaleError, ScaleWarning, UsageError
-from scale_toolkit.intervals import parse_names
 from scale_toolkit.io import files
 from scale_toolkit.io.h5ad import write_anndata, write_h5ad
 

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.config import FragmentsConfig
+from scale_toolkit.core.intervals import Overlaps, format_names
 from scale_toolkit.errors import InputError
-from scale_toolkit.intervals import Overlaps, format_names
 from scale_toolkit.io import files
 from scale_toolkit.io.regions import read_bed
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from scale_toolkit.core.intervals import check_chromosomes
 from scale_toolkit.errors import InputError
 from scale_toolkit.extras import library
-from scale_toolkit.intervals import check_chromosomes
 from scale_toolkit.io import files
 
 _BLOCK = 1 << 20

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scale_toolkit.core.intervals import require_intervals
 from scale_toolkit.errors import InputError, ScaleWarning
-from scale_toolkit.intervals import require_intervals
 from scale_toolkit.io import files
 
 

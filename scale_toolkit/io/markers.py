@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scale_toolkit.intervals import COLUMNS, require_intervals
+from scale_toolkit.core.intervals import COLUMNS, require_intervals
 from scale_toolkit.io import files
 from scale_toolkit.io.groups import file_names
 

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scale_toolkit.core.intervals import COLUMNS
 from scale_toolkit.errors import InputError
-from scale_toolkit.intervals import COLUMNS
 from scale_toolkit.io import files
 from scale_toolkit.io.h5ad import open_h5ad
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError
-from scale_toolkit.intervals import parse_names
 from scale_toolkit.io import files
 
 if TYPE_CHECKING:

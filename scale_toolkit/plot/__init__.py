@@ -9,13 +9,7 @@ Where matplotlib is interactive (a notebook), the figure comes from pyplot, so t
 
 from __future__ import annotations
 
-from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
-from scale_toolkit.plot.embedding import embedding
-from scale_toolkit.plot.heatmaps import confusion_matrix, correlation, feature_specificity, heatmap
-from scale_toolkit.plot.history import history
-from scale_toolkit.plot.qc import qc
-from scale_toolkit.plot.recovery import recovery, reliability
-from scale_toolkit.plot.release import (
+from scale_toolkit.compat.plots import (
     corr_heatmap,
     feature_specifity,
     lineplot,
@@ -25,6 +19,12 @@ from scale_toolkit.plot.release import (
     plot_metrics,
     sort_by_classes,
 )
+from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
+from scale_toolkit.plot.embedding import embedding
+from scale_toolkit.plot.heatmaps import confusion_matrix, correlation, feature_specificity, heatmap
+from scale_toolkit.plot.history import history
+from scale_toolkit.plot.qc import qc
+from scale_toolkit.plot.recovery import recovery, reliability
 
 plot_loss = history
 # the names of `scale plot`

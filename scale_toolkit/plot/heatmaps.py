@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit import keys, metrics, utils
+from scale_toolkit import keys, utils
+from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled

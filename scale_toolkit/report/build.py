@@ -14,8 +14,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scale_toolkit import __version__, keys, metrics, utils
+from scale_toolkit import __version__, keys, utils
 from scale_toolkit.config import PRESETS
+from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.plot.heatmaps import share_of_open_cells

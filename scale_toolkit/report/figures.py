@@ -20,7 +20,7 @@ from scale_toolkit.plot.recovery import NAMES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scale_toolkit.metrics import Agreement
+    from scale_toolkit.core.metrics import Agreement
     from scale_toolkit.plot.qc import Tally
 
 INK, FAINT = "#1f2933", "#e4e7eb"

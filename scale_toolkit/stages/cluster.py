@@ -21,9 +21,9 @@ from sklearn.mixture import GaussianMixture
 
 from scale_toolkit import keys
 from scale_toolkit.config import ClusterConfig
+from scale_toolkit.core.metrics import Agreement, agreement
 from scale_toolkit.core.stability import recovery
 from scale_toolkit.errors import InputError, OptionError, ScaleWarning
-from scale_toolkit.metrics import Agreement, agreement
 from scale_toolkit.stages._latent import check_finite, latent_of, log, neighbor_graph
 from scale_toolkit.stages._stage import note, stage
 

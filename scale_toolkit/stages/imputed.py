@@ -12,8 +12,8 @@ import pandas as pd
 
 from scale_toolkit import keys
 from scale_toolkit.core.decode import Decoder, NumericRows
+from scale_toolkit.core.intervals import Overlaps, parse_names
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
-from scale_toolkit.intervals import Overlaps, parse_names
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -14,8 +14,8 @@ from scipy.stats import false_discovery_control
 from scale_toolkit import keys, utils
 from scale_toolkit.config import MarkersConfig
 from scale_toolkit.core import differential
+from scale_toolkit.core.intervals import check_chromosomes, nearest_starts, require_intervals
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, ScaleWarning
-from scale_toolkit.intervals import check_chromosomes, nearest_starts, require_intervals
 from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.select_peaks import _binary_view
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit.intervals import parse_names
+from scale_toolkit.core.intervals import parse_names
 
 _LOOKED_AT = 20_000  # names, or cells, that are looked at: the first ones
 _GENE_ID = re.compile(r"ENS[A-Z]*G\d{11}|(?=.*[A-Z])[A-Z][A-Za-z]{0,9}\d{0,4}[A-Z]?\d{0,2}(-[A-Z0-9]{1,4})?")

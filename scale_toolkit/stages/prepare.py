@@ -20,8 +20,8 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import PrepareConfig
+from scale_toolkit.core.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
-from scale_toolkit.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.stages._stage import Progress, note, stage
 from scale_toolkit.stages.plausible import doubts, doubts_about_several, in_twos, what_was_done
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from scale_toolkit.core.recipes import Encoded, Trained
-    from scale_toolkit.core.snapshot import History, Snapshot
-    from scale_toolkit.core.sparse import RowSource
+    from scale_toolkit.core.rows import RowSource
+    from scale_toolkit.model.recipes import Encoded, Trained
+    from scale_toolkit.model.snapshot import History, Snapshot
 
 log = logging.getLogger("scale_toolkit")
 
@@ -89,8 +89,8 @@ def train(
     TrainingError
         The loss was not a number in the first epoch.
     """
-    from scale_toolkit.core.model_file import dumps
-    from scale_toolkit.core.sparse import MatrixRows
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.model.files import dumps
 
     settings = config.resolved()
     device = find_device(config.device)
@@ -216,8 +216,8 @@ def made_by(adata: AnnData, model: bytes) -> bool:
 
 def _contents(model: bytes) -> dict[str, Any]:
     """What a model file holds, ours or SCALE 1.1.2's; one that holds neither is an error."""
-    from scale_toolkit.core.model_file import NotAModel, contents, model_of
-    from scale_toolkit.core.release_file import is_release
+    from scale_toolkit.compat.release_model import is_release
+    from scale_toolkit.model.files import NotAModel, contents, model_of
 
     try:
         content = contents(model)
@@ -233,7 +233,7 @@ def _pretrained(
     model: bytes, peaks: Sequence[str] | Callable[[], Sequence[str]] | None
 ) -> tuple[Trained, list[str], dict[str, Any]]:
     """A model of ours, or of SCALE 1.1.2 with the names of its peaks; with its facts."""
-    from scale_toolkit.core.model_file import model_of
+    from scale_toolkit.model.files import model_of
 
     content = _contents(model)
     if content.get("format") is not None:
@@ -244,7 +244,7 @@ def _pretrained(
 def _released(content: dict[str, Any], peaks: Sequence[str] | None) -> tuple[Trained, list[str], dict[str, Any]]:
     import warnings
 
-    from scale_toolkit.core.release_file import NotOfTheRelease, trained_of
+    from scale_toolkit.compat.release_model import NotOfTheRelease, trained_of
 
     try:
         trained, degenerate = trained_of(content)
@@ -297,7 +297,7 @@ def _that_matter(settings: TrainConfig) -> dict[str, Any]:
 
 def _going_on(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -> dict[str, Any]:
     """What `train_model` needs to go on from the last checkpoint and to leave new ones."""
-    from scale_toolkit.core.snapshot import Snapshot
+    from scale_toolkit.model.snapshot import Snapshot
 
     marked = (keys.SELECTED,) if keys.SELECTED.found_in(adata) else ()
     of = {"version": __version__, "options": _that_matter(settings), "cells": digest(adata, ("X", *marked))}
@@ -403,8 +403,8 @@ def train_model(
     source: RowSource, settings: TrainConfig, device: torch.device, progress: Progress | None, **going_on: Any
 ) -> Trained:
     """Train on the cells of `source` as resolved `settings` say, or go on with a training; nothing is written anywhere."""
-    from scale_toolkit.core.recipes import train_fast, train_published
-    from scale_toolkit.core.trainer import Diverged
+    from scale_toolkit.model.recipes import train_fast, train_published
+    from scale_toolkit.model.trainer import Diverged
 
     fast = settings.preset == "fast"
     batch_size = fast_batch_size(source.n_cells) if settings.batch_size is None else settings.batch_size
@@ -472,9 +472,9 @@ def _write(
     place: np.ndarray | None = None,
 ) -> None:
     """Write the slots of `train`; `place` says where each of the model's peaks is in `adata`, -1 for nowhere."""
-    from scale_toolkit.core.initialise import open_sums
-    from scale_toolkit.core.recipes import encode as encode_cells
-    from scale_toolkit.core.sparse import MatrixRows
+    from scale_toolkit.core.depth import open_sums
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.model.recipes import encode as encode_cells
 
     source = MatrixRows(counts)
     encoded: Encoded = encode_cells(trained, source, seed=seed)

@@ -124,9 +124,9 @@ def trusted_peaks(adata: AnnData) -> np.ndarray:
 
 
 def _retrained(adata: AnnData, counts: sparse.csr_matrix, config: ImputeConfig, progress: Progress | None) -> Recovered:
-    from scale_toolkit.core.held_out import Thinned
-    from scale_toolkit.core.recipes import encode
-    from scale_toolkit.core.sparse import MatrixRows
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.model.held_out import Thinned
+    from scale_toolkit.model.recipes import encode
     from scale_toolkit.stages.train import train_model
 
     settings = _train_options(adata)
@@ -149,10 +149,9 @@ def _encoded(
     rng: np.random.Generator,
     model: bytes,
 ) -> Recovered:
-    from scale_toolkit.core.held_out import keep_entries
-    from scale_toolkit.core.model_file import NotAModel, loads
-    from scale_toolkit.core.recipes import encode
-    from scale_toolkit.core.sparse import MatrixRows
+    from scale_toolkit.core.rows import MatrixRows, keep_entries
+    from scale_toolkit.model.files import NotAModel, loads
+    from scale_toolkit.model.recipes import encode
 
     try:
         trained, peaks, _ = loads(model)

@@ -12,8 +12,8 @@ from scipy import sparse
 from scipy.io import mmwrite
 
 from scale_toolkit.config import FragmentsConfig
+from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError, ScaleWarning, UsageError
-from scale_toolkit.intervals import parse_names
 from scale_toolkit.io.readers import read_any
 from scale_toolkit.stages.prepare import prepare
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from scale_toolkit import errors, keys, metrics, report, utils
+from scale_toolkit import errors, keys, report, utils
+from scale_toolkit.core import metrics
 from scale_toolkit.plot.heatmaps import share_of_open_cells
 from scale_toolkit.report.build import _json, _specific
 

@@ -238,7 +238,7 @@ def test_training_that_breaks_keeps_the_last_good_weights_and_says_so(planted):
 
 
 def test_training_that_breaks_at_once_is_an_error_that_says_what_to_do(planted, monkeypatch):
-    from scale_toolkit.core import recipes, trainer
+    from scale_toolkit.model import recipes, trainer
 
     def broken(*_, **__):
         raise trainer.Diverged(1, "decoder.weight", trainer.History())

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy import sparse
 from scipy.special import expit
 
-from scale_toolkit.core.held_out import Thinned, hidden_likelihood, keep_entries
-from scale_toolkit.core.sparse import MatrixRows
+from scale_toolkit.core.rows import MatrixRows, keep_entries
+from scale_toolkit.model.held_out import Thinned, hidden_likelihood
 
 
 @settings(max_examples=30)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from scale_toolkit.core.sparse import SparseRows, as_rows, product
+from scale_toolkit.model.sparse import SparseRows, as_rows, product
 
 if TYPE_CHECKING:
     from scipy import sparse

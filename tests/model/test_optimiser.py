@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from scale_toolkit.core.optimiser import Adam
+from scale_toolkit.model.optimiser import Adam
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scale_toolkit.core.model import Scale, Shape
-from scale_toolkit.core.recipes import Trained
-from scale_toolkit.core.snapshot import History
+from scale_toolkit.model.network import Scale, Shape
+from scale_toolkit.model.recipes import Trained
+from scale_toolkit.model.snapshot import History
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from scale_toolkit.core.model import Scale
-    from scale_toolkit.core.optimiser import Adam
+    from scale_toolkit.model.network import Scale
+    from scale_toolkit.model.optimiser import Adam
 
 ENOUGH = 1e-3  # nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
 

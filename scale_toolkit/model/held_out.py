@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from scale_toolkit.core.sparse import RowSource
+from scale_toolkit.core.rows import RowSource, keep_entries
 
 
 class Thinned:
@@ -52,13 +52,6 @@ class Thinned:
         for cell in thinned:
             keep[rows.indptr[cell] : rows.indptr[cell + 1]] = self._keep[place[cell]]
         return keep_entries(rows, keep)
-
-
-def keep_entries(rows: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
-    """The entries of `rows` where `keep` is true, one flag a stored value."""
-    places = np.flatnonzero(keep)
-    pointers = np.searchsorted(places, rows.indptr).astype(rows.indptr.dtype)
-    return sparse.csr_matrix((rows.data[places], rows.indices[places], pointers), rows.shape)
 
 
 @torch.no_grad()

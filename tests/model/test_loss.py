@@ -7,8 +7,8 @@ from scipy import sparse
 from scipy.special import expit
 from scipy.stats import bernoulli
 
-from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
-from scale_toolkit.core.sparse import product
+from scale_toolkit.model.loss import PeakSampler, open_logits, softplus_sum
+from scale_toolkit.model.sparse import product
 
 
 @pytest.fixture

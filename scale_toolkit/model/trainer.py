@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.batches import Batch, Loader, Neighbours
-from scale_toolkit.core.held_out import Thinned, hidden_likelihood
-from scale_toolkit.core.loss import PeakSampler, open_logits, softplus_sum
-from scale_toolkit.core.mixture import standard_divergence
-from scale_toolkit.core.model import Scale, sample
-from scale_toolkit.core.optimiser import Adam
-from scale_toolkit.core.snapshot import Course, History, Rise, Snapshot
-from scale_toolkit.core.sparse import RowSource, blocks
+from scale_toolkit.core.rows import RowSource, blocks
+from scale_toolkit.model.batches import Batch, Loader, Neighbours
+from scale_toolkit.model.held_out import Thinned, hidden_likelihood
+from scale_toolkit.model.loss import PeakSampler, open_logits, softplus_sum
+from scale_toolkit.model.mixture import standard_divergence
+from scale_toolkit.model.network import Scale, sample
+from scale_toolkit.model.optimiser import Adam
+from scale_toolkit.model.snapshot import Course, History, Rise, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable

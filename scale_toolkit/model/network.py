@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scale_toolkit.core.layers import SparseLinear, perceptron
-from scale_toolkit.core.mixture import MixturePrior, ReleasePrior
+from scale_toolkit.model.layers import SparseLinear, perceptron
+from scale_toolkit.model.mixture import MixturePrior, ReleasePrior
 
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from scale_toolkit.core.sparse import SparseRows
+    from scale_toolkit.model.sparse import SparseRows
 
 LOG_VARIANCE_RANGE = (-12.0, 6.0)  # keeps exp() finite whatever the encoder says
 

@@ -4,13 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scale_toolkit.core.batches import Batch, Neighbours, ahead, batches, swap
-from scale_toolkit.core.held_out import Thinned
-from scale_toolkit.core.loss import PeakSampler
-from scale_toolkit.core.model import Scale, Shape
-from scale_toolkit.core.seed import generators, seeded_weights
-from scale_toolkit.core.sparse import MatrixRows, SparseRows, binarise
-from scale_toolkit.core.trainer import Diverged, Rise, elbo_parts, fit
+from scale_toolkit.core.rows import MatrixRows, binarise
+from scale_toolkit.model.batches import Batch, Neighbours, ahead, batches, swap
+from scale_toolkit.model.held_out import Thinned
+from scale_toolkit.model.loss import PeakSampler
+from scale_toolkit.model.network import Scale, Shape
+from scale_toolkit.model.seed import generators, seeded_weights
+from scale_toolkit.model.sparse import SparseRows
+from scale_toolkit.model.trainer import Diverged, Rise, elbo_parts, fit
 
 
 @pytest.fixture

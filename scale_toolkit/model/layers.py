@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scale_toolkit.core.sparse import SparseRows, product
+from scale_toolkit.model.sparse import SparseRows, product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -337,7 +337,8 @@ def plot_metrics(path: str | Path, dataset: str, ref: Any, fraction: Sequence[st
     Reads ``path/dataset/FRACTION/{scABC,SC3,scVI}_predict.txt`` and ``cluster_assignments.txt`` (SCALE): tab-separated,
     cell and cluster, in the order of `ref`. A method whose file is missing has no point there (the release: 0).
     """
-    from scale_toolkit import metrics, utils
+    from scale_toolkit import utils
+    from scale_toolkit.core import metrics
 
     files = {m: f"{m}_predict.txt" for m in ("scABC", "SC3", "scVI")} | {"SCALE": "cluster_assignments.txt"}
     rows = []

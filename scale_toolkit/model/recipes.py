@@ -13,26 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.batches import Neighbours
-from scale_toolkit.core.calibrate import calibrated
-from scale_toolkit.core.held_out import Thinned
-from scale_toolkit.core.initialise import (
-    Weighting,
-    cell_offsets,
-    decoder_step,
-    fit_mixture,
-    fit_weighting,
-    open_sums,
-    rasch,
-    spectral,
-    start_cells,
-)
-from scale_toolkit.core.loss import PeakSampler
-from scale_toolkit.core.model import Scale, Shape, SpectralEncoder, directions, sample
-from scale_toolkit.core.seed import generators, seeded_weights
-from scale_toolkit.core.snapshot import History, Snapshot
-from scale_toolkit.core.sparse import RowSource, binarise, blocks, stack
-from scale_toolkit.core.trainer import Diverged, fit, some_cells
+from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
+from scale_toolkit.core.rows import RowSource, binarise, blocks, stack
+from scale_toolkit.core.weighting import Weighting, fit_weighting
+from scale_toolkit.model.batches import Neighbours
+from scale_toolkit.model.calibrate import calibrated
+from scale_toolkit.model.held_out import Thinned
+from scale_toolkit.model.loss import PeakSampler
+from scale_toolkit.model.network import Scale, Shape, SpectralEncoder, directions, sample
+from scale_toolkit.model.seed import generators, seeded_weights
+from scale_toolkit.model.snapshot import History, Snapshot
+from scale_toolkit.model.start import decoder_step, fit_mixture, spectral, start_cells
+from scale_toolkit.model.trainer import Diverged, fit, some_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable

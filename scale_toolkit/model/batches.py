@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from scale_toolkit.core.held_out import keep_entries
-from scale_toolkit.core.sparse import RowSource, SparseRows, binarise
+from scale_toolkit.core.rows import RowSource, binarise, keep_entries
+from scale_toolkit.model.sparse import SparseRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from scipy import sparse
 
-    from scale_toolkit.core.loss import PeakSampler
+    from scale_toolkit.model.loss import PeakSampler
 
 T = TypeVar("T")
 

@@ -7,18 +7,11 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from scale_toolkit.core import initialise
-from scale_toolkit.core.initialise import (
-    cell_offsets,
-    decoder_step,
-    fit_mixture,
-    fit_weighting,
-    open_sums,
-    rasch,
-    spectral,
-    start_cells,
-)
-from scale_toolkit.core.sparse import MatrixRows, binarise
+from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
+from scale_toolkit.core.rows import MatrixRows, binarise
+from scale_toolkit.core.weighting import fit_weighting
+from scale_toolkit.model import start as initialise
+from scale_toolkit.model.start import decoder_step, fit_mixture, spectral, start_cells
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from scale_toolkit.core.calibrate import believed_counts, calibrated, like_cells, margins
+from scale_toolkit.model.calibrate import believed_counts, calibrated, like_cells, margins
 
 
 def drawn(n_cells=600, n_peaks=900, d=3, seed=0):

@@ -3,8 +3,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from scale_toolkit.core import sparse as ours
-from scale_toolkit.core.sparse import MatrixRows, SparseRows, blocks, product
+from scale_toolkit.core import rows
+from scale_toolkit.core.rows import MatrixRows, blocks
+from scale_toolkit.model import sparse as ours
+from scale_toolkit.model.sparse import SparseRows, product
 
 
 @pytest.fixture
@@ -53,4 +55,4 @@ def test_a_csr_tensor_on_the_cpu_shares_the_arrays(csr):
 
 def test_stack_is_scipys_vstack(csr):
     parts = [csr[:7], csr[7:8], csr[8:]]
-    assert (ours.stack(iter(parts), csr.shape, csr.nnz + 3) != csr).nnz == 0
+    assert (rows.stack(iter(parts), csr.shape, csr.nnz + 3) != csr).nnz == 0

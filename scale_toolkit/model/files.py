@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from scale_toolkit.core.initialise import Weighting
-from scale_toolkit.core.model import Scale, Shape
-from scale_toolkit.core.recipes import Trained
-from scale_toolkit.core.snapshot import History
+from scale_toolkit.core.weighting import Weighting
+from scale_toolkit.model.network import Scale, Shape
+from scale_toolkit.model.recipes import Trained
+from scale_toolkit.model.snapshot import History
 
 FORMAT = "scale_toolkit model 2"
 

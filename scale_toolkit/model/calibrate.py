@@ -20,7 +20,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from scale_toolkit.core.recovery import hidden_log_odds, natural, products
-from scale_toolkit.core.sparse import binarise
+from scale_toolkit.core.rows import binarise
 
 GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells
 CLOSED = 500_000  # random closed entries beside the hidden ones

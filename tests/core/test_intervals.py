@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scale_toolkit.core.intervals import Overlaps, format_names, parse_names, require_intervals
 from scale_toolkit.errors import InputError
-from scale_toolkit.intervals import Overlaps, format_names, parse_names, require_intervals
 
 CONTIGS = st.one_of(
     st.sampled_from(["chr1", "chrX", "GL000194.1", "chrUn_KI270742v1", "HLA-DRB1*15:01:01:01", "1", "chr1_random"]),

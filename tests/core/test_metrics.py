@@ -15,7 +15,7 @@ from scipy.special import comb
 from scipy.stats.contingency import crosstab
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 
-from scale_toolkit import metrics
+from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError
 
 labels = st.integers(2, 40).flatmap(

@@ -1,0 +1,125 @@
+"""Starts for training: depth offsets, a spectral latent space, a decoder fitted to it, and a mixture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.special import expit
+
+from scale_toolkit.core.depth import merge_values
+from scale_toolkit.core.rows import RowSource, binarise, blocks
+from scale_toolkit.model.sparse import SparseRows
+
+#: Spectral vectors and the decoder's first step come from cells with about so many open peaks in all, picked at random.
+START_PEAKS = 20_000_000
+KRYLOV_BLOCKS = 9  # fewer blur the weaker of the planted directions of `scale simulate` (benchmarks/RESULTS.md)
+
+
+def start_cells(cell_sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Cells the start is computed from: all, or random ones with about `START_PEAKS` open peaks in all."""
+    n_cells = len(cell_sums)
+    n = int(np.ceil(START_PEAKS / max(cell_sums.mean(), 1)))
+    return np.arange(n_cells) if n >= n_cells else np.sort(rng.choice(n_cells, n, replace=False))
+
+
+def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
+    """The leading right singular vectors of the weighted matrix after the first, which is all but constant: (peaks, n) float32.
+
+    By a randomised block Krylov method (Musco & Musco 2015, algorithm 2), whose products run on all threads. In falling
+    order; a matrix of too low a rank for `n` has columns of zeros for the rest.
+    """
+    right = np.zeros((weighted.shape[1], n), np.float32)
+    if min(n, min(weighted.shape) - 2) < 1 or weighted.nnz == 0:
+        return right
+    rows = SparseRows(weighted).prepare()
+    generator = torch.Generator().manual_seed(seed)
+    block = rows.times(torch.randn(weighted.shape[1], min(n + 11, min(weighted.shape)), generator=generator))
+    basis, inner = torch.empty(len(block), 0), torch.empty(0, 0)
+    for _ in range(KRYLOV_BLOCKS):
+        new = _orthonormal_to(basis, block)
+        if new.shape[1] == 0:
+            break
+        block = rows.times(rows.transposed_times(new))
+        basis = torch.cat((basis, new), 1)
+        column = basis.T @ block
+        inner = torch.cat((torch.cat((inner, column[: len(inner)]), 1), column.T), 0)
+    squares, mix = torch.linalg.eigh(inner.double())
+    leading = [i for i in reversed(range(len(squares))) if squares[i] > 1e-6 * squares[-1]][1 : n + 1]
+    vectors = rows.transposed_times(basis @ mix[:, leading].float())
+    right[:, : len(leading)] = (vectors / vectors.norm(dim=0)).numpy()
+    return right
+
+
+def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to c)."""
+    left = block - basis @ (basis.T @ block)
+    found, size, _ = torch.linalg.svd(left, full_matrices=False)
+    found = found[:, (size > 1e-5 * block.norm())]
+    return torch.linalg.qr(found - basis @ (basis.T @ found))[0]
+
+
+def decoder_step(
+    source: RowSource,
+    z: np.ndarray,
+    s: np.ndarray,
+    b: np.ndarray,
+    ridge: float,
+    *,
+    cells: np.ndarray | None = None,
+    groups: int = 1000,
+) -> np.ndarray:
+    """One Newton step of the decoder from w = 0 at the depth offsets: (peaks, d) float32.
+
+    The gradient is exact up to the grouping of peaks with near sums; the Hessian Σ_i p_ij (1 − p_ij) z_i z_iᵀ is taken as
+    Σ_i p_ij (1 − p_ij) times the depth-weighted covariance of z, one d × d matrix for all peaks.
+
+    Parameters
+    ----------
+    source, cells
+        Open peaks, of all cells or of these.
+    z, s
+        Latent vectors and depth offsets of all cells, (cells, d) and (cells,).
+    b
+        Depth-only intercepts, (peaks,).
+    ridge
+        Precision of a normal prior on the loadings.
+    """
+    values, of = np.unique(b, return_inverse=True)
+    grouped, weight = merge_values(values, np.bincount(of).astype(float), groups)
+    d = z.shape[1]
+    gradient = np.zeros((source.n_peaks, d), np.float32)
+    expected, information, covariance, total = np.zeros((len(grouped), d)), np.zeros(len(grouped)), np.zeros((d, d)), 0.0
+    for index, rows in blocks(source, cells=cells):
+        gradient += SparseRows(binarise(rows)).transposed_times(torch.from_numpy(z[index])).numpy()
+        p = expit(s[index, None] + grouped[None, :])  # (cells, groups)
+        expected += p.T @ z[index]
+        information += (p * (1 - p)).sum(0)
+        depth = p @ weight
+        covariance += (z[index] * depth[:, None]).T @ z[index]
+        total += depth.sum()
+    nearest = np.abs(grouped[:, None] - values[None, :]).argmin(0)[of] if len(grouped) < len(values) else of
+    size, basis = np.linalg.eigh(covariance / total)
+    rotated = ((gradient - expected[nearest]) @ basis) / (information[nearest][:, None] * size[None, :] + ridge)
+    return (rotated @ basis.T).astype(np.float32)
+
+
+def fit_mixture(z: np.ndarray, n_components: int, seed: int, n_init: int = 3):
+    """Weights (k,), means (k, d), variances (k, d) of a diagonal Gaussian mixture fitted to `z` by EM (scikit-learn).
+
+    More components than cells: the number of cells are fitted, and the rest repeat them with a small weight.
+    """
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    k = min(n_components, len(z))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = GaussianMixture(k, covariance_type="diag", random_state=seed, n_init=n_init, reg_covar=1e-3).fit(
+            z.astype(np.float64)
+        )
+    repeat = np.arange(n_components) % k
+    weights = np.where(np.arange(n_components) < k, fitted.weights_[repeat], 1e-6)
+    return weights / weights.sum(), fitted.means_[repeat], fitted.covariances_[repeat]
