@@ -14,6 +14,7 @@ from scipy import sparse
 
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io import files
+from scale_toolkit.io.stores import check_inside
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,6 +79,8 @@ def size_of_folder(folder: Path) -> tuple[int, int, int]:
 def _opened(folder: Path) -> tuple[Path, list[str], list[str], _Header, bool]:
     """The counts' file, both lists of names, the header, and whether peaks are its rows."""
     counts, peak_file, barcode_file = _three_files(folder)
+    for path in (counts, peak_file, barcode_file):
+        check_inside(folder, path, "folder of counts, peaks and barcodes")
     peaks, barcodes = _read_peaks(peak_file), _read_barcodes(barcode_file)
     header = _checked_header(counts)
     shape = header.rows, header.columns

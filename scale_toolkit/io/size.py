@@ -10,9 +10,10 @@ import h5py
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.io import files
-from scale_toolkit.io.h5ad import open_h5ad, whole
+from scale_toolkit.io.h5ad import open_h5ad
+from scale_toolkit.io.hdf5 import open_hdf5, whole
 from scale_toolkit.io.mtx import size_of_folder
-from scale_toolkit.io.stores import is_zarr_store
+from scale_toolkit.io.stores import check_store, is_zarr_store
 from scale_toolkit.io.tenx import is_tenx
 from scale_toolkit.needs import Size
 
@@ -45,6 +46,7 @@ def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdi
         if is_zarr_store(path):
             import zarr
 
+            check_store(path)
             with whole(str(path), kind="zarr store"):
                 return _of_matrix(zarr.open_group(path, mode="r"), str(path), zarr.Group)
         if path.is_dir():
@@ -57,7 +59,10 @@ def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdi
                 "run `scale prepare` on it, and plan for what that writes",
             )
         if is_tenx(path):
-            with whole(str(path), kind="10x h5"), h5py.File(path, "r") as file:
+            with (
+                open_hdf5(path, str(path), kind="10x h5") as file,
+                whole(str(path), kind="10x h5"),
+            ):
                 peaks, cells = (int(number) for number in file["matrix/shape"][:])
                 return Size(cells, peaks, file["matrix/data"].shape[0])
     with open_h5ad(source, modality=modality, stdin=stdin) as file:

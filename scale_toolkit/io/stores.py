@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +19,85 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scale_toolkit")
 
+_METADATA = (".zarray", ".zmetadata", "zarr.json")
+_PICKLE = {"pickle", "numcodecs.pickle"}
 _STEP = 1 << 22  # items copied at a time
 #: Names under which the ATAC modality of a multiome goes; where several modalities are there, one of them must be it.
 ATAC = ("atac", "peaks", "peak", "chromatin", "accessibility", "scatac", "snatac")
-_FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
 
 
 def is_zarr_store(path: Path) -> bool:
     """Whether the folder is a zarr group, of version 2 or 3, whatever its name."""
     return path.is_dir() and any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
+def check_inside(folder: Path, path: str | os.PathLike[str], what: str) -> None:
+    """Refuse a symbolic link in a folder of data that leads out of it.
+
+    A folder from a stranger could otherwise name any file of this machine as one of its chunks
+    or tables, and its content would arrive in the output. The folder itself may be a link.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    path
+        A file in it.
+    what
+        What the folder is, for the message.
+    """
+    root, target = os.path.realpath(folder), os.path.realpath(path)
+    if os.path.commonpath((root, target)) != root:
+        raise InputError(
+            f"{folder}: {Path(path).name} is a symbolic link to {target}",
+            f"a {what} that contains all its files",
+            "replace the link with a copy, if you know where the folder comes from",
+        )
+
+
+def check_store(store: Path) -> None:
+    """Refuse a zarr store with links that leave it, or with arrays whose decoding could run code.
+
+    Raises
+    ------
+    InputError
+        Such a store.
+    """
+    waiting = [os.path.realpath(store)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    check_inside(store, entry.path, "zarr store")
+                elif entry.is_dir():
+                    waiting.append(entry.path)
+                elif not entry.is_file():
+                    raise InputError(
+                        f"{store}: {entry.name} is not a file", "a zarr store", "remove it"
+                    )
+                if entry.name in _METADATA and _is_pickled(entry.path):
+                    raise InputError(
+                        f"{store}: {entry.path} asks for pickle, which can run code when it is read",
+                        "arrays of numbers and text",
+                        "do not use this store if you do not know its source; otherwise write it again",
+                    )
+
+
+def _is_pickled(metadata: str) -> bool:
+    """Whether the codecs of an array, or of any array of a group, include pickle."""
+    try:
+        waiting = [json.loads(Path(metadata).read_bytes())]
+    except (OSError, ValueError):  # damaged: what reads it says so
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if _PICKLE & {value.get("id"), value.get("name")}:
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
 
 
 def copy_zarr(path: Path, root: h5py.File) -> None:
@@ -38,9 +110,12 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
     """
     import zarr
 
+    check_store(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr on names and codecs of other versions: what cannot be read fails
+            warnings.simplefilter(
+                "ignore"
+            )  # zarr on names and codecs of other versions: what cannot be read fails
             _copy_group(zarr.open_group(path, mode="r"), root)
     except MemoryError:
         raise
@@ -48,7 +123,11 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{path} cannot be read as a zarr store ({reason})", "a whole one", "make or copy it again") from error
+        raise InputError(
+            f"{path} cannot be read as a zarr store ({reason})",
+            "a whole one",
+            "make or copy it again",
+        ) from error
 
 
 def _copy_group(source: zarr.Group, target: h5py.Group) -> None:
@@ -79,45 +158,6 @@ def _copy_attributes(source: Any, target: Any) -> None:
             target.attrs[name] = value
 
 
-def check_filters(root: h5py.File, name: str) -> None:
-    """Make sure that every compression of the file can be undone, with the package hdf5plugin where HDF5 itself cannot.
-
-    Raises
-    ------
-    InputError
-        A filter is not known here; it says which package knows it.
-    """
-    unknown = _unknown_filters(root)
-    if not unknown:
-        return
-    words = ", ".join(_FILTERS.get(number, f"filter {number}") for number in sorted(unknown))
-    try:
-        import hdf5plugin  # noqa: F401  registers its filters
-    except ImportError:
-        raise InputError(
-            f"{name} is compressed with {words}, as SnapATAC2 does, which HDF5 alone does not know",
-            "the package hdf5plugin",
-            "pip install hdf5plugin",
-        ) from None
-    if _unknown_filters(root):
-        raise InputError(
-            f"{name} is compressed with {words}, which hdf5plugin does not know", "gzip, lzf or zstd", "write it again"
-        )
-
-
-def _unknown_filters(root: h5py.File) -> set[int]:
-    unknown: set[int] = set()
-
-    def look(_: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            made = item.id.get_create_plist()
-            numbers = [made.get_filter(i)[0] for i in range(made.get_nfilters())]
-            unknown.update(number for number in numbers if not h5py.h5z.filter_avail(number))
-
-    root.visititems(look)
-    return unknown
-
-
 def is_mudata(root: h5py.Group) -> bool:
     """Whether the file holds modalities (MuData, ``.h5mu``)."""
     return isinstance(root.get("mod"), h5py.Group) and len(root["mod"]) > 0
@@ -136,10 +176,14 @@ def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.
     modalities = root["mod"]
     if wanted is not None:
         if wanted not in modalities:
-            raise InputError(f"{name} has no modality {wanted!r}", "one of " + ", ".join(modalities))
+            raise InputError(
+                f"{name} has no modality {wanted!r}", "one of " + ", ".join(modalities)
+            )
         return modalities[wanted]
     found = list(modalities)
-    chosen = [key for key in found if key.lower() in ATAC] or [key for key in found if _holds_peaks(modalities[key])]
+    chosen = [key for key in found if key.lower() in ATAC] or [
+        key for key in found if _holds_peaks(modalities[key])
+    ]
     if len(found) == 1 and not chosen:
         chosen = found
     if len(chosen) != 1:
@@ -156,4 +200,6 @@ def _holds_peaks(group: h5py.Group) -> bool:
     from anndata.io import read_elem
 
     kinds = group.get("var/feature_types")
-    return kinds is not None and set(np.unique(np.asarray(read_elem(kinds), dtype=str))) == {"Peaks"}
+    return kinds is not None and set(np.unique(np.asarray(read_elem(kinds), dtype=str))) == {
+        "Peaks"
+    }

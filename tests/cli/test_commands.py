@@ -383,7 +383,7 @@ def test_errors(chain, tmp_path, command, code, message):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("< /dev/null", "standard input is empty (0 bytes)"), ("< words.txt", "standard input is no HDF5 file")],
+    [("< /dev/null", "standard input is empty (0 bytes)"), ("< words.txt", "standard input is not an HDF5 file")],
 )
 def test_standard_input_that_is_no_h5ad(tmp_path, words, message):
     (tmp_path / "words.txt").write_text("no h5ad\n")

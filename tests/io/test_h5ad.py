@@ -19,7 +19,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, ScaleWarning, UsageError
-from scale_toolkit.io import h5ad
+from scale_toolkit.io import write
 from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
 
 
@@ -220,7 +220,7 @@ def test_stale_elements_are_dropped_by_name(saved, tmp_path, cut, stale, kept):
 def test_rows_of_cells_that_are_left_are_carried_block_by_block(saved, tmp_path, monkeypatch, step):
     whole, rows = anndata.read_h5ad(saved), np.array([0, 3, 4, 50, 51, 119])
     if step is not None:
-        monkeypatch.setattr(h5ad._SomeRows, "step", step)
+        monkeypatch.setattr(write._SomeRows, "step", step)
     with open_h5ad(saved) as file, pytest.warns(ScaleWarning, match="^dropped raw:"):
         write_h5ad(file.read(keys.LARGE)[rows].copy(), tmp_path / "out.h5ad", carry=file)
     made = anndata.read_h5ad(tmp_path / "out.h5ad")
@@ -422,8 +422,8 @@ def test_terminals(planted):
     ("data", "words"),
     [
         (b"", r"standard input is empty \(0 bytes\); expected the h5ad of the stage before"),
-        (b"peak\tc1\nchr1:1-2\t1\n" * 99, "standard input is no HDF5 file; expected an h5ad"),
-        (None, "standard input is truncated; expected a whole h5ad"),
+        (b"peak\tc1\nchr1:1-2\t1\n" * 99, "standard input is not an HDF5 file; expected an h5ad"),
+        (None, "standard input is truncated; expected a complete h5ad"),
     ],
 )
 def test_a_pipe_that_holds_no_h5ad(saved, piped, data, words):
@@ -435,7 +435,7 @@ def test_a_pipe_that_holds_no_h5ad(saved, piped, data, words):
 
 def test_files_that_are_no_h5ad(saved, tmp_path):
     path = tmp_path / "x.h5ad"
-    for data, words in ((b"", "is empty"), (b"text" * 100, "is no HDF5 file"), (saved.read_bytes()[:9999], "is truncated")):
+    for data, words in ((b"", "is empty"), (b"text" * 100, "is not an HDF5 file"), (saved.read_bytes()[:9999], "is truncated")):
         path.write_bytes(data)
         with pytest.raises(InputError, match=words), open_h5ad(path):
             pass

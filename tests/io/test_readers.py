@@ -203,7 +203,7 @@ def test_files_of_no_known_format(tmp_path):
             write("a.mtx", "%%MatrixMarket\n"),
             "is the counts without their names.*give the folder that also has peaks and barcodes",
         ),
-        (write("a.h5ad", "text"), "a.h5ad is no HDF5 file"),
+        (write("a.h5ad", "text"), "a.h5ad is not an HDF5 file"),
         (write("a.bed", "chr1\t1\t2\n"), "holds regions, no counts.*--fragments FILE --peaks BED"),
         (write("f.tsv", "# id=x\nchr1\t1\t2\tACGT-1\t1\n"), "is a fragments file.*use --fragments FILE --peaks BED"),
         (tmp_path / "none.h5ad", "does not exist"),
@@ -344,7 +344,7 @@ def test_tenx_without_peaks_or_damaged(tmp_path, blood):
         read_any(path)
     with h5py.File(path, "r+") as file:
         del file["matrix/indices"]
-    with pytest.raises(InputError, match=r"cannot be read .* expected a whole 10x h5"):
+    with pytest.raises(InputError, match=r"cannot be read .* expected a complete 10x h5"):
         read_any(path)
     path = write_tenx(tmp_path, blood)
     with h5py.File(path, "r+") as file:
