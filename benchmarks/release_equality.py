@@ -61,7 +61,7 @@ def batches_and_noise(n_cells, steps, size=32, seed=5):
 
 
 def ours(cells, steps, size=32, seed=5):
-    """Losses of a step a cell by `fit` as `train_published` calls it with ``release``; and seconds a step."""
+    """Losses of a step a cell by `fit` as `compat.presets.train_published` calls it with ``release``; and seconds a step."""
     from scale_toolkit.model import trainer
 
     losses, step = [], trainer.step

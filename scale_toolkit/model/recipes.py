@@ -1,8 +1,7 @@
-"""The two ways to train SCALE, from a row source to a trained model: read one from top to bottom.
+"""SCALE's default training, from a row source to a trained model: read it from top to bottom.
 
-`train_fast` is the default: depth is taken out first, the encoder starts as a spectral projection, the decoder one Newton
-step from there, and the mixture joins once the space has settled. `train_published` is the published model from random
-weights, also as release 1.1.2 computes it.
+Depth is taken out first, the encoder starts as a spectral projection, the decoder one Newton step from there, and the mixture
+joins once the space has settled. The published model from random weights is `compat.presets.train_published`.
 """
 
 from __future__ import annotations
@@ -197,7 +196,7 @@ def train_fast(
     def put_mixture(z: np.ndarray) -> None:
         set_mixture(model, z, n_components, seed)
 
-    history, stopped = _fit(
+    history, stopped = fit_to_last_good(
         model,
         thinned,
         encoder_input,
@@ -224,75 +223,6 @@ def train_fast(
     return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
 
 
-def train_published(
-    source: RowSource,
-    *,
-    n_components: int,
-    latent: int,
-    encode_dim: tuple[int, ...],
-    decode_dim: tuple[int, ...],
-    lr: float,
-    batch_size: int,
-    max_iter: int,
-    max_epochs: int | None = None,
-    weight_decay: float,
-    patience: int,
-    log_transform: bool,
-    release: bool,
-    seed: int,
-    device: torch.device,
-    on_epoch: Callable[[int, History], None] | None = None,
-    resume: Snapshot | None = None,
-    on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
-) -> Trained:
-    """The published model: random weights, a mixture fitted to the untrained encoder, and up to `max_iter` steps.
-
-    As published, π and σ² stay valid by construction, training stops when hidden open peaks are no longer better
-    predicted (`patience` epochs), and the latent vector is the posterior mean. With `release`, as 1.1.2 computes it: π and σ²
-    unconstrained, γ with a floor, no early stopping, the last partial batch dropped, and a latent vector that is a sample.
-    """
-    rng, noise = generators(seed)
-    cells = source if release else Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
-
-    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return view(counts, log_transform=log_transform)
-
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release)
-    with seeded_weights(seed):
-        model = Scale(shape)
-        model.reset_as_published()
-    model.to(device)
-
-    def put_mixture(mean: np.ndarray) -> None:
-        set_mixture(model, drawn() if release else mean, n_components, seed)
-
-    def drawn() -> np.ndarray:
-        untrained = Trained(model, None, None, log_transform, release, History())
-        return encode(untrained, source, seed=seed).latent
-
-    history, stopped = _fit(
-        model,
-        cells,
-        encoder_input,
-        np.zeros(source.n_cells),
-        rng=rng,
-        noise=noise,
-        batch_size=min(batch_size, source.n_cells),
-        max_iter=max_iter,
-        max_epochs=max_epochs or max_iter,
-        lr=lr,
-        weight_decay=weight_decay,
-        clip=10.0,
-        on_mixture=put_mixture,
-        drop_last=release,
-        patience=0 if release else patience,
-        on_epoch=on_epoch,
-        resume=resume,
-        on_snapshot=on_snapshot,
-    )
-    return Trained(model, None, None, log_transform, release, history, stopped)
-
-
 def watched_cells(source: RowSource) -> int:
     """How many cells to hide open peaks of, so that about `HELD_OUT_PEAKS` are hidden in all; judged by the first 1,000."""
     first = source.rows(np.arange(min(source.n_cells, 1000)))
@@ -300,8 +230,8 @@ def watched_cells(source: RowSource) -> int:
     return min(HELD_OUT_CELLS, int(np.ceil(HELD_OUT_PEAKS / hidden_a_cell)))
 
 
-def _fit(model: Scale, *args, **settings) -> tuple[History, str]:
-    """`trainer.fit`, with a divergence after the first epoch turned into words: the last good weights are kept."""
+def fit_to_last_good(model: Scale, *args, **settings) -> tuple[History, str]:
+    """Call `trainer.fit`; if training diverges after the first epoch, keep the last good weights and return the reason."""
     try:
         return fit(model, *args, **settings), ""
     except Diverged as error:

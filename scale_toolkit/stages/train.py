@@ -403,7 +403,8 @@ def train_model(
     source: RowSource, settings: TrainConfig, device: torch.device, progress: Progress | None, **going_on: Any
 ) -> Trained:
     """Train on the cells of `source` as resolved `settings` say, or go on with a training; nothing is written anywhere."""
-    from scale_toolkit.model.recipes import train_fast, train_published
+    from scale_toolkit.compat.presets import train_published
+    from scale_toolkit.model.recipes import train_fast
     from scale_toolkit.model.trainer import Diverged
 
     fast = settings.preset == "fast"

@@ -6,10 +6,11 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import cosine_distances
 
+from scale_toolkit.compat.presets import train_published
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.model import recipes
 from scale_toolkit.model.files import NotAModel, dumps, loads
-from scale_toolkit.model.recipes import encode, near_cells, train_fast, train_published
+from scale_toolkit.model.recipes import encode, near_cells, train_fast
 
 FAST = {
     "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "spectral_dim": 6, "lr": 2e-3, "batch_size": 32,
