@@ -56,7 +56,7 @@ def embedding(output: Figure, source: Input = "-", *, config: PlotEmbeddingConfi
 @command
 def heatmap(output: Figure, source: Input = "-", *, config: PlotHeatmapConfig, talk: Talk) -> None:
     """Share of open cells, clusters by peaks: the most specific peaks of each, or peaks by name."""
-    _draw("heatmap", source, output, config, talk, ["X"])
+    _draw("heatmap", source, output, config, talk, ["X", keys.MARKERS.path, keys.RECEIPTS.path])
 
 
 @app.command()

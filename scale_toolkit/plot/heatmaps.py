@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled
+from scale_toolkit.plot.marker_peaks import best_peaks, marker_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+
+log = logging.getLogger("scale_toolkit")
 
 
 @styled
@@ -60,16 +64,18 @@ def heatmap(
     names = list(labels.cat.categories)
     borders: list[float] = []
     if peaks is None:
-        peaks, sizes = _markers(adata, names, n_peaks) or _most_specific(adata, groupby, names, n_peaks)
-        borders = list(np.cumsum(sizes)[:-1] - 0.5)
+        groups = _markers(adata, labels, groupby or keys.CLUSTER.name, n_peaks) or _most_specific(adata, labels, n_peaks)
+        columns = np.concatenate(groups)
+        borders = list(np.cumsum([len(group) for group in groups])[:-1] - 0.5)
     else:
-        peaks = list(peaks)
-        unknown = [name for name in peaks if name not in adata.var_names]
-        if unknown or not peaks:
+        columns = adata.var_names.get_indexer(list(peaks))
+        unknown = [name for name, column in zip(peaks, columns, strict=True) if column < 0]
+        if unknown or not len(columns):
             raise InputError(
-                f"{len(unknown)} of {len(peaks)} peaks are not in var_names: {', '.join(unknown[:3])}", "names of peaks"
+                f"{len(unknown)} of {len(columns)} peaks are not in var_names: {', '.join(unknown[:3])}", "names of peaks"
             )
-    shares = share_of_open_cells(adata[:, peaks].X, labels)
+    peaks = list(adata.var_names[columns])
+    shares = share_of_open_cells(sparse.csr_matrix(adata.X)[:, columns], labels)
     if relative:
         shares = shares / np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1)
     size = _figure.inches(1.6 + 0.16 * min(max(len(peaks), 10), 60), 1.4 + 0.22 * len(names))
@@ -89,24 +95,27 @@ def heatmap(
     return _figure.finish(ax, save)
 
 
-def _markers(adata: AnnData, names: list[str], n_peaks: int) -> tuple[list[str], list[int]] | None:
-    """The best markers of each cluster, and how many each has; None where there are none of these clusters."""
-    if not keys.MARKERS.found_in(adata):
+def _markers(adata: AnnData, labels: pd.Series, column: str, n_peaks: int) -> list[np.ndarray] | None:
+    """Return the positions of the best marker peaks of each cluster that has some, or None."""
+    table = marker_table(adata, labels, column)
+    if table is None:
+        if keys.MARKERS.found_in(adata):
+            log.info("%s belongs to other clusters than obs[%r]: the most specific peaks are drawn", keys.MARKERS, column)
         return None
-    best = utils.top_markers(adata, n_peaks)
-    if not set(best) <= set(names) or not any(best.values()):
-        return None
-    groups = [best.get(name, []) for name in names]
-    return [peak for group in groups for peak in group], [len(group) for group in groups if group]
+    groups = [group for group in best_peaks(table, list(labels.cat.categories), adata.var_names, n_peaks) if len(group)]
+    return groups or None
 
 
-def _most_specific(adata: AnnData, groupby: str | None, names: list[str], n_peaks: int) -> tuple[list[str], list[int]]:
-    """The most specific peaks of each cluster, and how many each has."""
-    scores = utils.specificity(adata, groupby)[names]
+def _most_specific(adata: AnnData, labels: pd.Series, n_peaks: int) -> list[np.ndarray]:
+    """Return the positions of the most specific peaks of each cluster that has some."""
+    known = labels.notna().to_numpy()
+    is_open = (sparse.csr_matrix(adata.X)[known] > 0).T
+    names = list(labels.cat.categories)
+    scores = utils.mat_specificity_score(is_open, labels[known].astype(str).to_numpy())[names]
     chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
     if not len(chosen):
         raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
-    return list(adata.var_names[chosen]), list(np.unique(cluster, return_counts=True)[1])
+    return np.split(chosen, np.flatnonzero(np.diff(cluster)) + 1)
 
 
 def share_of_open_cells(X: Any, labels: pd.Series) -> np.ndarray:

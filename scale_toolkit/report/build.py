@@ -20,6 +20,7 @@ from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.plot.heatmaps import share_of_open_cells
+from scale_toolkit.plot.marker_peaks import best_peaks, compared_column, marker_table
 from scale_toolkit.plot.qc import Tally
 from scale_toolkit.report import figures, findings
 from scale_toolkit.report.findings import Finding
@@ -251,9 +252,9 @@ def _cells(view: View) -> Section:
         section.missing = f"{keys.UMAP} is missing: run scale embed first."
         return section
     points = np.asarray(slot.get(adata))[:, :2]
-    cells = np.arange(len(points))
-    if len(cells) > figures.MOST_DRAWN:
-        cells = np.sort(np.random.default_rng(0).choice(cells, figures.MOST_DRAWN, replace=False))
+    # in random order (the same every time), so that the points drawn last are not those of one cluster
+    cells = np.random.default_rng(0).permutation(len(points))[: figures.MOST_DRAWN]
+    if len(cells) < len(points):
         section.lines.append(f"{len(cells):,} of {len(points):,} cells are drawn, chosen at random.")
     barcodes = [str(one) for one in adata.obs_names[cells]]
     columns = _columns(view, cells, MOST_TEXT - sum(map(len, barcodes)) - 14 * len(barcodes))
@@ -459,15 +460,17 @@ def _posterior(view: View) -> Section | None:
 
 
 def _markers(view: View) -> Section | None:
-    table = _stored(view.adata)
-    done = view.run("markers") if table is not None else None
-    by = str(done.options.get("cluster_by", keys.CLUSTER.name)) if done is not None else keys.CLUSTER.name
+    by = compared_column(view.adata) if keys.MARKERS.found_in(view.adata) else keys.CLUSTER.name
+    by = by if by in view.adata.obs else keys.CLUSTER.name
     if by not in view.adata.obs:
         return None
     clusters = as_categories(view.adata.obs[by])
     if len(clusters.cat.categories) < 2:
         return None
     section = Section("markers", "Peaks that set the clusters apart", "")
+    table = marker_table(view.adata, clusters, by)
+    if table is None and keys.MARKERS.found_in(view.adata):
+        section.lines.append(f"{keys.MARKERS} belongs to other clusters than these: run scale markers again.")
     if table is not None and not len(table):
         section.missing = (
             "scale markers tested every peak and found none that is open more often in one cluster than in the rest."
@@ -483,7 +486,8 @@ def _markers(view: View) -> Section | None:
     labels = pd.Series(pd.Categorical(clusters.iloc[cells].astype(str), categories=names))
     shares = share_of_open_cells(some.X, labels)
     if table is not None:
-        chosen, owner = _best(table, names, view.adata.var_names)
+        best = best_peaks(table, names, view.adata.var_names, MARKERS_EACH)
+        chosen, owner = np.concatenate(best), np.repeat(np.arange(len(names)), list(map(len, best)))
         words = "The best marker peaks of each cluster, as scale markers found them at equal depth."
         section.table, section.numbers = _marker_table(view.adata, table, names), ("markers",)
     else:
@@ -507,19 +511,6 @@ def _markers(view: View) -> Section | None:
     height = int(np.clip(22 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
     section.plots = [[view.add("markers", figure, height, "share of open cells by cluster and peak")]]
     return section
-
-
-def _stored(adata: AnnData) -> pd.DataFrame | None:
-    """The table of `scale markers`, where it was run and its columns are there."""
-    table = adata.uns.get(keys.MARKERS.name)
-    return table if isinstance(table, pd.DataFrame) and {"cluster", "peak"} <= set(table) else None
-
-
-def _best(table: pd.DataFrame, names: list[str], peaks: pd.Index) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the first few marker peaks of each cluster, and the cluster's number; peaks that are gone are passed over."""
-    place, cluster = peaks.get_indexer(table["peak"].astype(str)), table["cluster"].astype(str).to_numpy()
-    chosen = [np.flatnonzero((cluster == name) & (place >= 0))[:MARKERS_EACH] for name in names]
-    return place[np.concatenate(chosen)], np.repeat(np.arange(len(names)), [len(own) for own in chosen])
 
 
 def _marker_table(adata: AnnData, table: pd.DataFrame, names: list[str]) -> tuple[list[str], list[list[str]]]:

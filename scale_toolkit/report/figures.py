@@ -39,11 +39,28 @@ def said(name: Any, letters: int = 200) -> str:
     return html.escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 
 
+def positions(names: Sequence[Any]) -> list[str]:
+    """Return a distinct position on an axis of categories for each name.
+
+    A position is the name itself, with a number if the name is repeated. plotly merges columns at
+    equal positions: a peak that is a marker of two clusters would lose one of its columns.
+    """
+    taken: set[str] = set()
+    distinct = []
+    for name in map(said, names):
+        position, number = name, 1
+        while position in taken:
+            number += 1
+            position = f"{name} ({number})"
+        taken.add(position)
+        distinct.append(position)
+    return distinct
+
+
 def named(names: Sequence[Any], **more: Any) -> dict[str, Any]:
-    """An axis of names. The whole names are the places, so that two that begin alike stay two; what is written is short."""
+    """Return an axis with a position for each name (`positions`) and shortened tick labels."""
     step = -(-len(names) // MOST_TICKS) or 1
-    shown = list(names)[::step]
-    ticks = {"tickvals": [said(name) for name in shown], "ticktext": [said(name, SHORT) for name in shown]}
+    ticks = {"tickvals": positions(names)[::step], "ticktext": [said(name, SHORT) for name in list(names)[::step]]}
     return {"type": "category", **ticks, **more}
 
 
@@ -110,19 +127,29 @@ def histogram(tally: Tally, what: str) -> dict[str, Any]:
         "customdata": np.column_stack([edges[:-1], edges[1:] - 1]),
         "hovertemplate": "%{customdata[0]:,} to %{customdata[1]:,} " + WORDS[what] + ": %{y:,} " + f"{what}s<extra></extra>",
     }
-    wanted = [n * 10**k for k in range(7) for n in (1, 2, 5)]
-    shown = [value for value in wanted if edges[0] <= value <= edges[-1]]
-    every = -(-len(shown) // 5)
-    places = np.interp(np.log(shown[::every]), np.log(edges), np.arange(len(edges)) - 0.5)
+    ticks = count_ticks(edges)
     axis = {
-        "tickvals": places,
-        "ticktext": [f"{value:,}" for value in shown[::every]],
+        "tickvals": np.interp(np.log(ticks), np.log(edges), np.arange(len(edges)) - 0.5),
+        "ticktext": [f"{value:,}" for value in ticks],
         "title": {"text": WORDS[what]},
         "tickangle": 0,
     }
     line = np.interp(np.log(max(tally.least or 1, 1)), np.log(edges), np.arange(len(edges)) - 0.5)
     shapes = _line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
     return drawn([trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes)
+
+
+def count_ticks(edges: np.ndarray, most: int = 5) -> list[int]:
+    """Return at most `most` round numbers between the first and the last edge, else these two.
+
+    Counts of a small or uniform data set can all lie between two round numbers, such as 20 and 50.
+    """
+    low, high = int(edges[0]), int(edges[-1])
+    round_numbers = [lead * 10**power for power in range(10) for lead in (1, 2, 5)]
+    ticks = [value for value in round_numbers if low <= value <= high]
+    if len(ticks) < 2:
+        return sorted({low, high})
+    return ticks[:: -(-len(ticks) // most)]
 
 
 def _limit(tally: Tally, axis: str) -> list[dict[str, Any]]:
@@ -155,7 +182,7 @@ def sizes(names: Sequence[str], counts: np.ndarray, shades: Sequence[str]) -> di
     """Cells of each cluster, as bars."""
     trace = {
         "type": "bar",
-        "x": [said(name) for name in names],
+        "x": positions(names),
         "y": counts,
         "marker": {"color": list(shades)},
         "hovertemplate": "cluster %{x}: %{y:,} cells<extra></extra>",
@@ -170,8 +197,8 @@ def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
     trace = {
         "type": "heatmap",
         "z": share.astype(np.float32),
-        "x": [said(name) for name in found.clusters],
-        "y": [said(name) for name in found.classes],
+        "x": positions(found.clusters),
+        "y": positions(found.classes),
         "customdata": found.table,
         "colorscale": "Blues",
         "zmin": 0,
@@ -202,18 +229,18 @@ def posterior(best: np.ndarray, clusters: pd.Series, shades: Sequence[str]) -> d
     traces = [
         {
             "type": "box",
-            "x": [said(name)],
+            "x": [position],
             "lowerfence": cut[[0]],
             "q1": cut[[1]],
             "median": cut[[2]],
             "q3": cut[[3]],
             "upperfence": cut[[4]],
-            "name": said(name),
+            "name": position,
             "line": {"color": INK, "width": 1},
             "fillcolor": shade,
             "hoverinfo": "y",
         }
-        for name, cut, shade in zip(names, cuts, shades, strict=True)
+        for position, cut, shade in zip(positions(names), cuts, shades, strict=True)
     ]
     axis = {"title": {"text": "largest responsibility"}, "range": [0, 1.03]}
     return drawn(traces, xaxis=named(names, title={"text": "cluster"}), yaxis=axis)
@@ -226,8 +253,8 @@ def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], b
         "type": "heatmap",
         "z": (shares / highest).astype(np.float32),
         "customdata": shares.astype(np.float32),
-        "x": [said(name) for name in peaks],
-        "y": [said(name) for name in clusters],
+        "x": positions(peaks),
+        "y": positions(clusters),
         "colorscale": "Viridis",
         "zmin": 0,
         "zmax": 1,
@@ -253,7 +280,7 @@ def recovery(report: dict[str, Any]) -> dict[str, Any]:
     found = {name: figures for name, figures in found.items() if figures["auprc"] is not None}
     trace = {
         "type": "bar",
-        "x": [said(name) for name in found],
+        "x": positions(found),
         "y": [figures["auprc"] for figures in found.values()],
         "error_y": {"type": "data", "array": [2 * figures["auprc_error"] for figures in found.values()], "thickness": 1.2},
         "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(found) - 1)]},
@@ -297,7 +324,7 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
 
 def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> dict[str, Any] | None:
     """What the script needs to colour cells by a column: codes of categories, or numbers; None where it holds nothing."""
-    text = {"name": name, "title": title}
+    text: dict[str, Any] = {"name": name, "title": title}
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(np.float32, na_value=np.nan)
         if not np.isfinite(numbers).any():
@@ -319,6 +346,7 @@ def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> di
     codes = code[labels.cat.codes.to_numpy()]
     missing = labels.isna().to_numpy()
     if missing.any():
+        text["missing"] = len(categories)
         codes = np.where(missing, len(categories), codes)
         categories.append("no label")
         shades.append(UNKNOWN)

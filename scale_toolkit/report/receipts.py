@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import config, keys
+from scale_toolkit.receipts import entries
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +43,7 @@ class Run:
 
 def runs(adata: AnnData) -> list[Run]:
     """Every receipt in ``uns['scale']``, oldest first, with its time from ``uns['scale_runtime']``."""
-    receipts, times = _entries(adata, keys.RECEIPTS), _entries(adata, keys.RUNTIME)
+    receipts, times = entries(adata), entries(adata, keys.RUNTIME)
     if [one.get("stage") for one in times] != [one.get("stage") for one in receipts]:
         times = [{}] * len(receipts)
     return [
@@ -64,16 +64,6 @@ def runs(adata: AnnData) -> list[Run]:
 def last(adata: AnnData, stage: str) -> Run | None:
     """The last receipt of a stage."""
     return next((one for one in reversed(runs(adata)) if one.stage == stage), None)
-
-
-def _entries(adata: AnnData, slot: keys.Slot) -> list[dict[str, Any]]:
-    if not slot.found_in(adata):
-        return []
-    try:
-        found = json.loads(str(slot.get(adata)))
-    except ValueError:
-        return []
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _changed(stage: str, options: dict[str, Any]) -> list[str]:

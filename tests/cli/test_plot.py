@@ -125,6 +125,19 @@ def test_an_option_does_what_the_function_does(folder, done, figure, option):
     assert changed != plain
 
 
+def test_the_heat_map_shows_the_marker_peaks_of_the_file_as_python_does(folder, done):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    markers = pd.DataFrame({"cluster": ["0", "1", "2"], "peak": cells.var_names[[5, 3, 8]]}, index=["0", "1", "2"])
+    keys.MARKERS.set(cells, markers)
+    cells.write_h5ad(folder / "cells.h5ad")
+    done("plot heatmap cells.h5ad -o command.svg")
+    plot.heatmap(anndata.read_h5ad(folder / "cells.h5ad"), save=folder / "python.svg")
+    drawn = (folder / "command.svg").read_bytes()
+    assert drawn == (folder / "python.svg").read_bytes()
+    for peak in markers["peak"]:
+        assert f"{peak}</text>".encode() in drawn
+
+
 def test_cells_are_coloured_by_a_peak(folder, done):
     done("plot embedding cells.h5ad --color chr1:0-500 -o peak.svg")
     assert b"chr1:0-500</text>" in (folder / "peak.svg").read_bytes()

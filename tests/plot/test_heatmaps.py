@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -44,6 +46,30 @@ def test_heatmap_takes_the_markers_of_these_clusters_where_there_are_some(cells)
     assert names(by_type.get_xticklabels()) == list(cells.var_names[best])
     keys.MARKERS.set(cells, table[:0])
     assert len(names(plot.heatmap(cells, n_peaks=2).get_xticklabels())) == 6
+
+
+def test_heatmap_does_not_take_markers_of_another_grouping_with_the_same_names(cells):
+    marker = list(cells.var_names[[9, 4, 7]])
+    keys.MARKERS.set(cells, pd.DataFrame({"cluster": ["0", "1", "2"], "peak": marker}))
+    cells.obs["other"] = pd.Categorical((np.arange(120) % 3).astype(str))
+    assert names(plot.heatmap(cells).get_xticklabels()) == marker
+    assert names(plot.heatmap(cells, "other").get_xticklabels()) != marker
+    sizes = cells.obs["other"].value_counts()
+    notes = {"clusters": {name: {"cells": int(size)} for name, size in sizes.items()}}
+    receipt = {"stage": "markers", "options": {"cluster_by": "other"}, "notes": notes}
+    keys.RECEIPTS.set(cells, json.dumps([receipt]))
+    assert names(plot.heatmap(cells, "other").get_xticklabels()) == marker
+    assert names(plot.heatmap(cells).get_xticklabels()) != marker
+    assert names(plot.heatmap(cells[:90].copy(), "other").get_xticklabels()) != marker  # clusters of other sizes
+
+
+def test_heatmap_draws_a_shared_marker_in_the_block_of_each_cluster(cells):
+    shared, single = cells.var_names[[9, 4]]
+    keys.MARKERS.set(cells, pd.DataFrame({"cluster": ["0", "1", "1", "2"], "peak": [shared, shared, single, shared]}))
+    ax = plot.heatmap(cells)
+    assert names(ax.get_xticklabels()) == [shared, shared, single, shared]
+    assert image(ax).shape == (3, 4)
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.5, 2.5]
 
 
 def test_heatmap_options(cells):

@@ -117,15 +117,16 @@ def test_the_figures_hold_the_data(analysed):
         "markers",
     }
     cells = data["embedding"]
-    np.testing.assert_array_equal(numbers(cells["x"]), analysed.obsm["X_umap"][:, 0])
-    np.testing.assert_array_equal(numbers(cells["y"]), analysed.obsm["X_umap"][:, 1])
-    assert cells["names"] == list(analysed.obs_names)
+    assert sorted(cells["names"]) == sorted(analysed.obs_names)
+    shuffled = analysed[cells["names"]]
+    np.testing.assert_array_equal(numbers(cells["x"]), shuffled.obsm["X_umap"][:, 0])
+    np.testing.assert_array_equal(numbers(cells["y"]), shuffled.obsm["X_umap"][:, 1])
     columns = {column["name"]: column for column in cells["columns"]}
     assert list(columns)[:4] == ["scale_cluster", "cell_type", "batch", "n_peaks"]
     for name in ("scale_cluster", "cell_type", "batch"):
         named = np.array(columns[name]["names"])[numbers(columns[name]["values"])]
-        np.testing.assert_array_equal(named, analysed.obs[name].astype(str))
-    np.testing.assert_array_equal(numbers(columns["n_peaks"]["values"]), analysed.obs["n_peaks"])
+        np.testing.assert_array_equal(named, shuffled.obs[name].astype(str))
+    np.testing.assert_array_equal(numbers(columns["n_peaks"]["values"]), shuffled.obs["n_peaks"])
     assert "kmeans" not in columns  # it is scale_cluster
     assert cells["shown"] == ["scale_cluster", "cell_type"]
     np.testing.assert_allclose(values(data["curve_loss"]["data"][0]["y"]), analysed.uns["scale_history"]["loss"])
@@ -172,6 +173,43 @@ def test_markers_that_were_tested_come_first(analysed):
     page = Page(report.page(analysed))
     assert "found none that is open more often in one cluster than in the rest" in page.text
     assert "markers" not in page.data
+
+
+def test_a_peak_that_two_clusters_share_keeps_both_of_its_columns(analysed):
+    shared, other = analysed.var_names[[5, 3]]
+    cluster = pd.Categorical(["0", "1", "1", "2"], categories=["0", "1", "2"])
+    analysed.uns["scale_markers"] = pd.DataFrame({"cluster": cluster, "peak": [shared, shared, other, shared]})
+    figure = Page(report.page(analysed)).data["markers"]
+    drawn, axis = figure["data"][0], figure["layout"]["xaxis"]
+    assert drawn["x"] == [shared, f"{shared} (2)", other, f"{shared} (3)"]
+    assert values(drawn["z"]).shape == (3, 4)
+    assert axis["tickvals"] == drawn["x"]
+    assert axis["ticktext"] == [shared, shared, other, shared]
+    assert [line["x0"] for line in figure["layout"]["shapes"]] == [0.5, 2.5]  # between the clusters' blocks
+
+
+def marked(cells, by, sizes):
+    """Give the cells marker peaks with a receipt: the column compared and the number of cells of each cluster."""
+    cells.uns["scale_markers"] = pd.DataFrame({"cluster": ["0", "1", "2"], "peak": cells.var_names[[5, 3, 8]]})
+    notes = {"clusters": {name: {"cells": size, "markers": 1} for name, size in sizes.items()}}
+    receipt = {"stage": "markers", "options": {"cluster_by": by}, "notes": notes}
+    cells.uns["scale"] = json.dumps([*json.loads(cells.uns["scale"]), receipt])
+    return cells
+
+
+def test_markers_of_another_grouping_with_the_same_names_are_not_drawn(analysed):
+    sizes = analysed.obs["scale_cluster"].value_counts().to_dict()
+    peaks = list(analysed.var_names[[5, 3, 8]])
+    assert Page(report.page(marked(analysed.copy(), "scale_cluster", sizes))).data["markers"]["data"][0]["x"] == peaks
+    page = Page(report.page(marked(analysed, "scale_cluster", {name: size + 1 for name, size in sizes.items()})))
+    assert "uns['scale_markers'] belongs to other clusters than these: run scale markers again." in page.text
+    assert page.data["markers"]["data"][0]["x"] != peaks
+
+
+def test_no_cluster_is_drawn_over_the_others(analysed):
+    ordered = analysed[np.argsort(analysed.obs["scale_cluster"].cat.codes, kind="stable")].copy()
+    column = Page(report.page(ordered)).data["embedding"]["columns"][0]
+    assert set(numbers(column["values"])[-30:]) == {0, 1, 2}
 
 
 def test_equal_input_gives_an_equal_page(analysed):
@@ -223,7 +261,7 @@ def test_hostile_names_stay_text(hostile):
     assert len(page.scripts) == 3
     assert html.escape(HOSTILE, quote=False) in text
     assert HOSTILE not in text
-    assert page.data["embedding"]["names"][0] == f"{HOSTILE}0"  # the script escapes it where it is shown
+    assert f"{HOSTILE}0" in page.data["embedding"]["names"]  # the script escapes it where it is shown
     for figure in page.data:
         if figure != "embedding":
             assert "<img" not in json.dumps(page.data[figure])  # plotly's text is a kind of HTML
@@ -349,9 +387,11 @@ def test_missing_and_odd_columns(analysed):
     analysed.obs["nothing"] = np.nan
     analysed.obs["flag"] = np.arange(analysed.n_obs) < 9
     analysed.obs["barcode"] = [f"b{i}" for i in range(analysed.n_obs)]  # a name for each cell is no grouping
-    columns = {column["name"]: column for column in Page(report.page(analysed)).data["embedding"]["columns"]}
+    drawn = Page(report.page(analysed)).data["embedding"]
+    columns = {column["name"]: column for column in drawn["columns"]}
     assert columns["half"]["names"] == ["a", "no label"]
-    assert numbers(columns["half"]["values"]).tolist() == [0] * 70 + [1] * (analysed.n_obs - 70)
+    assert columns["half"]["missing"] == 1
+    np.testing.assert_array_equal(numbers(columns["half"]["values"]), analysed[drawn["names"]].obs["half"].isna())
     assert columns["flag"]["names"] == ["False", "True"]
     assert not {"nothing", "barcode"} & set(columns)
 
