@@ -34,7 +34,7 @@ _STAGES = {
     "simulate": "simulate",
     "unpack_binary": "unpack",
     "unpack_numeric": "unpack",
-    "receipts": "_stage",
+    "receipts": "receipts",
     "verify": "verify",
 }
 

@@ -7,7 +7,7 @@ from scale_toolkit import report as report
 from scale_toolkit import tl as tl
 from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
-from scale_toolkit.stages._stage import receipts as receipts
+from scale_toolkit.stages.receipts import receipts as receipts
 from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.impute import impute as impute

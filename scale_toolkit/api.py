@@ -336,5 +336,5 @@ def _config(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
     known = [spec.name for spec in fields(TrainConfig)]
     for name in options:
         if name not in known:
-            raise OptionError(f"there is no option {name!r}", "one of " + ", ".join(sorted(known)))
+            raise OptionError(f"unknown option {name!r}", "one of " + ", ".join(sorted(known)))
     return replace(config, **options)

@@ -10,7 +10,7 @@ from scale_toolkit.errors import MissingSlotError
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in an AnnData: ``adata.<where>[name]``."""
+    """One place in an AnnData: ``adata.<where>[name]``; without `where`, the attribute ``adata.<name>``."""
 
     where: str
     name: str
@@ -22,13 +22,15 @@ class Slot:
     @property
     def path(self) -> str:
         """The element's path in an h5ad file, for example ``obsm/X_scale``."""
-        return f"{self.where}/{self.name}"
+        return f"{self.where}/{self.name}" if self.where else self.name
 
     def __str__(self) -> str:
-        return f"{self.where}[{self.name!r}]"
+        return f"{self.where}[{self.name!r}]" if self.where else self.name
 
     def found_in(self, adata: Any) -> bool:
         """Whether `adata` has the slot."""
+        if not self.where:
+            return getattr(adata, self.name, None) is not None
         return self.name in getattr(adata, self.where)
 
     def get(self, adata: Any) -> Any:
@@ -39,17 +41,39 @@ class Slot:
                 f"the output of `scale {self.stage}`",
                 f"run `scale {self.stage}` on this file first",
             )
-        return getattr(adata, self.where)[self.name]
+        return getattr(adata, self.name) if not self.where else getattr(adata, self.where)[self.name]
 
     def set(self, adata: Any, value: Any) -> None:
         """Write the slot."""
-        getattr(adata, self.where)[self.name] = value
+        if not self.where:
+            setattr(adata, self.name, value)
+        else:
+            getattr(adata, self.where)[self.name] = value
 
     def drop(self, adata: Any) -> None:
         """Remove the slot where it is present."""
         if self.found_in(adata):
             del getattr(adata, self.where)[self.name]
 
+
+def column(where: str, name: str) -> Slot:
+    """Return the slot of a column or layer that the user names, for example ``obs['cell_type']``."""
+    return Slot(where, name, "", "", "", "named by the user")
+
+
+def parse(path: str) -> Slot:
+    """Return the slot at a path such as ``obsm/X_scale`` or ``X``, as receipts list them."""
+    where, separator, name = path.partition("/")
+    if not separator:
+        where, name = "", path
+    known = {slot.path: slot for slot in (*all_slots(), X, OBS_NAMES, VAR_NAMES)}
+    return known.get(path) or column(where, name)
+
+
+# what every stage is given
+X = Slot("", "X", "prepare", "cells × peaks", "CSR float32", "counts as read, never binarised in place")
+OBS_NAMES = Slot("", "obs_names", "prepare", "cells", "str", "barcodes")
+VAR_NAMES = Slot("", "var_names", "prepare", "peaks", "str", "names of the peaks")
 
 # prepare
 N_PEAKS = Slot("obs", "n_peaks", "prepare", "cells", "int64", "open peaks of a cell, after filtering")
@@ -181,5 +205,5 @@ LARGE = ("X", "layers", "raw", IMPUTED.path, BINARY.path, BINARY_PACKED.path)
 
 
 def all_slots() -> list[Slot]:
-    """Every slot of the contract, in the order the stages write them."""
-    return [value for value in globals().values() if isinstance(value, Slot)]
+    """Return every slot of the contract except X and the names, in the order in which stages write them."""
+    return [value for value in globals().values() if isinstance(value, Slot) and value.where]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from scale_toolkit.threads import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ class RowBlocks(Protocol):
 
 def in_order(make: Callable[[From], Made], items: Iterable[From], n_threads: int) -> Iterator[Made]:
     """Yield ``make(item)`` for each, in order; `n_threads` of them are made while the one before is used (0: one a core)."""
-    n_threads = n_threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    n_threads = n_threads or available_cores()
     if n_threads == 1:  # one thread means one: then nothing is made ahead
         yield from map(make, items)
         return

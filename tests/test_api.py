@@ -94,7 +94,7 @@ class TestModel:
             made.train(early_stopping=False, early_stopping_patience=3)
 
     def test_options_are_checked_when_they_are_given(self, cells):
-        with pytest.raises(OptionError, match=r"there is no option 'n_latent'; expected one of .*latent"):
+        with pytest.raises(OptionError, match=r"unknown option 'n_latent'; expected one of .*latent"):
             scale.SCALE(cells, n_latent=3)
         with pytest.raises(OptionError, match="n_components is 0"):
             scale.SCALE(cells, 0)
@@ -264,7 +264,7 @@ class TestInPlace:
 
 
 def test_an_unknown_option_is_named(cells):
-    with pytest.raises(OptionError, match="there is no option 'n_cluster'"):
+    with pytest.raises(OptionError, match="unknown option 'n_cluster'"):
         scale.tl.cluster(cells.copy(), n_cluster=3)
 
 

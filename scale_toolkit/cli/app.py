@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import Annotated
@@ -78,6 +79,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
+    # OpenMP threads that wait by spinning take the core that their own main thread needs as soon as anything
+    # else runs on the machine: a training of 7 s took 30 to 54 s beside one busy process (benchmarks/RESULTS.md).
+    # Read once, when torch or scikit-learn is first loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     give_caches_a_place()
     talk = Talk(json_logs="--json-logs" in map(spelling, words), debug="--debug" in words)
     try:

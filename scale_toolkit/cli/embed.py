@@ -46,7 +46,7 @@ def embed(source: Input = "-", output: Output = "-", figure: Figure = None, *, c
 
 def _columns(adata: AnnData) -> list[str | None]:
     """What a figure is coloured by: the clusters, and the known labels they were compared with; else one colour."""
-    from scale_toolkit.stages._stage import receipts
+    from scale_toolkit.stages.receipts import receipts
 
     if not keys.CLUSTER.found_in(adata):
         return [None]

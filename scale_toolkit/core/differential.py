@@ -24,7 +24,6 @@ cell are added to either side at its mean depth, so that it is finite where a pe
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit.core.compiled import compiled
+from scale_toolkit.threads import available_cores
 
 #: Bins of log depth at most, and their least width: cells of a bin differ by 5 % in depth.
 MAX_BINS = 128
@@ -163,9 +163,8 @@ def compare(
         _compare(open_cells[part], weighted[part], cells, cells_in, bins.x, score[part], p_value[part], log_odds[part])
         return len(open_cells[part])
 
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     done = 0
-    with ThreadPoolExecutor(n_threads or available) as pool:
+    with ThreadPoolExecutor(n_threads or available_cores()) as pool:
         for number in pool.map(work, range(0, len(open_cells), _BLOCK)):
             done += number
             if progress is not None:

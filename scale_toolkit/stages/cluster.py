@@ -49,7 +49,13 @@ SHOWN = 8
 MOST_CLASSES = 1_000
 
 
-@stage("cluster", ClusterConfig, reads=(keys.LATENT,), loads=("numba",))
+def _reads(config: ClusterConfig) -> tuple[keys.Slot, ...]:
+    posterior = (keys.POSTERIOR,) if config.method == "gmm" else ()
+    reference = () if config.reference is None else (keys.column("obs", config.reference),)
+    return (keys.LATENT, *posterior, *reference)
+
+
+@stage("cluster", ClusterConfig, reads=_reads, requires=(keys.LATENT,), loads=("numba",))
 def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None = None) -> AnnData:
     """Cluster the cells of the latent space.
 

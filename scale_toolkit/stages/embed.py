@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SPECTRAL_FROM = 10
 
 
-@stage("embed", EmbedConfig, reads=(keys.LATENT,), loads=("numba",))
+@stage("embed", EmbedConfig, reads=(keys.LATENT,), requires=(keys.LATENT,), loads=("numba",))
 def embed(adata: AnnData, config: EmbedConfig, *, progress: Progress | None = None) -> AnnData:
     """Embed the cells of the latent space in two dimensions; the same seed gives the same bytes.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scale_toolkit.lazy import RowBlocks
     from scale_toolkit.stages._stage import Progress
 
-_READS = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
+_REQUIRES = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
 _NOTED = 100  # peaks asked for that a receipt lists; of more, their number
 
 log = logging.getLogger("scale_toolkit")
@@ -36,7 +36,20 @@ def _libraries(config: ImputeConfig) -> tuple[str, ...]:
     return ("torch",) if config.validate else ()
 
 
-@stage("impute", ImputeConfig, reads=_READS, loads=_libraries)
+def _reads(config: ImputeConfig) -> tuple[keys.Slot, ...]:
+    slots = [*_REQUIRES, keys.HIDDEN, keys.VAR_NAMES]
+    if config.binary:
+        slots += [keys.CELL_OPEN_RATE, keys.PEAK_OPEN_RATE]
+    if config.per_group is not None:
+        slots.append(keys.column("obs", config.per_group))
+    if config.only_trusted and not config.validate:
+        slots.append(keys.TRUST)
+    if config.validate:
+        slots += [keys.X, keys.CLUSTER, keys.COMPONENT]
+    return tuple(slots)
+
+
+@stage("impute", ImputeConfig, reads=_reads, requires=_REQUIRES, loads=_libraries)
 def impute(
     adata: AnnData,
     config: ImputeConfig,
@@ -123,7 +136,7 @@ def streamed(
     return adata, results
 
 
-@stage("impute", ImputeConfig, reads=_READS, loads=_libraries)
+@stage("impute", ImputeConfig, reads=_reads, requires=_REQUIRES, loads=_libraries)
 def _prepared(
     adata: AnnData,
     config: ImputeConfig,

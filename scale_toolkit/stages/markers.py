@@ -37,7 +37,11 @@ _MOTIF_COLUMNS = (
 )  # fmt: skip
 
 
-@stage("markers", MarkersConfig, reads=("X",), loads=("numba",))
+def _reads(config: MarkersConfig) -> tuple[keys.Slot, ...]:
+    return (keys.X, keys.VAR_NAMES, keys.column("obs", config.cluster_by), keys.DECODER, keys.BIAS)
+
+
+@stage("markers", MarkersConfig, reads=_reads, loads=("numba",))
 def markers(
     adata: AnnData,
     config: MarkersConfig,

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("scale_toolkit")
 
 
-@stage("prepare", PrepareConfig, reads=("X",))
+def _reads(config: PrepareConfig) -> tuple[keys.Slot, ...]:
+    counts = keys.X if config.layer is None else keys.column("layers", config.layer)
+    return (counts, keys.OBS_NAMES, keys.VAR_NAMES)
+
+
+@stage("prepare", PrepareConfig, reads=_reads)
 def prepare(
     adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
     config: PrepareConfig,

@@ -26,7 +26,7 @@ log = logging.getLogger("scale_toolkit")
 BLOCK = 8_000_000
 
 
-@stage("select-peaks", SelectPeaksConfig, reads=("X",))
+@stage("select-peaks", SelectPeaksConfig, reads=(keys.X,))
 def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progress | None = None) -> AnnData:
     """Score every peak and keep the best-scored ones, in their order in the file.
 

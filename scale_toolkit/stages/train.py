@@ -38,7 +38,7 @@ FAST = {
 }
 
 
-@stage("train", TrainConfig, reads=("X",), loads=("torch",))
+@stage("train", TrainConfig, reads=(keys.X, keys.SELECTED), loads=("torch",))
 def train(
     adata: AnnData,
     config: TrainConfig,
@@ -110,7 +110,7 @@ def train(
     return adata
 
 
-@stage("train", TrainConfig, reads=("X",), loads=("torch",))
+@stage("train", TrainConfig, reads=(keys.X, keys.VAR_NAMES), loads=("torch",))
 def encode(
     adata: AnnData,
     config: TrainConfig,
@@ -299,8 +299,7 @@ def _going_on(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -
     """What `train_model` needs to go on from the last checkpoint and to leave new ones."""
     from scale_toolkit.model.snapshot import Snapshot
 
-    marked = (keys.SELECTED,) if keys.SELECTED.found_in(adata) else ()
-    of = {"version": __version__, "options": _that_matter(settings), "cells": digest(adata, ("X", *marked))}
+    of = {"version": __version__, "options": _that_matter(settings), "cells": digest(adata, (keys.X, keys.SELECTED))}
 
     def keep(take: Callable[[], Snapshot]) -> None:
         if checkpoints.due:

@@ -15,13 +15,14 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit import __version__, keys
-from scale_toolkit.errors import InputError, MissingSlotError, UsageError
-from scale_toolkit.stages._stage import digest, receipts, versions
+from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.stages.receipts import digest, receipts, versions
+from scale_toolkit.threads import available_cores
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scale_toolkit.stages._stage import Progress
+    from scale_toolkit.stages.stage import Progress
 
 _LOG = logging.getLogger("scale_toolkit")
 
@@ -35,6 +36,18 @@ STAGES = {
     "cluster": ("cluster", "cluster"),
     "markers": ("markers", "markers"),
     "simulate": ("simulate", "whole"),
+}
+
+#: What the digests covered before receipts listed it (up to the release of 0.1.0).
+READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
+    "prepare": (keys.X,),
+    "select-peaks": (keys.X,),
+    "train": (keys.X,),
+    "impute": (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT),
+    "embed": (keys.LATENT,),
+    "cluster": (keys.LATENT,),
+    "markers": (keys.X,),
+    "simulate": (),
 }
 
 #: Largest departure, relative to the largest absolute value of a slot (for labels: share of cells), that still counts as close:
@@ -132,7 +145,7 @@ def verify(
     for receipt in told[begin:]:
         name = receipt["stage"]
         call = _function(receipt)
-        if digest(current, call.reads) != receipt["input"]:
+        if digest(current, _reads(receipt)) != receipt["input"]:
             if original is not None and not verdict.replayed:
                 raise InputError(
                     f"the input is not what the first receipt ({name}) was given: its digest is another",
@@ -158,12 +171,8 @@ def _beginning(
     if told[0]["stage"] == "simulate":
         return 0, None
     for begin, receipt in enumerate(told):
-        reads = _function(receipt).reads
-        try:
-            there = bool(reads) and digest(result, reads) == receipt["input"]
-        except (MissingSlotError, AttributeError):
-            there = False
-        if there:
+        reads = _reads(receipt)
+        if reads and digest(result, reads) == receipt["input"]:
             for earlier in told[:begin]:
                 verdict.skipped[earlier["stage"]] = "its input is not in the file: give --input ORIGINAL"
             return begin, _stripped(result, {receipt["stage"] for receipt in told[begin:]})
@@ -186,14 +195,22 @@ def _function(receipt: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(f"scale_toolkit.stages.{module}"), function)
 
 
+def _reads(receipt: dict[str, Any]) -> tuple[keys.Slot, ...]:
+    """Return the slots that a receipt's digest covers."""
+    _function(receipt)  # a stage of another version is an error here
+    paths = receipt.get("reads")
+    return READ_BEFORE[receipt["stage"]] if paths is None else tuple(keys.parse(path) for path in paths)
+
+
 def _options(call: Any, receipt: dict[str, Any]) -> Any:
-    known = {spec.name for spec in dataclasses.fields(call.config_class)}
+    config = call.stage.config
+    known = {spec.name for spec in dataclasses.fields(config)}
     options = {name: value for name, value in receipt["options"].items() if name in known}
     if "n_threads" in known:
         options["n_threads"] = receipt["threads"]
     if options.get("device") not in (None, "cpu") and receipt.get("notes", {}).get("device") == "cpu":
         options["device"] = "cpu"
-    return call.config_class(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
 
 
 def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: bytes | None) -> dict[str, Any]:
@@ -241,8 +258,6 @@ def _stripped(result: AnnData, stages: set[str]) -> AnnData:
 
 def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
     """What is different here from where the receipts were written."""
-    import os
-
     last = told[-1]
     here = versions()
     differences = [
@@ -250,7 +265,7 @@ def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
     ]
     if last["version"] != __version__:
         differences.insert(0, f"scale_toolkit {last['version']}, here {__version__}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     threads = max(receipt["threads"] for receipt in told)
     if threads > cores:
         differences.append(f"{threads} threads, here {cores} cores")

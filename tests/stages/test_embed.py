@@ -18,7 +18,7 @@ from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError, ScaleWarning
 from scale_toolkit.stages import _latent
 from scale_toolkit.stages import embed as module
-from scale_toolkit.stages._stage import receipts
+from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.cluster import cluster
 from scale_toolkit.stages.embed import embed
 

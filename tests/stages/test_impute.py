@@ -13,7 +13,7 @@ import scale_toolkit
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
-from scale_toolkit.stages._stage import receipts
+from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.impute import impute, streamed
 
 

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, NothingLeftError, OptionError, ScaleWarning
-from scale_toolkit.stages._stage import digest, receipts
+from scale_toolkit.stages.receipts import digest, receipts
 from scale_toolkit.stages.prepare import prepare
 
 
@@ -330,10 +330,10 @@ def test_three_inputs_that_overlap_in_pairs_only():
 def test_the_digest_of_several_inputs_knows_names_and_order():
     one, other = cells_of([[1, 2]]), cells_of([[2, 1]])
     digests = {
-        digest(inputs, ("X",)) for inputs in ([one, other], [other, one], {"a": one, "b": other}, {"b": one, "a": other})
+        digest(inputs, (keys.X,)) for inputs in ([one, other], [other, one], {"a": one, "b": other}, {"b": one, "a": other})
     }
     assert len(digests) == 4
-    assert digest({"a": one, "b": other}, ("X",)) == digest({"a": one.copy(), "b": other.copy()}, ("X",))
+    assert digest({"a": one, "b": other}, (keys.X,)) == digest({"a": one.copy(), "b": other.copy()}, (keys.X,))
 
 
 # what is no count matrix

@@ -13,7 +13,7 @@ import scale_toolkit as scale
 from scale_toolkit.config import LIKE, SimulateConfig
 from scale_toolkit.errors import OptionError
 from scale_toolkit.stages import simulate as stage
-from scale_toolkit.stages._stage import receipts
+from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.simulate import simulate, streamed
 
 SMALL = {"n_cells": 200, "n_peaks": 1000, "n_clusters": 4, "open_peaks": 60}
@@ -163,7 +163,7 @@ def test_the_default_is_neither_trivial_nor_hopeless_for_tfidf_and_svd():
         ({"doublets": 0.7, "continuum": 0.7}, r"make 1.4; expected 1 or less"),
         ({"n_clusters": 1, "doublets": 0.1}, r"n_clusters is 1; expected 2 or more"),
         ({"like": "pbmc"}, r"like is 'pbmc'; expected one of leukemia"),
-        ({"depth": 3}, r"there is no option 'depth'"),
+        ({"depth": 3}, r"unknown option 'depth'"),
     ],
 )
 def test_sizes_that_do_not_go_together_are_an_error(options, words):

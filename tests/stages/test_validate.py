@@ -10,7 +10,7 @@ import pytest
 import scale_toolkit as scale
 from scale_toolkit import keys, plot
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError
-from scale_toolkit.stages._stage import receipts
+from scale_toolkit.stages.receipts import receipts
 
 QUICK = {"n_components": 3, "latent": 4, "max_iter": 150, "n_threads": 1}
 

@@ -1,0 +1,151 @@
+"""Receipts: what each stage read, with which options and library versions; and what the run cost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import resource
+import sys
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from scale_toolkit import keys
+from scale_toolkit.errors import InputError
+
+#: Libraries whose version can change a result. Those that are not installed are left out.
+LIBRARIES = (
+    "anndata",
+    "igraph",
+    "leidenalg",
+    "numba",
+    "numpy",
+    "pynndescent",
+    "scanpy",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "umap-learn",
+)
+
+
+def receipts(adata: Any) -> list[dict[str, Any]]:
+    """Return the receipts of every stage that has worked on `adata`, oldest first."""
+    return entries(adata, keys.RECEIPTS)
+
+
+def entries(adata: Any, slot: keys.Slot) -> list[dict[str, Any]]:
+    """Return the list in a JSON slot (`keys.RECEIPTS`, `keys.RUNTIME`); empty if the slot is missing.
+
+    Raises
+    ------
+    InputError
+        The slot holds something else, for example the entry of another program.
+    """
+    text = getattr(adata, "uns", {}).get(slot.name, "[]")
+    try:
+        content = json.loads(str(text))
+    except ValueError:
+        content = None
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise InputError(
+            f"{slot} does not hold the receipts of scale_toolkit",
+            "a JSON list",
+            f"rename or delete uns[{slot.name!r}] first",
+        )
+    return content
+
+
+def appended(previous: list[dict[str, Any]], entry: dict[str, Any]) -> str:
+    """Return the JSON text of `previous` with one more entry; NumPy numbers and arrays become plain ones."""
+    return json.dumps([*previous, entry], sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"a receipt cannot hold a {type(value).__name__}")
+
+
+def digest(adata: Any, slots: Iterable[keys.Slot]) -> str:
+    """Return the BLAKE2b digest (32 hex digits) of what a stage reads.
+
+    Parameters
+    ----------
+    adata
+        AnnData, in memory or backed; a list of them (digested in order); a mapping (with its names);
+        or None for a stage that reads nothing.
+    slots
+        What is read. A slot that is missing counts as missing, so that adding it changes the digest.
+
+    Notes
+    -----
+    A CSR, CSC or dense X of the same counts gives different digests; a backed and a loaded one the same.
+    """
+    state = blake2b(digest_size=16)
+    if isinstance(adata, Mapping):
+        state.update("\n".join(map(str, adata)).encode())
+        adata = list(adata.values())
+    slots = tuple(slots)
+    for source in adata if isinstance(adata, (list, tuple)) else [adata]:
+        if source is None:
+            continue
+        state.update("\n".join(map(str, source.shape)).encode())
+        for slot in slots:
+            if slot.found_in(source):
+                _feed(state, slot.get(source))
+            else:
+                state.update(f"missing: {slot.path}".encode())
+    return state.hexdigest()
+
+
+def _feed(state: Any, value: Any) -> None:
+    if hasattr(value, "to_memory"):  # the sparse X of a backed AnnData
+        value = value.to_memory()
+    if sparse.issparse(value):
+        parts = (value.indptr.astype(np.int64), value.indices.astype(np.int32, copy=False), value.data)
+        for part in parts:
+            state.update(np.ascontiguousarray(part))
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            state.update(key.encode())
+            _feed(state, value[key])
+    elif value is not None:
+        array = np.asarray(value)
+        if array.dtype.kind in "biuf":
+            state.update(np.ascontiguousarray(array))
+        else:
+            state.update("\n".join(map(str, array.ravel())).encode())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in LIBRARIES:
+        try:
+            installed[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return installed
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of each library that results depend on."""
+    return dict(_versions())
+
+
+def runtime_entry(name: str, seconds: float) -> dict[str, Any]:
+    """Return one entry of ``uns['scale_runtime']``: seconds, peak memory of the process, host."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    megabytes = peak / (1024**2 if sys.platform == "darwin" else 1024)
+    return {
+        "stage": name,
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": round(megabytes, 1),
+        "host": platform.node(),
+    }

@@ -1,0 +1,54 @@
+"""Number of CPU cores this job may use, and limits on the threads of the libraries underneath."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def available_cores() -> int:
+    """Return the number of cores this process may run on, which a scheduler or container may limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def limited_threads(n_threads: int) -> Iterator[int]:
+    """Limit BLAS, OpenMP, numba and (if loaded) torch to `n_threads` threads.
+
+    Parameters
+    ----------
+    n_threads
+        Largest number of threads; 0 means all cores available to the job.
+
+    Yields
+    ------
+    int
+        The number of threads in use.
+    """
+    from threadpoolctl import threadpool_limits
+
+    threads = n_threads or available_cores()
+    restore: list[tuple[Callable[[int], Any], int]] = []
+    if "numba" in sys.modules:
+        import numba
+
+        restore.append((numba.set_num_threads, numba.get_num_threads()))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if "torch" in sys.modules:
+        import torch
+
+        restore.append((torch.set_num_threads, torch.get_num_threads()))
+        torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(limits=threads):
+            yield threads
+    finally:
+        for set_threads, number in restore:
+            set_threads(number)
