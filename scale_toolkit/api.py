@@ -306,7 +306,7 @@ class SCALE:
 
     def __repr__(self) -> str:
         size = f"SCALE: {self.adata.n_obs:,} cells × {self.adata.n_vars:,} peaks"
-        parts = [size, f"{self.config.n_components} components", f"latent {self.config.latent}", f"preset {self.config.preset}"]
+        parts = [size, f"{self.config.n_components} components", f"latent {self.config.latent or 'by the data'}", f"preset {self.config.preset}"]
         if not self.is_trained:
             return ", ".join([*parts, "not trained"])
         epochs = len(keys.HISTORY.get(self.adata)["loss"]) if keys.HISTORY.found_in(self.adata) else 0

@@ -133,9 +133,9 @@ class SelectPeaksConfig(Config):
 
 #: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"encode_dim": (64,), "lr": 0.001, "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
-    "paper": {"encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
-    "release": {"encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
+    "fast": {"encode_dim": (64,), "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
+    "paper": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
+    "release": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
 }
 
 
@@ -149,12 +149,22 @@ class TrainConfig(Config):
         choices=tuple(PRESETS),
     )
     n_components: int = option(30, "Components of the Gaussian mixture prior.", flags=("-k",), minimum=1)
-    latent: int = option(10, "Dimensions of the latent space.", flags=("-l",), minimum=1)
+    latent: int | None = option(
+        None,
+        "Dimensions of the latent space (fast: as many as rise above chance, at most 40; paper, release: 10).",
+        flags=("-l",),
+        minimum=1,
+    )
     encode_dim: tuple[int, ...] | None = option(
         None, "Widths of the encoder's hidden layers (fast: 64; paper, release: 1024,128).", minimum=1
     )
     decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
-    lr: float | None = option(None, "Learning rate (fast: 0.001; paper: 0.002; release: 0.0002).", minimum=1e-12, maximum=10)
+    lr: float | None = option(
+        None,
+        "Learning rate (fast: 0.0003 to 0.001, by the number of cells; paper: 0.002; release: 0.0002).",
+        minimum=1e-12,
+        maximum=10,
+    )
     batch_size: int | None = option(
         None, "Cells a step (fast: 64 to 256, by the number of cells; others: 32).", flags=("-b",), minimum=1
     )

@@ -6,6 +6,7 @@ joins once the space has settled. The published model from random weights is `co
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,17 +14,18 @@ import numpy as np
 import torch
 
 from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
-from scale_toolkit.core.rows import RowSource, binarise, blocks, stack
+from scale_toolkit.core.rows import RowSource, binarise, blocks
 from scale_toolkit.core.weighting import Weighting, fit_weighting
 from scale_toolkit.model.batches import Neighbours
 from scale_toolkit.model.calibrate import calibrated
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler
-from scale_toolkit.model.network import Scale, Shape, SpectralEncoder, directions, sample
+from scale_toolkit.model.network import Scale, Shape, directions, sample
 from scale_toolkit.model.seed import generators, seeded_weights
 from scale_toolkit.model.snapshot import History, Snapshot
-from scale_toolkit.model.start import decoder_step, fit_mixture, spectral, start_cells
-from scale_toolkit.model.trainer import Diverged, fit, some_cells
+from scale_toolkit.model.start import decoder_step, fit_mixture
+from scale_toolkit.model.trainer import Diverged, fit, latent_means, some_cells
+from scale_toolkit.model.views import WeightedRows, find_start, linear_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,10 +127,9 @@ def train_fast(
     source: RowSource,
     *,
     n_components: int,
-    latent: int,
+    latent: int | None,
     encode_dim: tuple[int, ...],
     decode_dim: tuple[int, ...],
-    spectral_dim: int,
     lr: float,
     batch_size: int,
     max_iter: int,
@@ -153,8 +154,8 @@ def train_fast(
     ----------
     source
         Counts; open peaks are modelled.
-    spectral_dim
-        Spectral coordinates the encoder starts from; the direction of the first `latent` of them is z at the start.
+    latent
+        Dimensions of z; None: as many as rise above chance in the start (`views.find_start`).
     n_neighbors, neighbour_share
         In a step, this share of the cells reconstructs one of its nearest cells by all spectral coordinates instead of itself.
     ridge
@@ -167,31 +168,26 @@ def train_fast(
     cell_sums, peak_sums = open_sums(thinned)
     offset, bias = rasch(cell_sums, peak_sums)
 
-    def seen(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return view(counts, log_transform=log_transform)
+    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        return weighting(view(counts, log_transform=log_transform))
 
     weighting = fit_weighting(source.n_cells, peak_sums)
-
-    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return weighting(seen(counts))
-
-    some = start_cells(cell_sums, rng)
-    parts = (encoder_input(rows) for _, rows in blocks(thinned, cells=some))
-    weighted = stack(parts, (len(some), source.n_peaks), int(cell_sums[some].sum()))
-    projection = spectral(weighted, max(spectral_dim, latent), seed)
-    del weighted
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=projection.shape[1])
+    n_threads = torch.get_num_threads()
+    start = find_start(thinned, peak_sums, latent, n_threads, seed)
+    latent = start.coordinates.shape[1]
+    rows = WeightedRows(thinned, encoder_input, n_threads)
+    projection = linear_map(rows, start.coordinates)
+    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=latent)
     with seeded_weights(seed):
         model = Scale(shape)
     model.encoder.start(torch.from_numpy(projection))
-    coordinates = spectral_coordinates(model.encoder, thinned, encoder_input)
     with torch.no_grad():
-        start = directions(torch.from_numpy(coordinates), latent)[:, :latent].numpy()
         if not decode_dim:
-            loadings = decoder_step(thinned, start, offset, bias, ridge, cells=some)
-            model.decoder.weight.copy_(torch.from_numpy(loadings))
+            z = directions(torch.from_numpy(rows.times(projection)), latent).numpy()
+            model.decoder.weight.copy_(torch.from_numpy(decoder_step(thinned, z, offset, bias, ridge)))
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)
+    untrained = copy.deepcopy(model.state_dict())
 
     def put_mixture(z: np.ndarray) -> None:
         set_mixture(model, z, n_components, seed)
@@ -209,7 +205,7 @@ def train_fast(
         lr=lr,
         weight_decay=weight_decay,
         mask=mask,
-        neighbours=near_cells(coordinates, n_neighbors, neighbour_share, rng),
+        neighbours=near_cells(start.coordinates, n_neighbors, neighbour_share, rng),
         sampler=sampler_of(peak_sums, source.n_cells),
         on_mixture=put_mixture,
         mixture_epoch=mixture_epoch,
@@ -219,8 +215,17 @@ def train_fast(
         resume=resume,
         on_snapshot=on_snapshot,
     )
+    if patience and is_below_start(history):
+        model.load_state_dict(untrained)
+        put_mixture(latent_means(model, thinned, encoder_input, some_cells(source.n_cells, rng)))
+        history.best_epoch = 0
     calibrate(model, thinned, encoder_input, offset, peak_sums, rng)
     return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
+
+
+def is_below_start(history: History) -> bool:
+    """Whether training has not raised the held-out likelihood above that of its start, so that the start is kept."""
+    return history.held_out[history.best_epoch] <= history.held_out[0]
 
 
 def watched_cells(source: RowSource) -> int:
@@ -264,14 +269,6 @@ def calibrate(
     model.decoder.weight.copy_(torch.from_numpy(weight))
     model.decoder.bias.copy_(torch.from_numpy(bias))
     return t
-
-
-@torch.no_grad()
-def spectral_coordinates(
-    encoder: SpectralEncoder, source: RowSource, encoder_input: Callable[[sparse.csr_matrix], sparse.csr_matrix]
-) -> np.ndarray:
-    """Projection of every cell on the spectral vectors, not yet of unit length: (cells, spectral_dim) float32."""
-    return np.concatenate([encoder.first(encoder_input(rows)).numpy() for _, rows in blocks(source)])
 
 
 def near_cells(coordinates: np.ndarray, n_neighbors: int, share: float, rng: np.random.Generator) -> Neighbours | None:

@@ -1,62 +1,14 @@
-"""Starts for training: depth offsets, a spectral latent space, a decoder fitted to it, and a mixture."""
+"""What training starts from besides the latent space of `model.views`: a decoder fitted to it, and a mixture."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import sparse
 from scipy.special import expit
 
 from scale_toolkit.core.depth import merge_values
 from scale_toolkit.core.rows import RowSource, binarise, blocks
 from scale_toolkit.model.sparse import SparseRows
-
-#: Spectral vectors and the decoder's first step come from cells with about so many open peaks in all, picked at random.
-START_PEAKS = 20_000_000
-KRYLOV_BLOCKS = 9  # fewer blur the weaker of the planted directions of `scale simulate` (benchmarks/RESULTS.md)
-
-
-def start_cells(cell_sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cells the start is computed from: all, or random ones with about `START_PEAKS` open peaks in all."""
-    n_cells = len(cell_sums)
-    n = int(np.ceil(START_PEAKS / max(cell_sums.mean(), 1)))
-    return np.arange(n_cells) if n >= n_cells else np.sort(rng.choice(n_cells, n, replace=False))
-
-
-def spectral(weighted: sparse.csr_matrix, n: int, seed: int) -> np.ndarray:
-    """The leading right singular vectors of the weighted matrix after the first, which is all but constant: (peaks, n) float32.
-
-    By a randomised block Krylov method (Musco & Musco 2015, algorithm 2), whose products run on all threads. In falling
-    order; a matrix of too low a rank for `n` has columns of zeros for the rest.
-    """
-    right = np.zeros((weighted.shape[1], n), np.float32)
-    if min(n, min(weighted.shape) - 2) < 1 or weighted.nnz == 0:
-        return right
-    rows = SparseRows(weighted).prepare()
-    generator = torch.Generator().manual_seed(seed)
-    block = rows.times(torch.randn(weighted.shape[1], min(n + 11, min(weighted.shape)), generator=generator))
-    basis, inner = torch.empty(len(block), 0), torch.empty(0, 0)
-    for _ in range(KRYLOV_BLOCKS):
-        new = _orthonormal_to(basis, block)
-        if new.shape[1] == 0:
-            break
-        block = rows.times(rows.transposed_times(new))
-        basis = torch.cat((basis, new), 1)
-        column = basis.T @ block
-        inner = torch.cat((torch.cat((inner, column[: len(inner)]), 1), column.T), 0)
-    squares, mix = torch.linalg.eigh(inner.double())
-    leading = [i for i in reversed(range(len(squares))) if squares[i] > 1e-6 * squares[-1]][1 : n + 1]
-    vectors = rows.transposed_times(basis @ mix[:, leading].float())
-    right[:, : len(leading)] = (vectors / vectors.norm(dim=0)).numpy()
-    return right
-
-
-def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to c)."""
-    left = block - basis @ (basis.T @ block)
-    found, size, _ = torch.linalg.svd(left, full_matrices=False)
-    found = found[:, (size > 1e-5 * block.norm())]
-    return torch.linalg.qr(found - basis @ (basis.T @ found))[0]
 
 
 def decoder_step(

@@ -29,7 +29,6 @@ log = logging.getLogger("scale_toolkit")
 
 #: How the fast preset trains, chosen by held-out likelihood and stability over seeds (benchmarks/RESULTS.md).
 FAST = {
-    "spectral_dim": 20,
     "mask": 0.5,
     "n_neighbors": 10,
     "neighbour_share": 0.5,
@@ -105,6 +104,9 @@ def train(
         keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
     history = trained.history
     note(adata, epochs=len(history.loss), best_epoch=history.best_epoch, steps=history.steps, device=str(device))
+    note(adata, latent=trained.model.shape.latent)
+    if history.best_epoch == 0:
+        note(adata, kept_start="training did not raise the held-out likelihood: the start is kept, with a mixture fitted to it")
     if trained.stopped:
         note(adata, stopped=trained.stopped)
     return adata
@@ -183,7 +185,10 @@ def encode(
 
 def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:
     """Refuse a training that cannot fit: it holds the weighted counts, and the weights with their optimiser's state."""
-    n_weights = counts.shape[1] * (settings.encode_dim[:1] or (settings.latent,))[0] + counts.shape[1] * settings.latent
+    from scale_toolkit.model.views import MOST_DIMENSIONS
+
+    n_latent = settings.latent or MOST_DIMENSIONS
+    n_weights = counts.shape[1] * (settings.encode_dim[:1] or (n_latent,))[0] + counts.shape[1] * n_latent
     check_fits(
         8 * counts.nnz + 4 * 4 * n_weights,
         f"training on {counts.shape[0]:,} cells × {counts.shape[1]:,} peaks ({counts.nnz:,} open)",
@@ -422,7 +427,7 @@ def train_model(
         "latent": settings.latent,
         "encode_dim": settings.encode_dim,
         "decode_dim": settings.decode_dim,
-        "lr": settings.lr,
+        "lr": fast_learning_rate(source.n_cells) if settings.lr is None else settings.lr,
         "batch_size": batch_size,
         "max_iter": settings.max_iter,
         "max_epochs": settings.max_epochs,
@@ -445,7 +450,7 @@ def train_model(
     except Diverged as error:
         raise TrainingError(
             f"training met a value that is not a number in epoch {error.epoch}, in {error.parameter}",
-            do=f"lower the learning rate: --lr {settings.lr / 10:g}",
+            do=f"lower the learning rate: --lr {common['lr'] / 10:g}",
         ) from None
     if trained.stopped:
         import warnings
@@ -456,6 +461,11 @@ def train_model(
             stacklevel=2,
         )
     return trained
+
+
+def fast_learning_rate(n_cells: int) -> float:
+    """Learning rate of the fast preset: 0.0003 up to 1,000 cells, where a good start needs little, 0.001 from 11,000 on."""
+    return float(np.clip(3e-4 * np.sqrt(n_cells / 1000), 3e-4, 1e-3))
 
 
 def fast_batch_size(n_cells: int) -> int:

@@ -13,7 +13,7 @@ from scale_toolkit.model.files import NotAModel, dumps, loads
 from scale_toolkit.model.recipes import encode, near_cells, train_fast
 
 FAST = {
-    "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "spectral_dim": 6, "lr": 2e-3, "batch_size": 32,
+    "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "lr": 2e-3, "batch_size": 32,
     "max_iter": 1000, "max_epochs": 30, "mixture_epoch": 5, "weight_decay": 0.0, "mask": 0.3, "n_neighbors": 5,
     "neighbour_share": 0.5, "ridge": 1.0, "patience": 10, "log_transform": False, "seed": 0, "device": torch.device("cpu"),
 }  # fmt: skip

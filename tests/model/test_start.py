@@ -10,8 +10,7 @@ from scipy.special import expit
 from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
 from scale_toolkit.core.rows import MatrixRows, binarise
 from scale_toolkit.core.weighting import fit_weighting
-from scale_toolkit.model import start as initialise
-from scale_toolkit.model.start import decoder_step, fit_mixture, spectral, start_cells
+from scale_toolkit.model.start import decoder_step, fit_mixture
 
 
 @pytest.fixture
@@ -82,30 +81,6 @@ def test_weighting_is_log_tf_idf_and_empty_cells_stay_empty(opened):
     idf = np.where(peak_sums > 0, np.log(1 + 61 / np.maximum(peak_sums, 1)), 0)
     np.testing.assert_allclose(got, np.log1p(1e4 * share * idf), rtol=1e-5)
     np.testing.assert_array_equal(got[-1], 0)
-
-
-def test_spectral_vectors_are_numpys_singular_vectors_but_the_first(opened):
-    source = MatrixRows(opened)
-    weighted = fit_weighting(60, open_sums(source)[1])(opened)
-    right = spectral(weighted, 6, seed=0)
-    expected = np.linalg.svd(weighted.toarray().astype(float))[2][1:7]
-    np.testing.assert_allclose(right.T @ right, np.eye(6), atol=1e-4)
-    assert np.linalg.svd(expected @ right)[1].min() > 0.99  # the same space
-    np.testing.assert_allclose(np.abs((expected[:3] * right.T[:3]).sum(1)), 1, atol=1e-2)
-
-
-def test_spectral_of_a_matrix_without_dimensions_is_zero():
-    assert (spectral(sparse.csr_matrix(np.ones((5, 1), np.float32)), 3, seed=0) == np.zeros((1, 3))).all()
-    assert (spectral(sparse.csr_matrix((20, 30), dtype=np.float32), 3, seed=0) == 0).all()
-
-
-def test_start_cells_hold_about_the_open_peaks_asked_for(monkeypatch):
-    sums = np.random.default_rng(0).integers(10, 30, 1000)
-    np.testing.assert_array_equal(start_cells(sums, np.random.default_rng(0)), np.arange(1000))
-    monkeypatch.setattr(initialise, "START_PEAKS", 4000)
-    some = start_cells(sums, np.random.default_rng(0))
-    assert len(np.unique(some)) == len(some)
-    assert 3600 < sums[some].sum() < 4400
 
 
 def test_decoder_step_is_newtons_at_zero(opened):
