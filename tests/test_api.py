@@ -113,7 +113,7 @@ class TestModel:
     def test_before_training_it_says_so(self, cells, tmp_path):
         made = scale.SCALE(cells)
         assert not made.is_trained
-        assert repr(made) == "SCALE: 120 cells × 300 peaks, 30 components, latent 10, preset fast, not trained"
+        assert repr(made) == "SCALE: 120 cells × 300 peaks, 30 components, latent by the data, preset fast, not trained"
         for ask in (made.get_latent_representation, made.get_imputed, made.predict, lambda: made.history):
             with pytest.raises(UsageError, match=r"the model is not trained; .*call train\(\) first"):
                 ask()
