@@ -38,7 +38,7 @@ _STAGES = {
     "verify": "verify",
 }
 
-_MODULES = {"pl": "plot", "plot": "plot", "pp": "pp", "report": "report", "tl": "tl", "utils": "utils"}
+_MODULES = {"get": "get", "pl": "plot", "plot": "plot", "pp": "pp", "report": "report", "tl": "tl", "utils": "utils"}
 
 __all__ = ["SCALE", "__version__", *_MODULES, *_STAGES]  # with their types in __init__.pyi
 

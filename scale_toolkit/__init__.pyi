@@ -1,5 +1,6 @@
 """What the lazy names of the package are, for type checkers."""
 
+from scale_toolkit import get as get
 from scale_toolkit import plot as pl
 from scale_toolkit import plot as plot
 from scale_toolkit import pp as pp
@@ -7,13 +8,13 @@ from scale_toolkit import report as report
 from scale_toolkit import tl as tl
 from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
-from scale_toolkit.stages.receipts import receipts as receipts
 from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.impute import impute as impute
 from scale_toolkit.stages.imputed import imputed as imputed
 from scale_toolkit.stages.markers import markers as markers
 from scale_toolkit.stages.prepare import prepare as prepare
+from scale_toolkit.stages.receipts import receipts as receipts
 from scale_toolkit.stages.select_peaks import select_peaks as select_peaks
 from scale_toolkit.stages.simulate import simulate as simulate
 from scale_toolkit.stages.train import encode as encode
@@ -30,6 +31,7 @@ __all__ = [
     "cluster",
     "embed",
     "encode",
+    "get",
     "impute",
     "imputed",
     "markers",

@@ -63,11 +63,11 @@ def column(where: str, name: str) -> Slot:
 
 def parse(path: str) -> Slot:
     """Return the slot at a path such as ``obsm/X_scale`` or ``X``, as receipts list them."""
-    where, separator, name = path.partition("/")
+    attribute, separator, name = path.partition("/")
     if not separator:
-        where, name = "", path
+        attribute, name = "", path
     known = {slot.path: slot for slot in (*all_slots(), X, OBS_NAMES, VAR_NAMES)}
-    return known.get(path) or column(where, name)
+    return known.get(path) or column(attribute, name)
 
 
 # what every stage is given

@@ -11,6 +11,7 @@ from scipy import sparse
 
 import scale_toolkit
 from scale_toolkit import errors, keys, utils
+from scale_toolkit.core.specificity import specificity_of_counts
 
 RELEASE = [
     "read_labels",
@@ -204,7 +205,7 @@ def test_peak_selection_errors(trained, planted):
 
 def test_decoder_weight_of_the_anndata(trained):
     np.testing.assert_array_equal(utils.get_decoder_weight(trained), trained.varm["scale_decoder"])
-    with pytest.raises(errors.InputError, match=r"got a str; expected an AnnData; `scale train` leaves the weights in varm"):
+    with pytest.raises(errors.InputError, match=r"got a str; expected an AnnData; `scale train` writes the weights to varm"):
         utils.get_decoder_weight("model.pt")
 
 
@@ -395,6 +396,6 @@ def test_specificity_of_counts_is_that_of_the_matrix(planted):
     is_open = (planted.X.toarray() > 0)[:, :80]
     is_open[:, 7] = False
     open_cells = np.stack([is_open[groups == k].sum(axis=0) for k in range(3)], axis=1).astype(float)
-    found = utils.specificity_of_counts(open_cells, np.bincount(groups))
+    found = specificity_of_counts(open_cells, np.bincount(groups))
     np.testing.assert_allclose(found, utils.mat_specificity_score(is_open.T.astype(float), groups).to_numpy(), rtol=1e-9)
     assert np.isnan(found[7]).all()

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
+import numpy as np
 import pytest
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -48,6 +52,36 @@ def test_the_linter_sees_a_breach(tmp_path):
     result = lint(tmp_path / "lint")
     assert result.returncode == 1
     assert "BROKEN" in result.stdout
+
+
+def circles(edges):
+    """Groups of nodes that reach each other."""
+    names = sorted({name for edge in edges for name in edge})
+    index = {name: i for i, name in enumerate(names)}
+    row, column = np.array([(index[a], index[b]) for a, b in edges]).T
+    graph = sparse.coo_matrix((np.ones(len(row)), (row, column)), shape=(len(names), len(names)))
+    _, component = connected_components(graph, connection="strong")
+    groups = [np.flatnonzero(component == c) for c in np.flatnonzero(np.bincount(component) > 1)]
+    return [[names[i] for i in group] for group in groups]
+
+
+def imports():
+    graph = grimp.build_graph("scale_toolkit", exclude_type_checking_imports=True, cache_dir=None)
+    return [(a, b) for a in graph.modules for b in graph.find_modules_directly_imported_by(a)]
+
+
+def test_no_module_imports_itself_in_a_circle():
+    # a package's __init__ that its own modules read for the version is not a circle: it imports nothing
+    assert circles(imports()) == []
+
+
+def test_no_room_imports_another_in_a_circle():
+    rooms = [tuple(".".join(name.split(".")[:2]) for name in edge) for edge in imports()]
+    assert circles([edge for edge in rooms if edge[0] != edge[1] and "scale_toolkit" not in edge]) == []
+
+
+def test_a_circle_is_seen():
+    assert circles([("a", "b"), ("b", "c"), ("c", "b")]) == [["b", "c"]]
 
 
 def test_every_room_has_its_contract():

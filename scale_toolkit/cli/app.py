@@ -91,3 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Exit as end:
         code = end.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def scale_py() -> None:
+    """Run ``SCALE.py``: the same as ``scale run``."""
+    main(["run", *sys.argv[1:]])

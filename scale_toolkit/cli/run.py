@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -180,13 +179,6 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     write_h5ad(adata, plan.folder / "adata.h5ad", streamed=blocks)
     talk.show(*results(adata, plan.folder, figure, by_label.reference))
     return adata
-
-
-def main() -> None:
-    """Run ``SCALE.py``: the same as ``scale run``."""
-    from scale_toolkit.cli.app import main as scale
-
-    scale(["run", *sys.argv[1:]])
 
 
 def _with(config: Config, **values: object) -> Config:

@@ -1,8 +1,8 @@
 """SCALE's plotting functions under the names and with the arguments of its release 1.1.2.
 
-They return the axes (the release: nothing, or a seaborn grid with ``return_grid``), take ``ax``, write any of PDF, PNG and
-SVG, and leave matplotlib's backend and settings alone. Arguments that placed parts of a seaborn grid by hand
-(``bbox_to_anchor``, ``position``, ``return_grid``) are gone.
+They return the axes (the release: nothing, or a seaborn grid with ``return_grid``), take ``ax``,
+write any of PDF, PNG and SVG, and leave matplotlib's backend and settings alone. Arguments that
+placed parts of a seaborn grid by hand (``bbox_to_anchor``, ``position``, ``return_grid``) are gone.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def plot_embedding(
     Parameters
     ----------
     X
-        Cells × features; unless it has two, `method` ("tSNE", "UMAP" or "PCA", seed 124) reduces it to two.
+        Cells × features; unless it has two, `method` ("tSNE", "UMAP" or "PCA", seed 124) reduces it
+        to two.
     labels
         Label of each cell. Cells whose label is not among `classes` are grey.
     classes
         Labels in the order of the legend.
     cmap
-        Name of a matplotlib colour map or colours; by default colour-blind-safe ones (the release: tab20).
+        Name of a matplotlib colour map or colours; by default colour-blind-safe ones (the release:
+        tab20).
     markersize
         Area of a point in pt².
     marker
@@ -102,13 +104,19 @@ def plot_embedding(
     values = _categories(labels, classes)
     ax = _figure.axes_for(ax, figsize)
     size = point_size(n) if markersize is None else markersize
-    draw_categories(ax, X[:n], values, size=size, palette=cmap, legend=show_legend, names_on_data=False)
+    draw_categories(
+        ax, X[:n], values, size=size, palette=cmap, legend=show_legend, names_on_data=False
+    )
     if marker is not None:
         ax.scatter(*X[n:].T, s=10 * size, color="black", marker="*")
     old = ax.get_legend()
     if legend_params and old is not None:
         placed = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), **legend_params}
-        ax.legend(handles=old.legend_handles, labels=[text.get_text() for text in old.get_texts()], **placed)
+        ax.legend(
+            handles=old.legend_handles,
+            labels=[text.get_text() for text in old.get_texts()],
+            **placed,
+        )
     ax.set(xticks=[], yticks=[])
     ax.set_box_aspect(1)
     if show_axis_label:
@@ -125,7 +133,9 @@ def _two_dimensions(X: np.ndarray, method: str) -> np.ndarray:
     if method == "tSNE":
         from sklearn.manifold import TSNE
 
-        return TSNE(n_components=2, random_state=124, perplexity=min(30, (len(X) - 1) / 3)).fit_transform(X)
+        return TSNE(
+            n_components=2, random_state=124, perplexity=min(30, (len(X) - 1) / 3)
+        ).fit_transform(X)
     if method == "PCA":
         from sklearn.decomposition import PCA
 
@@ -134,7 +144,9 @@ def _two_dimensions(X: np.ndarray, method: str) -> np.ndarray:
         from umap import UMAP
 
         neighbors = min(30, len(X) - 1)
-        return UMAP(n_neighbors=neighbors, min_dist=0.1, random_state=124, n_jobs=1).fit_transform(X)
+        return UMAP(n_neighbors=neighbors, min_dist=0.1, random_state=124, n_jobs=1).fit_transform(
+            X
+        )
     raise OptionError(f"method is {method!r}", "one of tSNE, UMAP, PCA")
 
 
@@ -143,7 +155,11 @@ def _categories(labels: Any, classes: Sequence | None) -> pd.Series:
         return _figure.as_categories(labels)
     names = [str(name) for name in classes]
     code = {name: i for i, name in enumerate(names)}
-    return pd.Series(pd.Categorical.from_codes([code.get(str(label), -1) for label in np.asarray(labels)], categories=names))
+    return pd.Series(
+        pd.Categorical.from_codes(
+            [code.get(str(label), -1) for label in np.asarray(labels)], categories=names
+        )
+    )
 
 
 @styled
@@ -199,7 +215,11 @@ def plot_heatmap(
     """
     X = pd.DataFrame(X)
     X, y, classes, index = sort_by_classes(X, y, classes)
-    names = np.full(len(X), "") if isinstance(yticklabels, str) and not yticklabels else np.asarray(yticklabels)
+    names = (
+        np.full(len(X), "")
+        if isinstance(yticklabels, str) and not yticklabels
+        else np.asarray(yticklabels)
+    )
     _figure.check_length("names of features", len(names), len(X))
     rows = np.arange(len(X))
     if row_cluster and len(X) > 2:
@@ -207,7 +227,14 @@ def plot_heatmap(
 
         rows = leaves_list(linkage(X.to_numpy(dtype=float), method="average"))
     ax = _figure.axes_for(ax, figsize)
-    image = ax.imshow(X.to_numpy(dtype=float)[rows], aspect="auto", cmap=cmap, vmin=vmin, vmax=vmax, interpolation="nearest")
+    image = ax.imshow(
+        X.to_numpy(dtype=float)[rows],
+        aspect="auto",
+        cmap=cmap,
+        vmin=vmin,
+        vmax=vmax,
+        interpolation="nearest",
+    )
     image.set_rasterized(True)
     ax.set_xticks([])
     ax.set_yticks(range(len(rows)), names[rows], color=tick_color, fontsize=6)
@@ -220,7 +247,13 @@ def plot_heatmap(
     palette = dict(zip(everything, _figure.palette_for(everything, colormap)))
     strips(ax, above, palette=palette, legend=show_legend, ncol=ncol, fontsize=legend_font)
     if row_labels is not None:
-        strips(ax, [_categories(np.asarray(row_labels)[rows], everything)], palette=palette, legend=False, side="left")
+        strips(
+            ax,
+            [_categories(np.asarray(row_labels)[rows], everything)],
+            palette=palette,
+            legend=False,
+            side="left",
+        )
         ax.tick_params(axis="y", pad=18)  # the names go left of the strip
     if show_cax:
         _bar(ax, image, cax_title, where="bottom")
@@ -245,10 +278,11 @@ def plot_confusion_matrix(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a confusion matrix (rows: predicted clusters, named by `y_classes`; columns: `x_classes`).
+    """Draw a confusion matrix (rows: predicted clusters, named by `y_classes`; columns:
+    `x_classes`).
 
-    ``normalize`` divides each column by its sum, ``mark`` writes the figures, ``rotation`` turns the names of the columns;
-    the rest as everywhere.
+    ``normalize`` divides each column by its sum, ``mark`` writes the figures, ``rotation`` turns
+    the names of the columns; the rest as everywhere.
     """
     cm = np.asarray(cm)
     if normalize:
@@ -256,7 +290,15 @@ def plot_confusion_matrix(
     x_classes = range(cm.shape[1]) if x_classes is None else x_classes
     y_classes = range(cm.shape[0]) if y_classes is None else y_classes
     ax = _figure.axes_for(ax, figsize)
-    draw_table(ax, cm, list(map(str, x_classes)), list(map(str, y_classes)), cmap=cmap, rotation=rotation, mark=mark)
+    draw_table(
+        ax,
+        cm,
+        list(map(str, x_classes)),
+        list(map(str, y_classes)),
+        cmap=cmap,
+        rotation=rotation,
+        mark=mark,
+    )
     ax.set_title(title)
     if not show_xticks:
         ax.set_xticks([])
@@ -285,7 +327,9 @@ def corr_heatmap(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the correlation (`distance`: pearson, spearman or kendall) of cells, the columns of `X`, sorted by class `y`."""
+    """Draw the correlation (`distance`: pearson, spearman or kendall) of cells, the columns of
+    `X`, sorted by class `y`.
+    """
     X = pd.DataFrame(X)
     labels = None
     if y is not None:
@@ -308,7 +352,9 @@ def feature_specifity(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw −log10 p of an F-test of each latent feature (cells × features), each class of `ref` against the rest."""
+    """Draw −log10 p of an F-test of each latent feature (cells × features), each class of `ref`
+    against the rest.
+    """
     strength = specificity_of_features(np.asarray(feature), np.asarray(ref), list(classes))
     ax = _figure.axes_for(ax, figsize)
     draw_specificity(ax, strength, [str(name) for name in classes], vmax=20, cmap="RdBu_r")
@@ -317,13 +363,24 @@ def feature_specifity(
 
 
 @styled
-def lineplot(data: pd.DataFrame, name: str, title: str = "", cbar: bool = False, *, ax: Axes | None = None) -> Axes:
-    """Draw the column `name` of `data` against its ``fraction``, a line for each ``method``; with `cbar`, a legend."""
+def lineplot(
+    data: pd.DataFrame, name: str, title: str = "", cbar: bool = False, *, ax: Axes | None = None
+) -> Axes:
+    """Draw the column `name` of `data` against its ``fraction``, a line for each ``method``;
+    with `cbar`, a legend.
+    """
     ax = _figure.axes_for(ax, (3.6, 3))
     methods = list(dict.fromkeys(data["method"]))
     for method, shade in zip(methods, _figure.colors(len(methods))):
         own = data[data["method"] == method]
-        ax.plot(own["fraction"].astype(str), own[name], marker="o", markersize=4, color=shade, label=method)
+        ax.plot(
+            own["fraction"].astype(str),
+            own[name],
+            marker="o",
+            markersize=4,
+            color=shade,
+            label=method,
+        )
     ax.set(xlabel="fraction", ylabel=name, title=title)
     if cbar:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -332,25 +389,34 @@ def lineplot(data: pd.DataFrame, name: str, title: str = "", cbar: bool = False,
 
 @styled
 def plot_metrics(path: str | Path, dataset: str, ref: Any, fraction: Sequence[str]) -> np.ndarray:
-    """Draw ARI, NMI and F1 of four methods against the share of reads that was dropped, as in SCALE's paper.
+    """Draw ARI, NMI and F1 of four methods against the share of reads that was dropped, as in
+    SCALE's paper.
 
-    Reads ``path/dataset/FRACTION/{scABC,SC3,scVI}_predict.txt`` and ``cluster_assignments.txt`` (SCALE): tab-separated,
-    cell and cluster, in the order of `ref`. A method whose file is missing has no point there (the release: 0).
+    Reads ``path/dataset/FRACTION/{scABC,SC3,scVI}_predict.txt`` and ``cluster_assignments.txt``
+    (SCALE): tab-separated, cell and cluster, in the order of `ref`. A method whose file is missing
+    has no point there (the release: 0).
     """
-    from scale_toolkit import utils
+    from scale_toolkit.compat.labels import read_labels
     from scale_toolkit.core import metrics
 
-    files = {m: f"{m}_predict.txt" for m in ("scABC", "SC3", "scVI")} | {"SCALE": "cluster_assignments.txt"}
+    files = {m: f"{m}_predict.txt" for m in ("scABC", "SC3", "scVI")} | {
+        "SCALE": "cluster_assignments.txt"
+    }
     rows = []
     for share in fraction:
         for method, name in files.items():
             file = Path(path) / dataset / share / name
             if file.exists():
-                report = metrics.agreement(np.asarray(ref), utils.read_labels(file)[0])
+                report = metrics.agreement(np.asarray(ref), read_labels(file)[0])
                 figures = {"ARI": report.ari, "NMI": report.nmi, "F1": report.f1}
-                rows.append({**figures, "method": method, "fraction": share.replace("corrupt_", "")})
+                rows.append(
+                    {**figures, "method": method, "fraction": share.replace("corrupt_", "")}
+                )
     if not rows:
-        raise OptionError(f"{Path(path) / dataset} holds no cluster assignments", "one of " + ", ".join(files.values()))
+        raise OptionError(
+            f"{Path(path) / dataset} holds no cluster assignments",
+            "one of " + ", ".join(files.values()),
+        )
     axes = _figure.new_figure((10.5, 3)).subplots(1, 3, gridspec_kw={"wspace": 0.35})
     for i, (panel, name) in enumerate(zip(axes, ("ARI", "NMI", "F1"))):
         lineplot(pd.DataFrame(rows), name, dataset, cbar=i == 2, ax=panel)

@@ -1,7 +1,8 @@
-"""The mathematics of the presets ``paper`` and ``release``: SCALE as published, and as its release 1.1.2 computes it.
+"""The presets ``paper`` and ``release``: SCALE as published, and as its release 1.1.2 computes it.
 
-Xiong et al. 2019, Nat Commun 10:4576. The terms of the loss are those of `model.mixture` and `model.loss`; what differs
-from the default is the start (random weights), the prior's parameters, the stopping rule and how cells are drawn.
+Xiong et al. 2019, Nat Commun 10:4576. The terms of the loss are those of `model.mixture` and
+`model.loss`; what differs from the default is the start (random weights), the prior's parameters,
+the stopping rule and how cells are drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ import numpy as np
 
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.network import Scale, Shape
-from scale_toolkit.model.recipes import HELD_OUT_SHARE, Trained, encode, fit_to_last_good, set_mixture, view, watched_cells
+from scale_toolkit.model.recipes import (
+    HELD_OUT_SHARE,
+    Trained,
+    encode,
+    fit_to_last_good,
+    set_mixture,
+    view,
+    watched_cells,
+)
 from scale_toolkit.model.seed import generators, seeded_weights
 from scale_toolkit.model.snapshot import History
 
@@ -47,18 +56,20 @@ def train_published(
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
 ) -> Trained:
-    """Train the published model: random weights, a mixture fitted to the untrained encoder, up to `max_iter` steps.
+    """Train the published model: random weights, a mixture fitted to the untrained encoder.
 
-    As published (preset ``paper``), π and σ² stay valid by construction, training stops when hidden open peaks are no longer
-    predicted better (`patience` epochs), and the latent vector is the posterior mean.
+    As published (preset ``paper``), π and σ² stay valid by construction, training stops when hidden
+    open peaks are no longer predicted better (`patience` epochs), and the latent vector is the
+    posterior mean.
 
     Parameters
     ----------
     source
         Counts; open peaks are modelled.
     release
-        Compute what 1.1.2 computes (preset ``release``): π and σ² unconstrained, a floor below γ, no early stopping, the
-        last partial batch dropped, and a latent vector that is a random sample.
+        Compute what 1.1.2 computes (preset ``release``): π and σ² unconstrained, a floor below γ,
+        no early stopping, the last partial batch dropped, and a latent vector that is a random
+        sample.
     Others
         As in `trainer.fit`.
 
@@ -72,7 +83,9 @@ def train_published(
     def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
         return view(counts, log_transform=log_transform)
 
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release)
+    shape = Shape(
+        source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release
+    )
     with seeded_weights(seed):
         model = Scale(shape)
         model.reset_as_published()

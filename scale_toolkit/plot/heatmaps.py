@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit import keys, utils
+from scale_toolkit import keys
 from scale_toolkit.core import metrics
+from scale_toolkit.core.specificity import most_specific_peaks, specificity_of_matrix
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled
@@ -50,7 +51,7 @@ def heatmap(
         Column of obs; left out, ``scale_cluster``. Cells without a label are left out.
     peaks
         Peaks to show; left out, the best markers of each cluster where `scale markers` has found some of these clusters, else
-        the most specific peaks (`utils.specificity`).
+        the most specific peaks (`get.specificity`).
     n_peaks
         How many of each cluster that is.
     relative
@@ -108,11 +109,12 @@ def _markers(adata: AnnData, labels: pd.Series, column: str, n_peaks: int) -> li
 
 def _most_specific(adata: AnnData, labels: pd.Series, n_peaks: int) -> list[np.ndarray]:
     """Return the positions of the most specific peaks of each cluster that has some."""
-    known = labels.notna().to_numpy()
-    is_open = (sparse.csr_matrix(adata.X)[known] > 0).T
-    names = list(labels.cat.categories)
-    scores = utils.mat_specificity_score(is_open, labels[known].astype(str).to_numpy())[names]
-    chosen, cluster = utils.cluster_specific(scores, classes=range(len(names)), top=n_peaks)
+    codes = labels.cat.codes.to_numpy()
+    n_clusters = len(labels.cat.categories)
+    is_open = sparse.csr_matrix((sparse.csr_matrix(adata.X)[codes >= 0] > 0).T).astype(np.float64)
+    is_open.eliminate_zeros()
+    scores = specificity_of_matrix(is_open, codes[codes >= 0], n_clusters)
+    chosen, cluster = most_specific_peaks(scores, range(n_clusters), n_peaks)
     if not len(chosen):
         raise InputError("no peak in X is open in any cell", "counts", "run `scale prepare` on the counts first")
     return np.split(chosen, np.flatnonzero(np.diff(cluster)) + 1)

@@ -14,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from scale_toolkit import __version__, keys, utils
+from scale_toolkit import __version__, get, keys
 from scale_toolkit.config import PRESETS
 from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
@@ -492,7 +492,7 @@ def _markers(view: View) -> Section | None:
         section.table, section.numbers = _marker_table(view.adata, table, names), ("markers",)
     else:
         keys.CLUSTER.set(some, labels.to_numpy())
-        chosen, owner = _specific(utils.specificity(some)[names].to_numpy(), shares)
+        chosen, owner = _specific(get.specificity(some)[names].to_numpy(), shares)
         words = (
             "The most specific peaks of each cluster, by SCALE's score, among those open in it more often than in any other. "
             "They are shown, not tested: scale markers tests them."

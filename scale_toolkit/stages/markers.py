@@ -11,10 +11,11 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from scale_toolkit import keys, utils
+from scale_toolkit import get, keys
 from scale_toolkit.config import MarkersConfig
 from scale_toolkit.core import differential
 from scale_toolkit.core.intervals import check_chromosomes, nearest_starts, require_intervals
+from scale_toolkit.core.specificity import outlying_loadings, specificity_of_counts
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.select_peaks import _binary_view
@@ -84,7 +85,7 @@ def markers(
         The same of every peak, columns in the order of the clusters; NaN for a peak that was not tested, or is open nowhere.
     ``varm['scale_weight_peaks']`` (peaks × latent, int8)
         Where the file holds a decoder: 1 or −1 where a loading is more than `weight_cutoff` standard deviations above or
-        below the mean of its latent dimension (`utils.peak_selection`), else 0.
+        below the mean of its latent dimension (`core.specificity.outlying_loadings`), else 0.
     ``var['nearest_gene']``, ``var['tss_distance']``
         With `genes`: the gene whose start is nearest to each peak, empty where its chromosome has none, and the bases between,
         below 0 where the peak is upstream of the gene; the markers have them too.
@@ -147,7 +148,7 @@ def markers(
     figures = {"score": found.score, "p_value": found.p_value, "odds_ratio": found.odds_ratio}
     figures["fdr"] = np.column_stack([false_discovery_control(column) for column in found.p_value.T])
     figures |= _shares(counts[tested], sizes)
-    specificity = utils.specificity_of_counts(counts, sizes)
+    specificity = specificity_of_counts(counts, sizes)
     figures["specificity"] = specificity[tested]
     table, own = _table(adata.var_names[tested], names, figures, config)
     own = tested[own]  # number of each marker's peak
@@ -330,11 +331,9 @@ def _select_by_weights(adata: AnnData, config: MarkersConfig) -> None:
         log.info("%s is not here: no peaks are selected by decoder weights (`scale train` writes it)", keys.DECODER)
         return
     modelled = np.flatnonzero(~np.isnan(keys.BIAS.get(adata).to_numpy(np.float64)))
-    weight = utils.get_decoder_weight(adata)
-    chosen = np.zeros(weight.shape, dtype=np.int8)
-    for kind, sign in (("pos", 1), ("neg", -1)):
-        for column, at in enumerate(utils.peak_selection(weight[modelled], modelled, kind=kind, cutoff=config.weight_cutoff)):
-            chosen[at, column] = sign
+    loadings = get.decoder_weights(adata)
+    chosen = np.zeros(loadings.shape, dtype=np.int8)
+    chosen[modelled] = outlying_loadings(loadings[modelled], config.weight_cutoff)
     keys.WEIGHT_PEAKS.set(adata, chosen)
 
 

@@ -22,8 +22,8 @@ from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError, OptionError, ScaleWarning
 from scale_toolkit.stages import _latent
 from scale_toolkit.stages import cluster as module
-from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.cluster import cluster, cluster_report, kmeans_at_k, leiden_at_k
+from scale_toolkit.stages.receipts import receipts
 
 FEW = f"ignore:.*fewer than n_neighbors:{ScaleWarning.__module__}.{ScaleWarning.__qualname__}"
 

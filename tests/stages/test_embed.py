@@ -18,9 +18,9 @@ from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError, ScaleWarning
 from scale_toolkit.stages import _latent
 from scale_toolkit.stages import embed as module
-from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.cluster import cluster
 from scale_toolkit.stages.embed import embed
+from scale_toolkit.stages.receipts import receipts
 
 FEW = "ignore:.*(fewer than n_neighbors|perplexity 30 is too much):scale_toolkit.errors.ScaleWarning"
 SLOT = {"umap": keys.UMAP, "tsne": keys.TSNE}

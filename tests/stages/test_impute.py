@@ -13,8 +13,8 @@ import scale_toolkit
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
-from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.impute import impute, streamed
+from scale_toolkit.stages.receipts import receipts
 
 
 def trained_like(n_cells=30, n_peaks=80, latent=4, seed=0, unmodelled=()) -> anndata.AnnData:

@@ -15,8 +15,8 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, NothingLeftError, OptionError, ScaleWarning
-from scale_toolkit.stages.receipts import digest, receipts
 from scale_toolkit.stages.prepare import prepare
+from scale_toolkit.stages.receipts import digest, receipts
 
 
 def cells_of(counts, barcodes=None, peaks=None, **kwargs):
