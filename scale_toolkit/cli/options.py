@@ -98,6 +98,7 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
 
     def run(**words: Any) -> None:
         talk = Talk(quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug"))
+        talk.label = body.__name__.replace("_", "-")
         with outcome(talk, _spellings(configs)), talk.listening():
             built = {name: _build(name, kind, how, words) for name, (kind, how) in configs.items()}
             body(**words, **built, talk=talk)

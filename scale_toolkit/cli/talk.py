@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from scale_toolkit.bars import Progress, bar
+from scale_toolkit.bars import LINE_SECONDS, Lines, Progress, bar, labelled
 from scale_toolkit.errors import ScaleWarning
 
 _SECONDS_BETWEEN_LINES = 1.0
@@ -36,6 +36,8 @@ class Talk:
         self.quiet, self.json_logs, self.debug = quiet, json_logs, debug
         self.stdout = sys.stdout
         self.verbose = False
+        self.label = ""  # the command's name, in front of its progress
+        self.line_seconds = LINE_SECONDS
 
     def binary_stdout(self) -> BinaryIO | None:
         """The process's stdout for h5ad bytes, whatever `listening` has put in its place for prints."""
@@ -98,26 +100,44 @@ class Talk:
             Console(stderr=True, highlight=False).print(table)
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Progress]:
-        """Yield ``progress(message, done, total)`` for one stage: a bar on a terminal, lines for ``--json-logs``."""
-        if self.json_logs or self.verbose:
-            yield self._lines()
-        elif self.quiet or not sys.stderr.isatty():
-            yield lambda message, done, total: None
-        else:
-            with bar() as progress:
-                yield progress
+    def progress(self, label: str = "") -> Iterator[Progress]:
+        """Yield ``progress(message, done, total)`` for one stage.
 
-    def _lines(self) -> Progress:
-        last = [-_SECONDS_BETWEEN_LINES]
+        A bar on a terminal; with ``--verbose`` and ``--json-logs`` a line for every step; else, in a log file, a line
+        every 30 seconds, so that a long stage does not look as if it had stopped.
+
+        Parameters
+        ----------
+        label
+            What works; left out, the name of the command.
+        """
+        label = label or self.label
+        every_step = self.json_logs or self.verbose
+        if self.quiet:
+            yield lambda message, done, total: None
+        elif sys.stderr.isatty() and not every_step:
+            with bar(label) as progress:
+                yield progress
+        else:
+            with Lines(self._progress_line, label, self.line_seconds) as lines:
+                yield self._steps(label, lines) if every_step else lines
+
+    def _steps(self, label: str, lines: Lines) -> Progress:
+        """Write a line for each step, for ``--json-logs`` at most one per second."""
+        last = -_SECONDS_BETWEEN_LINES
 
         def progress(message: str, done: int, total: int) -> None:
+            nonlocal last
+            lines(message, done, total)
             now = time.monotonic()
-            if not self.quiet and (self.verbose or done >= total or now - last[0] >= _SECONDS_BETWEEN_LINES):
-                last[0] = now
-                self.say("progress" if self.json_logs else "info", message, done=done, total=total)
+            if self.verbose or done >= total or now - last >= _SECONDS_BETWEEN_LINES:
+                last = now
+                self._progress_line(labelled(label, message), done, total)
 
         return progress
+
+    def _progress_line(self, message: str, done: int, total: int) -> None:
+        self.say("progress" if self.json_logs else "info", message, done=done, total=total)
 
     def _show_warning(self, message: Any, category: type, filename: str, lineno: int, *_: Any) -> None:
         where = "" if issubclass(category, ScaleWarning) else f" ({category.__name__}, {filename}:{lineno})"

@@ -59,23 +59,24 @@ def embed(adata: AnnData, config: EmbedConfig, *, progress: Progress | None = No
     latent = latent_of(adata)
     if len(latent) < 3:
         raise InputError(f"{len(latent)} cells", "at least 3 to draw a picture of")
-    if progress is not None:
-        progress(config.method, 0, 1)
+    report = progress or (lambda message, done, total: None)
     if config.method == "umap":
-        keys.UMAP.set(adata, _umap(adata, latent, config))
+        keys.UMAP.set(adata, _umap(adata, latent, config, report))
     else:
+        report("tSNE of the latent space", 0, 2)
         keys.TSNE.set(adata, _tsne(adata, latent, config))
-    if progress is not None:
-        progress(config.method, 1, 1)
+    report("embedded", 2, 2)
     return adata
 
 
-def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig) -> np.ndarray:
+def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progress) -> np.ndarray:
+    report("neighbours of the cells", 0, 2)
     graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     key = _store(adata, graph)
     # UMAP sets weak edges to 0 in the very arrays it is given
     graph.obsp[keys.CONNECTIVITIES.name] = graph.obsp[keys.CONNECTIVITIES.name].copy()
     init = "spectral" if len(latent) >= SPECTRAL_FROM else "random"
+    report("UMAP layout", 1, 2)
     with warnings.catch_warnings():
         # UMAP lays out the parts of a graph one by one, and asks scikit-learn to place the parts
         warnings.filterwarnings("ignore", message="Graph is not fully connected", category=UserWarning)

@@ -6,11 +6,14 @@ import errno
 import json
 import logging
 import os
+import re
+import time
 import warnings
 
 import pytest
 import typer
 
+from scale_toolkit.bars import duration
 from scale_toolkit.cli.outcome import outcome, translated
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import DeviceError, MissingSlotError, OptionError, ScaleWarning
@@ -61,20 +64,46 @@ def test_listening_leaves_no_trace():
     assert (log.level, list(log.handlers), log.propagate, warnings.showwarning) == before
 
 
-def test_progress_away_from_a_terminal_is_silent_but_for_verbose_and_json(capsys):
+def test_progress_away_from_a_terminal_is_a_line_per_step_with_verbose_and_json(capsys):
     def said(talk):
-        with talk.progress() as progress:
+        with talk.progress("train") as progress:
             for done in range(1, 4):
                 progress(f"epoch {done}", done, 3)
         return capsys.readouterr().err.splitlines()
 
-    assert said(Talk()) == []
+    assert said(Talk()) == []  # it took less than 30 seconds
     verbose = Talk()
     verbose.verbose = True
-    assert said(verbose) == ["epoch 1", "epoch 2", "epoch 3"]
+    assert said(verbose) == ["train: epoch 1", "train: epoch 2", "train: epoch 3"]
     lines = [json.loads(line) for line in said(Talk(json_logs=True))]
-    assert lines[-1] == {"level": "progress", "message": "epoch 3", "done": 3, "total": 3}
+    assert lines[-1] == {"level": "progress", "message": "train: epoch 3", "done": 3, "total": 3}
     assert said(Talk(json_logs=True, quiet=True)) == []
+
+
+def test_a_long_stage_writes_lines_to_a_log_file_even_if_it_reports_nothing(capsys):
+    talk = Talk()
+    talk.label, talk.line_seconds = "embed", 0.05
+    lines = []
+    with talk.progress() as progress:
+        while not (lines := lines + capsys.readouterr().err.splitlines()):
+            time.sleep(0.01)
+        assert re.fullmatch(r"embed, \d+ s", lines[0])
+        progress("UMAP layout", 1, 2)
+        while not (last := [line for line in capsys.readouterr().err.splitlines() if "UMAP" in line]):
+            time.sleep(0.01)
+    assert re.fullmatch(r"embed: UMAP layout, 1/2, \d+ s", last[0])
+    time.sleep(0.15)
+    assert capsys.readouterr().err == ""  # no line after the end
+    quiet = Talk(quiet=True)
+    quiet.line_seconds = 0.01
+    with quiet.progress("train"):
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.9, "59 s"), (90, "1 min 30 s"), (7500, "2 h 5 min")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -114,7 +143,9 @@ def test_a_terminal_gets_a_bar():
     pty = pytest.importorskip("pty")
     code = (
         "from scale_toolkit.cli.talk import Talk\n"
-        "with Talk().progress() as progress:\n"
+        "import time\n"
+        "with Talk().progress('train') as progress:\n"
+        "    time.sleep(0.3)\n"
         "    progress('epoch 2, loss 512.3', 2, 4)\n"
     )
     import subprocess
@@ -137,8 +168,11 @@ def test_a_terminal_gets_a_bar():
         seen += chunk
     os.close(main)
     assert out == b""
-    assert b"epoch 2, loss 512.3" in seen
+    assert b"train" in seen[: seen.index(b"epoch 2")]  # before the stage has reported anything
+    assert b"/?" not in seen
+    assert b"train: epoch 2, loss 512.3" in seen
     assert b"2/4" in seen
+    assert b"0:00:00" in seen  # elapsed
 
 
 def test_a_full_disk_ends_the_process_at_once(capsys, monkeypatch):

@@ -248,10 +248,17 @@ def test_a_view_is_not_written_to():
     assert "X_umap" not in cells.obsm
 
 
-def test_progress_is_told():
-    told = []
-    embed(cells_of(), progress=lambda *what: told.append(what))
-    assert told == [("umap", 0, 1), ("umap", 1, 1)]
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        ("umap", [("neighbours of the cells", 0, 2), ("UMAP layout", 1, 2), ("embedded", 2, 2)]),
+        ("tsne", [("tSNE of the latent space", 0, 2), ("embedded", 2, 2)]),
+    ],
+)
+def test_progress_names_each_step(method, steps):
+    reported = []
+    embed(cells_of(), method=method, progress=lambda *step: reported.append(step))
+    assert reported == steps
 
 
 # ---- the approximate search, for more cells than an exact one can take
