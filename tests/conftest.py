@@ -28,20 +28,20 @@ DATA = Path(os.environ.get("SCALE_TEST_DATA", Path(__file__).parents[2] / "share
 
 
 class Errors:
-    """Which errors each test makes: with SCALE_ERRORS_HOLD, what docs/errors.md says of a test is held against it."""
+    """Note which errors each test triggers; with SCALE_ERRORS_HOLD, hold the tests to tests/error_triggers.tsv."""
 
     def __init__(self) -> None:
-        self.places, self.current = make_errors.lookup(), set()
-        self.wanted: dict[str, set[str]] = {}
+        self.sites, self.current = make_errors.lookup(), set()
+        self.expected: dict[str, set[tuple[str, ...]]] = {}
         for key, test in make_errors.triggers().items():
-            self.wanted.setdefault(test, set()).add(key)
-        self.seen: dict[str, set[str]] = {}
+            self.expected.setdefault(test, set()).add(key)
+        self.seen: dict[tuple[str, ...], set[str]] = {}
         plain = ScaleError.__init__
 
         def noted(error: ScaleError, *words: str, **named: str) -> None:
             frame = sys._getframe(1)
             file = Path(frame.f_code.co_filename).as_posix().rpartition("/scale_toolkit/")[2]
-            self.current.update(key for first, last, key in self.places.get(file, []) if first <= frame.f_lineno <= last)
+            self.current.update(key for first, last, key in self.sites.get(file, []) if first <= frame.f_lineno <= last)
             plain(error, *words, **named)
 
         ScaleError.__init__ = noted
@@ -54,15 +54,15 @@ class Errors:
             return result  # other examples, other errors
         for key in self.current:
             self.seen.setdefault(key, set()).add(item.nodeid)
-        missing = self.wanted.get(item.nodeid, set()) - self.current if os.environ.get("SCALE_ERRORS_HOLD") else set()
-        assert not missing, f"docs/errors.md says that this test triggers {missing}: python docs/make_errors.py"
+        missing = self.expected.get(item.nodeid, set()) - self.current if os.environ.get("SCALE_ERRORS_HOLD") else set()
+        assert not missing, f"this test no longer triggers {missing}: see docs/make_errors.py"
         return result
 
     def pytest_sessionfinish(self):
         folder = os.environ.get("SCALE_ERRORS_SEEN")
         if folder and self.seen:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            notes = {key: sorted(tests) for key, tests in self.seen.items()}
+            notes = {"\t".join(key): sorted(tests) for key, tests in self.seen.items()}
             Path(folder, f"{os.getpid()}.json").write_text(json.dumps(notes), encoding="utf-8")
 
 
