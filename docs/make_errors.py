@@ -157,7 +157,8 @@ def carry_over(record: dict[Key, str], current: list[Key]) -> dict[Key, str]:
         Messages in the source, file by file, in the order of their lines.
 
     Returns
-    ------- Message -> test, for every message that is unchanged, has moved to another file, or is
+    -------
+    Message -> test, for every message that is unchanged, has moved to another file, or is
     much like one that has disappeared.
     """
     result = {key: record[key] for key in current if key in record}

@@ -21,6 +21,7 @@ WORDS = "peak " * 30
         f'"""Summary.\n\n{WORDS}\n"""\n',
         f'def f():\n    """{WORDS.strip()}."""\n',
         f'def f():\n    """Summary {WORDS.strip()}.\n\n    - item {WORDS}\n      more\n    """\n',
+        f'def f():\n    """Summary.\n\n    Returns\n    -------\n    {WORDS}\n    """\n',
         f"# {WORDS}\nx = 1\n",
         f"x = [\n    1,  # {WORDS}\n]\n",
         f"x = f({WORDS.strip()!r}, 2)\n",
@@ -35,6 +36,7 @@ def test_long_lines_are_wrapped(source):
     assert max(map(len, wrapped.splitlines())) <= tool.LENGTH
     words = [text.split() for text in (source, wrapped)]
     assert [w.strip("#()\"'") for w in words[1]].count("peak") >= 28
+    assert "Returns" not in wrapped or "    -------\n" in wrapped
     assert ast.dump(tool._without_docstrings(source)) == ast.dump(tool._without_docstrings(wrapped))
 
 

@@ -42,7 +42,7 @@ def wrap_paragraphs(lines: list[str], first_width: int = 0) -> list[str]:
         if (
             not line.strip()
             or literal_indent is not None
-            or line.lstrip().startswith((">>>", "|", "+-"))
+            or line.lstrip().startswith((">>>", "|", "+-", "---", "==="))
         ):
             wrapped.append(line)
             position += 1
