@@ -112,9 +112,10 @@ def impute(
         if config.validate:
             talk.show(*validation(adata))
             _write_validation(adata, validate_dir)
-        with talk.progress():
+        with talk.progress() as progress:
             if group_dir is not None:
-                write_groups(group_dir, config.per_group, keys.GROUP_MEANS.get(adata), chrom_sizes=chrom_sizes)
+                means = keys.GROUP_MEANS.get(adata)
+                write_groups(group_dir, config.per_group, means, chrom_sizes=chrom_sizes, progress=progress)
             file.write(adata, blocks)
 
 

@@ -1,12 +1,13 @@
-"""Accessibility of groups of cells as files: one table, and one bigWig a group for genome browsers."""
+"""Accessibility of groups of cells as files: a table, and a bigWig for each group."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,25 +15,40 @@ import pandas as pd
 from scale_toolkit.core.intervals import require_intervals
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io import files
+from scale_toolkit.io.bigwig import Track, write_bigwig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
 
 
 def write_groups(
-    folder: Path, column: str, means: pd.DataFrame, *, chrom_sizes: str | os.PathLike[str] | None = None
+    folder: Path,
+    column: str,
+    means: pd.DataFrame,
+    *,
+    chrom_sizes: str | os.PathLike[str] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Path]:
-    """Write ``COLUMN.tsv`` and ``COLUMN.GROUP.bw`` for each group into `folder`, which is made where it is missing.
+    """Write ``COLUMN.tsv`` and ``COLUMN.GROUP.bw`` for each group into a folder.
 
-    Where peaks overlap, the bigWig holds their mean; bases outside all peaks have no value.
+    If peaks overlap, the bigWig holds their mean; bases outside all peaks have no value.
 
     Parameters
     ----------
     folder
-        Where the files go; each is written whole or not at all.
+        Destination, made if it is missing; each file is written completely or not at all.
     column
         The column of obs that names the groups.
     means
-        Peaks × groups, in [0, 1], indexed by peak names that are intervals; peaks without values (NaN) are left out.
+        Peaks × groups, in [0, 1], indexed by peak names that are intervals; peaks without values
+        (NaN) are left out.
     chrom_sizes
-        A file of two columns, chromosome and length, as UCSC gives them. Without it a chromosome ends with its last peak.
+        A file of two columns, chromosome and length, as UCSC gives them. Without it a chromosome
+        ends with its last peak.
+    progress
+        Called after each file with a message, the files done and all files.
 
     Returns
     -------
@@ -41,36 +57,39 @@ def write_groups(
     Raises
     ------
     InputError
-        A peak name that is no interval, or a chromosome that `chrom_sizes` lacks or ends too early.
+        A peak name that is not an interval, or a chromosome that `chrom_sizes` lacks or ends too
+        early.
     """
-    import pybigtools
-
     means = means.dropna(how="all")
-    places = require_intervals(means.index, "--group-dir")
-    lengths = _lengths(places, chrom_sizes)
+    intervals = require_intervals(means.index, "--group-dir")
+    lengths = _lengths(intervals, chrom_sizes)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / f"{plain(column)}.tsv"]
-    with files.atomic(written[0]) as private:
+    table = folder / f"{plain(column)}.tsv"
+    with files.atomic(table) as private:
         means.to_csv(private, sep="\t", index_label="peak", float_format="%.6g")
     if chrom_sizes is None:
         warnings.warn(
-            "no --chrom-sizes: in the bigWig files each chromosome ends with its last peak; some browsers refuse such files",
+            "without --chrom-sizes each chromosome of the bigWig files ends with its last peak; "
+            "some browsers refuse such files",
             ScaleWarning,
             stacklevel=2,
         )
-    segments = _Segments(places)
+    written = [table]
+    segments = Segments(intervals)
     names = file_names(column, list(means.columns), ".bw")
-    for group, name in names.items():
+    for number, (group, name) in enumerate(names.items(), 1):
         written.append(folder / name)
-        with files.atomic(written[-1]) as private:
-            writer = pybigtools.open(str(private), "w")
-            writer.write(lengths, segments.of(means[group].to_numpy(np.float64)))
+        track = segments.track(means[group].to_numpy(np.float64))
+        with files.atomic(written[-1]) as private, private.open("wb") as file:
+            write_bigwig(file, lengths, track)
+        if progress is not None:
+            progress("writing bigWig files", number, len(names))
     return written
 
 
-def _lengths(places: pd.DataFrame, chrom_sizes: str | os.PathLike[str] | None) -> dict[str, int]:
-    """Length of each chromosome that has a peak."""
-    last = places.groupby("chrom")["end"].max().to_dict()
+def _lengths(intervals: pd.DataFrame, chrom_sizes: str | os.PathLike[str] | None) -> dict[str, int]:
+    """Return the length of each chromosome that has a peak."""
+    last = intervals.groupby("chrom")["end"].max().to_dict()
     if chrom_sizes is None:
         return {str(chrom): int(end) for chrom, end in last.items()}
     known = read_chrom_sizes(chrom_sizes)
@@ -79,7 +98,7 @@ def _lengths(places: pd.DataFrame, chrom_sizes: str | os.PathLike[str] | None) -
             raise InputError(
                 f"{chrom} has peaks and is not in {chrom_sizes}",
                 "a file of the genome the peaks were called on",
-                "look at how the chromosomes are named and at the genome build",
+                "check how the chromosomes are named, and the genome build",
             )
         if known[chrom] < end:
             raise InputError(
@@ -100,7 +119,7 @@ def read_chrom_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
             fields = line.split()
             if len(fields) < 2 or not fields[1].isdecimal() or not 0 < int(fields[1]) < 2**32:
                 raise InputError(
-                    f"{path}, line {number}: {line.strip()[:60]!r}", "a chromosome and its length in bases", "mend that line"
+                    f"{path}, line {number}: {line.strip()[:60]!r}", "a chromosome and its length in bases", "fix that line"
                 )
             sizes[fields[0]] = int(fields[1])
     if not sizes:
@@ -108,31 +127,32 @@ def read_chrom_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
     return sizes
 
 
-class _Segments:
-    """Peaks cut where one begins or ends inside another, in the order of a bigWig."""
+class Segments:
+    """Peaks cut at every start and end of a peak: disjoint intervals in the order of a bigWig."""
 
-    def __init__(self, places: pd.DataFrame) -> None:
-        self._parts = []
-        for chrom, rows in sorted(pd.Series(np.arange(len(places))).groupby(places["chrom"].to_numpy()).indices.items()):
-            start, end = (places[name].to_numpy(np.int64)[rows] for name in ("start", "end"))
-            cuts = np.unique(np.concatenate([start, end]))
-            self._parts.append((str(chrom), cuts, np.searchsorted(cuts, start), np.searchsorted(cuts, end), rows))
+    def __init__(self, intervals: pd.DataFrame) -> None:
+        _, chrom = np.unique(intervals["chrom"].to_numpy(str), return_inverse=True)
+        start, end = (intervals[name].to_numpy(np.int64) for name in ("start", "end"))
+        # one axis for all chromosomes: a chromosome begins beyond the last end of any
+        stride = int(end.max()) + 1
+        cuts = np.unique(np.concatenate([chrom * stride + start, chrom * stride + end]))
+        self._first = np.searchsorted(cuts, chrom * stride + start)
+        self._stop = np.searchsorted(cuts, chrom * stride + end)
+        self._n_peaks = np.cumsum(np.bincount(self._first, minlength=len(cuts)) - np.bincount(self._stop, minlength=len(cuts)))
+        self._covered = np.flatnonzero(self._n_peaks)
+        self._chrom = cuts[self._covered] // stride
+        self._start, self._end = cuts[self._covered] % stride, cuts[self._covered + 1] % stride
 
-    def of(self, values: np.ndarray) -> Iterator[tuple[str, int, int, float]]:
-        """Yield (chromosome, start, end, mean of the peaks there)."""
-        for chrom, cuts, first, last, rows in self._parts:
-            total, covered = np.zeros((2, len(cuts)))
-            for place, sign in ((first, 1), (last, -1)):
-                np.add.at(total, place, sign * values[rows])
-                np.add.at(covered, place, sign)
-            covered = np.cumsum(covered)
-            mean = np.cumsum(total) / np.maximum(covered, 1)
-            for i in np.flatnonzero(covered > 0):
-                yield chrom, int(cuts[i]), int(cuts[i + 1]), float(mean[i])
+    def track(self, values: npt.NDArray[np.float64]) -> Track:
+        """Return the mean of the peaks on each segment."""
+        n_cuts = len(self._n_peaks)
+        sums = np.cumsum(np.bincount(self._first, values, n_cuts) - np.bincount(self._stop, values, n_cuts))
+        means = sums[self._covered] / self._n_peaks[self._covered]
+        return Track(self._chrom, self._start, self._end, means)
 
 
 def file_names(column: str, groups: list[str], suffix: str) -> Mapping[str, str]:
-    """A file name a group: letters, digits and ``._+-``; a number is added where two become the same."""
+    """Return a file name for each group: letters, digits and ``._+-``; equal names get a number."""
     names, used = {}, set()
     for group in groups:
         bare = name = f"{plain(column)}.{plain(group)}"
@@ -146,5 +166,5 @@ def file_names(column: str, groups: list[str], suffix: str) -> Mapping[str, str]
 
 
 def plain(text: str) -> str:
-    """A text as a part of a file name: no separators, no leading dot, 80 characters at most."""
+    """Return a text that is safe in a file name: no separators, no leading dot, 80 characters."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text).lstrip(".")[:80] or "_"
