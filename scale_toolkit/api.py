@@ -158,13 +158,16 @@ class SCALE:
 
         return np.asarray(keys.LATENT.get(self._cells(adata)))
 
-    def get_imputed(self, adata: AnnData | None = None) -> Imputed:
+    def get_imputed(self, adata: AnnData | None = None, *, depth: str = "equal") -> Imputed:
         """Return the probability that each peak is open in each cell, as a matrix that is decoded when it is sliced.
 
         Parameters
         ----------
         adata
             Other cells, encoded with this model without being changed; None: the model's own.
+        depth
+            ``"equal"``: values at the median depth of the model's own cells, which can be
+            compared between cells; ``"own"``: at the depth of each cell.
 
         Returns
         -------
@@ -179,7 +182,7 @@ class SCALE:
         """
         from scale_toolkit.stages.imputed import imputed
 
-        return imputed(self._cells(adata))
+        return imputed(self._cells(adata), depth=depth)
 
     def predict(self, adata: AnnData | None = None, *, soft: bool = False) -> pd.Series[Any] | pd.DataFrame:
         """Return the mixture component of each cell, or how responsible each component is for it.
@@ -328,7 +331,10 @@ class SCALE:
         from scale_toolkit.stages.train import encode
 
         beside = AnnData(adata.X, obs=adata.obs[[]].copy(), var=adata.var[[]].copy())  # shares X, which encode only reads
-        return encode(beside, self.config, model=data, peaks=self._peaks)
+        encoded = encode(beside, self.config, model=data, peaks=self._peaks)
+        if keys.MEDIAN_OFFSET.found_in(self.adata):  # equal depth is that of the model's own cells
+            keys.MEDIAN_OFFSET.set(encoded, keys.MEDIAN_OFFSET.get(self.adata))
+        return encoded
 
 
 def _config(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:

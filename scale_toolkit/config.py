@@ -85,6 +85,10 @@ class Config:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
+#: By stage: the values of options that a receipt lacks because it is older than they are. Only
+#: those that differ from today's default.
+UNRECORDED: dict[str, dict[str, Any]] = {"impute": {"depth": "own"}}
+
 SEED = "Seed of every random choice: same seed, machine and thread count give identical results."
 THREADS = "Threads for every library underneath; 0 uses all cores available to the job."
 
@@ -200,7 +204,15 @@ class ImputeConfig(Config):
         "scale_toolkit.unpack_numeric gives probabilities back).",
         choices=("float32", "float16", "uint8"),
     )
-    binary: bool = option(False, "Write 1 where the probability exceeds both the cell's and the peak's open rate.")
+    depth: str = option(
+        "equal",
+        "Depth at which probabilities and means of groups are given: equal (the data's median depth for every cell, so that "
+        "cells can be compared) or own (the depth of each cell, as in the likelihood; --binary always uses it).",
+        choices=("equal", "own"),
+    )
+    binary: bool = option(
+        False, "Write 1 if the probability at the cell's own depth exceeds both the cell's and the peak's open rate."
+    )
     binary_format: str = option(
         "csr",
         "csr: sparse, 4 bytes a one on disk before compression and 5 when read (with 14 to 24 % ones, 0.7 to 1.2 bytes a "

@@ -93,6 +93,9 @@ HIDDEN = Slot("obsm", "scale_hidden", "train", "cells × hidden", "float32", "th
 DECODER = Slot("varm", "scale_decoder", "train", "peaks × latent", "float32", "loadings w_j; 0 where not modelled")
 BIAS = Slot("var", "scale_bias", "train", "peaks", "float32", "intercept b_j of a peak's logit; NaN where not modelled")
 OFFSET = Slot("obs", "scale_offset", "train", "cells", "float32", "depth offset s_i of a cell's logits")
+MEDIAN_OFFSET = Slot(
+    "uns", "scale_median_offset", "train", "", "float", "depth offset s̄ of a cell of median depth: values at equal depth"
+)
 CELL_OPEN_RATE = Slot("obs", "scale_open_rate", "train", "cells", "float64", "share of modelled peaks open in a cell")
 PEAK_OPEN_RATE = Slot("var", "scale_open_rate", "train", "peaks", "float64", "share of cells a peak is open in")
 POSTERIOR = Slot("obsm", "scale_posterior", "train", "cells × components", "float32", "mixture responsibilities")

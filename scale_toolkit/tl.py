@@ -161,7 +161,7 @@ def impute(
     *,
     copy: bool = False,
     progress: Progress | None = None,
-    peaks: Sequence[str] | None = None,
+    peaks: str | Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
     model: bytes | None = None,
     **options: Any,
@@ -184,7 +184,8 @@ def impute(
     model
         With ``validate``: encode with this model instead of training again.
     **options
-        ``numeric``, ``binary``, ``to``, ``per_group``, ``validate``, …: see `scale_toolkit.impute`.
+        ``numeric``, ``depth``, ``binary``, ``to``, ``per_group``, ``validate``, …: see
+        `scale_toolkit.impute`.
 
     Returns
     -------

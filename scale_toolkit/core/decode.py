@@ -16,7 +16,7 @@ binary value compares that float32 with the rates in float64, so it can be recom
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class NumericRows:
         Size of one block as float32; at least one row is made at a time.
     """
 
-    format = "dense"
+    format: Literal["dense", "csr"] = "dense"
 
     def __init__(self, decoder: Decoder, dtype: str = "float32", *, n_threads: int = 0, block_bytes: int = BLOCK_BYTES) -> None:
         self.decoder = decoder
@@ -187,7 +187,7 @@ class BinaryRows:
             raise ValueError(
                 f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of {decoder.shape}"
             )
-        self.format = "dense" if packed else "csr"
+        self.format: Literal["dense", "csr"] = "dense" if packed else "csr"
         self.shape = (n_cells, -(-n_peaks // 8) if packed else n_peaks)
         #: Every stored value is 1: a writer of CSR need not store them.
         self.all_ones = not packed

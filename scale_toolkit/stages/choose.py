@@ -57,9 +57,7 @@ def find_peaks(adata: AnnData, wanted: str | Sequence[str]) -> Positions:
             "omit them, or train with them (`scale select-peaks` leaves peaks out)",
         )
     intervals = [text for text, position in zip(texts, positions, strict=True) if position < 0]
-    overlapping = (
-        _overlapping(names[modelled], intervals) if intervals else np.empty(0, np.int64)
-    )
+    overlapping = _overlapping(names[modelled], intervals) if intervals else np.empty(0, np.int64)
     return np.union1d(positions[positions >= 0], modelled[overlapping])
 
 
@@ -69,15 +67,15 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     rows = np.flatnonzero(table["chrom"].notna())
     overlaps = Overlaps(table.iloc[rows])
     known = set(overlaps.chromosomes)
-    parts = [_interval_of(text, known) for text in intervals]
-    unknown = [text for text, part in zip(intervals, parts, strict=True) if part is None]
+    spans = [_interval_of(text, known) for text in intervals]
+    unknown = [text for text, span in zip(intervals, spans, strict=True) if span is None]
     if unknown:
         raise InputError(
             f"{first_names(unknown)}: no such peak{'s' * (len(unknown) > 1)}",
             f"names such as {names[0]}, intervals such as chr1:1000-2000, or a file of either",
             "look at var_names",
         )
-    chroms, start, end = zip(*(part for part in parts if part is not None), strict=True)
+    chroms, start, end = zip(*(span for span in spans if span is not None), strict=True)
     absent = sorted(set(chroms) - known)
     if absent:
         raise InputError(
@@ -102,12 +100,11 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     missed = [intervals[row] for row in np.setdiff1d(np.arange(len(intervals)), interval_rows)]
     if missed:
         warnings.warn(
-            f"{len(missed):,} of {len(intervals):,} intervals overlap no modelled peak: "
-            f"{first_names(missed)}",
+            f"{len(missed):,} of {len(intervals):,} intervals overlap no modelled peak: {first_names(missed)}",
             ScaleWarning,
             stacklevel=2,
         )
-    return rows[np.unique(peak_rows)]
+    return np.asarray(rows[np.unique(peak_rows)], np.int64)
 
 
 def _interval_of(text: str, chromosomes: set[str]) -> tuple[str, int, int] | None:
@@ -146,7 +143,7 @@ def find_cells(adata: AnnData, query: str | Sequence[str]) -> Positions:
     if isinstance(query, str):
         positions = np.flatnonzero(_evaluated(adata, query))
     else:
-        positions = np.unique(positions_of(list(query), adata.obs_names, "cell")[0])
+        positions = np.unique(_named(as_names(query, "cells"), adata.obs_names, "cell"))
     if len(positions) == 0:
         raise NothingLeftError(
             f"the query {query!r} holds for none of {adata.n_obs:,} cells",
@@ -164,8 +161,7 @@ def _evaluated(adata: AnnData, query: str) -> npt.NDArray[np.bool_]:
         raise InputError(
             f"the query {query!r} cannot be answered ({reason})",
             f"an expression over obs ({first_names(adata.obs.columns, 8)})",
-            "write it as 'column == \"value\"', and a column with other signs than letters "
-            "in `backticks`",
+            "write it as 'column == \"value\"', and a column with other signs than letters in `backticks`",
         ) from None
     if not isinstance(chosen, pd.Series) or not pd.api.types.is_bool_dtype(chosen.dtype):
         raise InputError(
@@ -173,7 +169,7 @@ def _evaluated(adata: AnnData, query: str) -> npt.NDArray[np.bool_]:
             "an expression that gives True or False for each cell",
             "compare a column with a value",
         )
-    return chosen.to_numpy(dtype=bool, na_value=False)
+    return np.asarray(chosen.to_numpy(dtype=bool, na_value=False))
 
 
 def as_names(values: str | Sequence[str], keyword: str) -> list[str]:
@@ -190,7 +186,7 @@ def as_names(values: str | Sequence[str], keyword: str) -> list[str]:
     if names is None or not all(isinstance(name, str) for name in names):
         raise InputError(
             f"{keyword} is {values!r}"[:200],
-            "a list of names or intervals such as chr1:1000-2000",
+            "a list of names" + (" or intervals such as chr1:1000-2000" if keyword == "peaks" else ""),
             f"give {keyword} as a list of strings",
         )
     return [str(name) for name in names]
@@ -210,9 +206,7 @@ def positions_of(key: Any, names: pd.Index, axis: str) -> tuple[slice | Position
     """
     if isinstance(key, slice):
         if any(isinstance(bound, str) for bound in (key.start, key.stop)):
-            raise InputError(
-                f"a slice of {axis} names", "numbers, names or a mask", f"list the {axis}s"
-            )
+            raise InputError(f"a slice of {axis} names", "numbers, names or a mask", f"list the {axis}s")
         return key, False
     if isinstance(key, str):
         return _named([key], names, axis), True
@@ -254,7 +248,7 @@ def _mask_or_values(key: Any, names: pd.Index, axis: str) -> npt.NDArray[Any]:
             f"one over these {len(names):,} in their order",
             "make it from obs or var",
         )
-    return key.to_numpy(dtype=bool, na_value=False)
+    return np.asarray(key.to_numpy(dtype=bool, na_value=False))
 
 
 def _named(wanted: list[str], names: pd.Index, axis: str) -> Positions:
@@ -264,11 +258,10 @@ def _named(wanted: list[str], names: pd.Index, axis: str) -> Positions:
     if missing:
         raise InputError(
             f"{len(missing)} of {len(wanted)} {axis}s are missing: {first_names(missing)}",
-            f"names such as {next(iter(names), None)}"
-            + (", modelled by `scale train`" if axis == "peak" else ""),
+            f"names such as {next(iter(names), None)}" + (", modelled by `scale train`" if axis == "peak" else ""),
             f"ask for some of the {len(names):,} {axis}s of the file",
         )
-    return positions
+    return np.asarray(positions, np.int64)
 
 
 def _check_unique(names: pd.Index, axis: str) -> None:

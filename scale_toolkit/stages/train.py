@@ -510,6 +510,7 @@ def _write(
     keys.DECODER.set(adata, _spread(weight[here], place[here], (adata.n_vars, weight.shape[1]), 0))
     keys.BIAS.set(adata, _spread(decoder.bias.detach().cpu().numpy()[here], place[here], (adata.n_vars,), np.nan))
     keys.OFFSET.set(adata, encoded.offset)
+    keys.MEDIAN_OFFSET.set(adata, float(np.median(encoded.offset)))
     keys.CELL_OPEN_RATE.set(adata, cell_sums / source.n_peaks)
     rates = peak_sums / source.n_cells
     keys.PEAK_OPEN_RATE.set(adata, _spread(rates[here], place[here], (adata.n_vars,), np.nan))

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit import __version__, keys
+from scale_toolkit.config import UNRECORDED
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.stages.receipts import digest, receipts, versions
 from scale_toolkit.threads import available_cores
@@ -205,7 +206,8 @@ def _reads(receipt: dict[str, Any]) -> tuple[keys.Slot, ...]:
 def _options(call: Any, receipt: dict[str, Any]) -> Any:
     config = call.stage.config
     known = {spec.name for spec in dataclasses.fields(config)}
-    options = {name: value for name, value in receipt["options"].items() if name in known}
+    recorded = {**UNRECORDED.get(receipt["stage"], {}), **receipt["options"]}
+    options = {name: value for name, value in recorded.items() if name in known}
     if "n_threads" in known:
         options["n_threads"] = receipt["threads"]
     if options.get("device") not in (None, "cpu") and receipt.get("notes", {}).get("device") == "cpu":

@@ -30,20 +30,24 @@ def trained_like(n_cells=30, n_peaks=80, latent=4, seed=0, unmodelled=()) -> ann
     keys.DECODER.set(adata, weights)
     keys.BIAS.set(adata, bias)
     keys.OFFSET.set(adata, rng.normal(0, 0.5, n_cells).astype(np.float32))
+    keys.MEDIAN_OFFSET.set(adata, float(np.median(keys.OFFSET.get(adata))))
     keys.LATENT.set(adata, rng.normal(size=(n_cells, latent)).astype(np.float32))
     keys.CELL_OPEN_RATE.set(adata, rng.uniform(0.05, 0.3, n_cells))
     keys.PEAK_OPEN_RATE.set(adata, rng.uniform(0.05, 0.3, n_peaks))
     return adata
 
 
-def dense(adata, hidden=keys.LATENT):
+def dense(adata, hidden=keys.LATENT, depth="equal"):
     """The definition, in float64, over all peaks of `adata`."""
     logit = np.asarray(hidden.get(adata), float) @ np.asarray(keys.DECODER.get(adata), float).T
-    return expit(logit + keys.BIAS.get(adata).to_numpy(float)[None, :] + keys.OFFSET.get(adata).to_numpy(float)[:, None])
+    offset = keys.OFFSET.get(adata).to_numpy(float)
+    if depth == "equal":
+        offset = np.full(adata.n_obs, adata.uns.get("scale_median_offset", np.median(offset)))
+    return expit(logit + keys.BIAS.get(adata).to_numpy(float)[None, :] + offset[:, None])
 
 
 def dense_binary(adata):
-    p = dense(adata).astype(np.float32)
+    p = dense(adata, depth="own").astype(np.float32)
     above_cell = p > keys.CELL_OPEN_RATE.get(adata).to_numpy()[:, None]
     return above_cell & (p > keys.PEAK_OPEN_RATE.get(adata).to_numpy()[None, :])
 
@@ -55,6 +59,72 @@ def test_numeric_is_made_where_nothing_is_asked():
     assert made.obsm["imputed"].dtype == np.float32
     assert "binary" not in made.obsm
     assert list(made.uns["scale_imputed_peaks"]) == list(adata.var_names)
+
+
+@pytest.mark.parametrize("depth", ["equal", "own"])
+def test_depth_is_that_of_the_data_or_of_the_cell(depth):
+    adata = trained_like()
+    made = impute(adata.copy(), depth=depth)
+    np.testing.assert_allclose(made.obsm["imputed"], dense(adata, depth=depth), atol=1e-6)
+    assert receipts(made)[-1]["options"]["depth"] == depth
+    assert np.abs(dense(adata, depth="own") - dense(adata)).max() > 0.1
+
+
+def test_cells_that_differ_in_depth_alone_have_equal_values():
+    adata = trained_like()
+    keys.LATENT.get(adata)[:] = keys.LATENT.get(adata)[0]
+    assert np.ptp(impute(adata.copy()).obsm["imputed"], axis=0).max() == 0
+    assert np.ptp(impute(adata, depth="own").obsm["imputed"], axis=0).max() > 0.1
+
+
+def test_a_file_without_the_median_takes_that_of_its_cells():
+    adata = trained_like()
+    keys.MEDIAN_OFFSET.drop(adata)
+    np.testing.assert_allclose(impute(adata[:7].copy()).obsm["imputed"], dense(adata[:7].copy()), atol=1e-6)
+    assert np.abs(dense(adata[:7]) - dense(trained_like())[:7]).max() > 0.01  # the median of all cells is another
+
+
+def test_train_writes_the_median_depth(plant):
+    trained = scale_toolkit.train(plant(60, 100), n_components=3, max_iter=10, n_threads=1)
+    assert keys.MEDIAN_OFFSET.get(trained) == np.median(keys.OFFSET.get(trained))
+
+
+def test_binary_takes_each_cells_own_depth():
+    equal, own = (impute(trained_like(), numeric=True, binary=True, depth=depth) for depth in ("equal", "own"))
+    assert (equal.obsm["binary"] != own.obsm["binary"]).nnz == 0
+    rates = keys.CELL_OPEN_RATE.get(own).to_numpy()[:, None], keys.PEAK_OPEN_RATE.get(own).to_numpy()
+    again = (own.obsm["imputed"] > rates[0]) & (own.obsm["imputed"] > rates[1])
+    np.testing.assert_array_equal(own.obsm["binary"].toarray().astype(bool), again)
+
+
+def test_one_text_names_one_peak_or_interval():
+    as_text, as_list = (impute(trained_like(), peaks=peaks) for peaks in ("chr1:2000-2500", ["chr1:2000-2500"]))
+    np.testing.assert_array_equal(as_text.obsm["imputed"], as_list.obsm["imputed"])
+    assert receipts(as_text) == receipts(as_list)
+    assert list(impute(trained_like(), peaks="chr1:1,900-2,001").uns["scale_imputed_peaks"]) == ["chr1:2000-2500"]
+    assert list(impute(trained_like(), peaks="chr1-1900-2001").uns["scale_imputed_peaks"]) == ["chr1:2000-2500"]
+
+
+@pytest.mark.parametrize(("peaks", "words"), [(7, "peaks is 7"), ([1, 2], r"peaks is \[1, 2\]")])
+def test_peaks_that_are_not_names_are_refused(peaks, words):
+    with pytest.raises(InputError, match=words + "; expected a list of names or intervals"):
+        impute(trained_like(), peaks=peaks)
+
+
+def test_an_empty_list_of_peaks_is_refused():
+    with pytest.raises(NothingLeftError, match="peaks is empty"):
+        impute(trained_like(), peaks=[])
+
+
+def test_means_of_groups_obey_the_number_of_threads(monkeypatch):
+    from scale_toolkit.core import decode
+
+    seen, in_order = [], decode.in_order
+    monkeypatch.setattr(decode, "in_order", lambda *words: (seen.append(words[2]), in_order(*words))[1])
+    adata = trained_like()
+    adata.obs["group"] = ["a", "b"] * 15
+    impute(adata, per_group="group", n_threads=1)
+    assert seen == [1]
 
 
 def test_binary_is_bit_for_bit_the_definition_and_alone():
@@ -144,7 +214,7 @@ def test_peaks_the_model_has_not_seen_are_left_out():
 
 
 def test_layers_need_every_peak_modelled():
-    with pytest.raises(InputError, match=r"79 of 80 peaks were modelled; expected all of them.*--to obsm.*--mark-only"):
+    with pytest.raises(InputError, match=r"79 of 80 peaks were modelled; expected all of them.*write to obsm"):
         impute(trained_like(unmodelled=(3,)), to="layers")
 
 

@@ -24,11 +24,13 @@ def trained(plant):
     return cells
 
 
-def dense(cells):
+def dense(cells, depth="equal"):
     """The definition, in float64, over the modelled peaks."""
     modelled = keys.BIAS.get(cells).notna().to_numpy()
     logit = np.asarray(keys.LATENT.get(cells), float) @ np.asarray(keys.DECODER.get(cells), float)[modelled].T
     bias, offset = keys.BIAS.get(cells).to_numpy(float)[modelled], keys.OFFSET.get(cells).to_numpy(float)
+    if depth == "equal":
+        offset = np.full(len(offset), np.median(offset))
     return expit(logit + bias + offset[:, None])
 
 
@@ -39,6 +41,32 @@ def test_all_of_it_is_the_dense_definition(trained):
     assert list(p.peaks) == list(trained.var_names[trained.var["selected"]])
     np.testing.assert_allclose(np.asarray(p), dense(trained), rtol=1e-6)
     assert np.asarray(p, np.float64).dtype == np.float64
+    own = scale.imputed(trained, depth="own")
+    np.testing.assert_allclose(np.asarray(own), dense(trained, "own"), rtol=1e-6)
+    assert "at own depth" in repr(own) and "at equal depth" in repr(p)
+    with pytest.raises(OptionError, match="depth is 'median'; expected one of equal, own"):
+        scale.imputed(trained, depth="median")
+
+
+def test_later_changes_of_the_cells_do_not_reach_the_matrix(trained):
+    cells = trained.copy()
+    cells.obsm["X_umap"] = np.zeros((90, 2))
+    cells.uns["group_colors"] = ["#000000", "#ffffff", "#888888"]
+    p = scale.imputed(cells)
+    before, described = np.asarray(p), p.to_adata()
+    for values in (cells.obsm["X_scale"], cells.varm["scale_decoder"], cells.obsm["X_umap"]):
+        values[:] = 5
+    cells.obs["scale_offset"] = np.float32(3)
+    cells.obs["group"] = "changed"
+    cells.var["scale_bias"] = np.float32(0)
+    cells.obs_names = [f"other{i}" for i in range(90)]
+    cells.uns["group_colors"][0] = "#ff0000"
+    np.testing.assert_array_equal(np.asarray(p), before)
+    again = p.to_adata()
+    pd.testing.assert_frame_equal(again.obs, described.obs)
+    pd.testing.assert_frame_equal(again.var, described.var)
+    np.testing.assert_array_equal(again.obsm["X_umap"], 0)
+    assert again.uns["group_colors"][0] == "#000000"
 
 
 def some_keys(p):
@@ -91,7 +119,7 @@ def test_what_is_decoded_is_what_is_asked(trained, monkeypatch):
     assert sum(made) == 90
     p[5, [1, 2]]
     assert sum(made) == 92 == p.decoded
-    assert "92 values so far" in repr(p)
+    assert "92 values until now" in repr(p)
 
 
 def test_cells_and_peaks_chosen_later_are_matched_by_name(trained):
@@ -105,14 +133,14 @@ def test_cells_and_peaks_chosen_later_are_matched_by_name(trained):
 @pytest.mark.parametrize(
     ("key", "error", "words"),
     [
-        ((0, "chr9:1-2"), InputError, r"1 of 1 peaks asked for are not here: chr9:1-2; expected names such as chr2:1000-1500"),
-        (["cell1", "no"], InputError, r"1 of 2 cells asked for are not here: no; expected names such as cell0"),
+        ((0, "chr9:1-2"), InputError, r"1 of 1 peaks are missing: chr9:1-2; expected names such as chr2:1000-1500"),
+        (["cell1", "no"], InputError, r"1 of 2 cells are missing: no; expected names such as cell0"),
         ((0, 195), IndexError, "peak 195 of 195"),
         ((0, [0, -196]), IndexError, "peaks -196 to 0 of 195"),
         (np.ones(3, bool), InputError, r"a mask of shape \(3,\); expected one value for each of the 90 cells"),
         (slice("cell0", "cell4"), InputError, "a slice of cell names"),
-        (1.5, InputError, "1.5 names no cell"),
-        ([[1, 2]], InputError, "names no cell"),
+        (1.5, InputError, "1.5 does not name a cell"),
+        ([[1, 2]], InputError, "does not name a cell"),
         (True, InputError, "a mask of shape"),
     ],
 )
@@ -130,13 +158,13 @@ def test_a_mask_over_other_cells_is_told(trained):
 @pytest.mark.filterwarnings("ignore:Observation names are not unique")
 def test_a_name_that_is_there_twice_is_told(trained):
     twice = trained[[0, 1, 1]].copy()
-    with pytest.raises(InputError, match="cell name 'cell1' is here more than once"):
+    with pytest.raises(InputError, match="cell name 'cell1' is duplicated"):
         scale.imputed(twice)["cell1"]
     assert scale.imputed(twice)[2].shape == (195,)
 
 
 def test_an_array_without_a_copy_cannot_be_had(trained):
-    with pytest.raises(ValueError, match="cannot be had without a copy"):
+    with pytest.raises(ValueError, match="copy=False is not possible"):
         np.asarray(scale.imputed(trained), copy=False)
 
 
@@ -157,8 +185,9 @@ def test_scanpy_plots_an_imputed_peak(trained):
     import matplotlib.pyplot as plt
     import scanpy as sc
 
-    p = scale.imputed(trained)
+    trained = trained.copy()
     trained.obsm["X_umap"] = np.asarray(trained.obsm["X_scale"])[:, :2]
+    p = scale.imputed(trained)
     peak = p.peaks[11]
     small = p.to_adata(peaks=[peak], cells=trained.obs["group"] == "a")
     np.testing.assert_array_equal(np.asarray(small.X)[:, 0], p[trained.obs["group"] == "a", peak])
@@ -211,7 +240,7 @@ def test_a_chromosome_is_all_its_modelled_peaks(trained):
 @pytest.mark.parametrize(
     ("peaks", "error", "words"),
     [
-        (["nonsense", "chr1:3000-3500"], InputError, "nonsense: no such peak here; expected names such as chr2:1000-1500"),
+        (["nonsense", "chr1:3000-3500"], InputError, "nonsense: no such peak; expected names such as chr2:1000-1500"),
         (["chr7:1-2000"], InputError, r"no peak is on chr7; expected a chromosome of this genome \(chr1, chr2, chr3\)"),
         (["chr1:3600-3700"], NothingLeftError, "no modelled peak overlaps chr1:3600-3700"),
         (["chr1:9-5"], InputError, "ends before it starts"),
@@ -225,6 +254,7 @@ def test_peaks_that_are_not_here_are_told(trained, peaks, error, words):
 
 def test_intervals_without_a_peak_beside_others_with_one_are_told(trained):
     words = "1 of 2 intervals overlap no modelled peak: chr1:3600-3700"
+    trained = trained[trained.obs["group"].notna()].copy()
     with pytest.warns(ScaleWarning, match=words) as told:
         made = scale.impute(trained.copy(), peaks=["chr1:3600-3700", "chr1:2000-4000"], per_group="group", numeric=True)
     assert len([one for one in told if words in str(one.message)]) == 1  # the peaks are looked up once
@@ -254,9 +284,9 @@ def test_cells_by_query_and_by_barcode(trained, cells):
         ("groop == 'a'", InputError, r"the query .*groop.* cannot be answered .*; expected an expression over obs \("),
         ("group ==", InputError, "cannot be answered"),
         ("@np.zeros(3)", InputError, "cannot be answered"),
-        ("group", InputError, "is no condition"),
+        ("group", InputError, "is not a condition"),
         ("group == 'c'", NothingLeftError, "holds for none of 90 cells"),
-        (["cell1", "x"], InputError, "1 of 2 cells asked for are not here: x"),
+        (["cell1", "x"], InputError, "1 of 2 cells are missing: x"),
     ],
 )
 def test_cells_that_are_not_here_are_told(trained, cells, error, words):
@@ -264,18 +294,22 @@ def test_cells_that_are_not_here_are_told(trained, cells, error, words):
         scale.impute(trained.copy(), cells=cells)
 
 
-def test_means_of_groups_are_the_means_of_the_dense_matrix(trained, monkeypatch):
-    from scale_toolkit.stages import imputed as module
+@pytest.mark.parametrize("depth", ["equal", "own"])
+def test_means_of_groups_are_the_means_of_the_dense_matrix(trained, monkeypatch, depth):
+    from scale_toolkit.stages import group_means as module
 
     blocks = module.NumericRows
-    monkeypatch.setattr(module, "NumericRows", lambda decoder: blocks(decoder, block_bytes=7 * 4 * 195))
+    monkeypatch.setattr(module, "NumericRows", lambda decoder, n_threads: blocks(decoder, block_bytes=7 * 4 * 195))
     told = []
-    made = scale.impute(trained.copy(), per_group="group", progress=lambda *words: told.append(words))
+    with pytest.warns(ScaleWarning, match="30 of 90 cells have a missing or blank group; their group is 'unlabelled'"):
+        made = scale.impute(trained.copy(), per_group="group", depth=depth, progress=lambda *words: told.append(words))
     means = keys.GROUP_MEANS.get(made)
-    assert "imputed" not in made.obsm and list(means.columns) == ["b", "a"]  # the categories' order, unused ones left out
+    assert "imputed" not in made.obsm
+    assert list(means.columns) == ["b", "a", "unlabelled"]  # the categories' order, without unused ones
     modelled = trained.var["selected"].to_numpy()
+    labels = trained.obs["group"].cat.add_categories("unlabelled").fillna("unlabelled")
     for name in means:
-        expected = dense(trained)[(trained.obs["group"] == name).to_numpy()].mean(0)
+        expected = dense(trained, depth)[(labels == name).to_numpy()].mean(0)
         np.testing.assert_allclose(means[name].to_numpy()[modelled], expected, rtol=1e-6)
         assert means[name].to_numpy()[~modelled].tolist() == pytest.approx([np.nan] * 5, nan_ok=True)
     assert told[-1] == ("averaging by group", 90, 90) and len(told) == 13
@@ -285,6 +319,37 @@ def test_means_of_groups_of_some_peaks_and_cells(trained):
     made = scale.impute(trained.copy(), per_group="group", peaks=["chr1:3000-3500"], cells="group == 'a'", binary=True)
     means = keys.GROUP_MEANS.get(made).dropna()
     assert means.shape == (1, 1) and made.obsm["binary"].shape == (30, 1)
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None, np.nan])
+def test_blank_and_missing_labels_are_a_group_of_their_own(trained, blank, tmp_path):
+    cells = trained.copy()
+    cells.obs["label"] = pd.Series(np.array(["T", "unlabelled", blank], object)[np.arange(90) % 3], index=cells.obs_names)
+    with pytest.warns(ScaleWarning, match="30 of 90 cells have a missing or blank label"):
+        made = scale.impute(cells, per_group="label")
+    means = keys.GROUP_MEANS.get(made)
+    assert list(means.columns) == ["T", "unlabelled"]
+    modelled = trained.var["selected"].to_numpy()
+    np.testing.assert_allclose(means["unlabelled"][modelled], dense(trained)[np.arange(90) % 3 > 0].mean(0), rtol=1e-6)
+    made.write_h5ad(tmp_path / "a.h5ad")
+
+
+def test_labels_that_are_equal_as_text_are_one_group(trained):
+    cells = trained.copy()
+    cells.obs["label"] = pd.Categorical(np.array([1, "1", 2], object)[np.arange(90) % 3], categories=[1, "1", 2])
+    assert list(keys.GROUP_MEANS.get(scale.impute(cells, per_group="label")).columns) == ["1", "2"]
+
+
+def test_nullable_columns_in_queries_and_masks(trained):
+    cells = trained.copy()
+    cells.obs["score"] = pd.array([1, 2, None] * 30, dtype="Int64")
+    cells.obs["good"] = pd.array([True, False, None] * 30, dtype="boolean")
+    cells.obs["kind"] = pd.array(["x", "y", None] * 30, dtype="string")
+    for query, rest in [("score > 1", 1), ("good", 0), ("kind == 'x'", 0), ("score > 0 and good", 0)]:
+        made = scale.impute(cells.copy(), cells=query)
+        assert list(made.obs_names) == list(cells.obs_names[np.arange(90) % 3 == rest])
+    p = scale.imputed(cells)
+    np.testing.assert_array_equal(p[cells.obs["good"]], np.asarray(p)[np.arange(90) % 3 == 0])
 
 
 @pytest.mark.parametrize(

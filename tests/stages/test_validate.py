@@ -103,7 +103,7 @@ def test_only_trusted_writes_the_trusted_peaks(trained, proved):
     assert list(keys.IMPUTED_PEAKS.get(made)) == list(names)
     whole = scale.impute(trained[0].copy()).obsm["imputed"]
     np.testing.assert_array_equal(made.obsm["imputed"], whole[:, keys.TRUST.get(proved)])
-    with pytest.raises(InputError, match=r"of 400 peaks are trusted; expected all of them.*--to obsm"):
+    with pytest.raises(InputError, match=r"of 400 peaks are trusted; expected all of them.*write to obsm"):
         scale.impute(proved.copy(), only_trusted=True, to="layers")
     with pytest.raises(MissingSlotError, match=r"run `scale impute --validate`"):
         scale.impute(trained[0].copy(), only_trusted=True)

@@ -41,6 +41,17 @@ def test_a_result_is_reproduced_from_its_original_bit_for_bit(chain):
     assert result.uns["scale"] == before.uns["scale"]
 
 
+def test_a_receipt_from_before_depth_was_an_option_is_replayed_at_each_cells_own(chain):
+    _, result = chain
+    cells = scale.impute(scale.train(result[:, :].copy(), n_components=3, max_iter=30, n_threads=1), depth="own", n_threads=1)
+    told = json.loads(cells.uns["scale"])
+    del told[-1]["options"]["depth"]
+    told[-1]["version"] = "0.1.0"
+    cells.uns["scale"] = json.dumps(told)
+    found = scale.verify(cells)
+    assert found.replayed[-1] == "impute" and found.slots["obsm['imputed']"] == (SAME, 0.0)
+
+
 def test_without_the_original_the_replay_begins_where_the_counts_still_are(chain, tmp_path):
     _, result = chain
     result.write_h5ad(tmp_path / "result.h5ad")  # as a file has it
