@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ class SCALE:
     def __init__(self, adata: AnnData, n_components: int = 30, **options: Any) -> None:
         self.config: TrainConfig = _config(TrainConfig(), {"n_components": n_components, **options})
         self.adata: AnnData = adata
+        self._trained_with: TrainConfig | None = None
         self._model: bytes | None = None
         self._peaks: Callable[[], list[str] | None] | None = None  # names for a model of SCALE 1.1.2
 
@@ -101,7 +102,8 @@ class SCALE:
             Show a bar with the time left, on a terminal or in a notebook; or a function, called after each epoch with a
             message, the epochs done and the epochs at most.
         **options
-            Options of `scale_toolkit.train` that replace those the object was made with (``lr``, ``batch_size``, …).
+            Options of `scale_toolkit.train` for this training only (``lr``, ``batch_size``, …); the next one starts
+            again from those the object was made with.
 
         Notes
         -----
@@ -122,7 +124,7 @@ class SCALE:
         TrainingError
             The loss was not a number in the first epoch.
         """
-        from scale_toolkit.stages.train import train
+        from scale_toolkit import tl
 
         if not early_stopping:
             if early_stopping_patience is not None:
@@ -133,10 +135,10 @@ class SCALE:
         if max_epochs is not None:
             options["max_epochs"] = max_epochs
         config = _config(self.config, options)
-        kept: list[bytes] = []
-        with bar() if progress is True else nullcontext(progress or None) as told:
-            self.adata = train(self.adata, config, progress=told, keep_model=kept.append)
-        self.config, self._model = config, kept[-1]
+        models: list[bytes] = []
+        with bar() if progress is True else nullcontext(progress or None) as report:
+            tl.train(self.adata, progress=report, keep_model=models.append, **_options(config))
+        self._trained_with, self._model, self._peaks = config, models[-1], None
 
     def get_latent_representation(self, adata: AnnData | None = None) -> np.ndarray[Any, Any]:
         """Return the posterior means of z, (cells, latent) float32.
@@ -253,19 +255,33 @@ class SCALE:
         ScaleError
             The disk is full or refuses the write; a file appears whole or not at all.
         """
-        from scale_toolkit.io.files import write_bytes
+        from scale_toolkit.io.files import private_folder, write_bytes
         from scale_toolkit.io.h5ad import write_h5ad
 
         model, folder = self._trained(), Path(dir_path)
-        there = [name for name in (MODEL, *([CELLS] if save_anndata else [])) if (folder / name).exists()]
-        if there and not overwrite:
-            raise UsageError(f"{folder / there[0]} is there already", "a new folder", "give overwrite=True to replace it")
+        names = [CELLS, MODEL] if save_anndata else [MODEL]
+        existing = [name for name in names if (folder / name).exists()]
+        if existing and not overwrite:
+            raise UsageError(f"{folder / existing[0]} exists", "a new folder", "give overwrite=True to replace it")
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file", "a folder", "choose another place")
-        folder.mkdir(parents=True, exist_ok=True)
+            raise UsageError(f"{folder} is a file", "a folder", "choose another name")
         if save_anndata:
-            write_h5ad(self.adata, folder / CELLS)
-        write_bytes(folder / MODEL, model)
+            _check_writable(self.adata)
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # both files are complete before the first of them is renamed
+            with private_folder(folder, MODEL) as private:
+                if save_anndata:
+                    write_h5ad(self.adata, private / CELLS)
+                write_bytes(private / MODEL, model)
+                for name in names:
+                    (private / name).replace(folder / name)
+        except BaseException:
+            if is_new:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
 
     @classmethod
     def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **options: Any) -> SCALE:
@@ -286,30 +302,33 @@ class SCALE:
         InputError
             No such file, no model of ours, no cells, or cells that share no peak with it.
         """
+        from scale_toolkit import tl
         from scale_toolkit.io.files import existing_file
         from scale_toolkit.io.h5ad import open_h5ad
         from scale_toolkit.io.regions import model_peaks
-        from scale_toolkit.stages.train import encode, made_by, options_of
+        from scale_toolkit.stages.train import made_by, options_of
 
-        place = Path(dir_path)
-        file = existing_file(place / MODEL if place.is_dir() else place)
+        path = Path(dir_path)
+        file = existing_file(path / MODEL if path.is_dir() else path)
         data = file.read_bytes()
         if adata is None:
-            if not (place / CELLS).is_file():
+            if not file.with_name(CELLS).is_file():
                 raise InputError(f"{file} comes without cells", f"adata, or {CELLS} beside it", "give the cells as adata")
-            with open_h5ad(place / CELLS) as cells:
+            with open_h5ad(file.with_name(CELLS)) as cells:
                 adata = cells.read()
-        known = options_of(data)
-        here = {"device": "auto", "n_threads": 0}  # those it was trained with may not be there
-        model = cls(adata, **known | here | options)
+        # the device and the cores of the training may be missing on this machine
+        machine = {"device": "auto", "n_threads": 0}
+        model = cls(adata, **options_of(data) | machine | options)
         model._model, model._peaks = data, model_peaks(file, None)
         if not made_by(adata, data):
-            model.adata = encode(adata, model.config, model=data, peaks=model._peaks)
+            tl.encode(adata, model=data, peaks=model._peaks, **_options(model.config))
         return model
 
     def __repr__(self) -> str:
         size = f"SCALE: {self.adata.n_obs:,} cells × {self.adata.n_vars:,} peaks"
-        parts = [size, f"{self.config.n_components} components", f"latent {self.config.latent or 'by the data'}", f"preset {self.config.preset}"]
+        config = self._trained_with or self.config
+        latent = config.latent or "by the data"
+        parts = [size, f"{config.n_components} components", f"latent {latent}", f"preset {config.preset}"]
         if not self.is_trained:
             return ", ".join([*parts, "not trained"])
         epochs = len(keys.HISTORY.get(self.adata)["loss"]) if keys.HISTORY.found_in(self.adata) else 0
@@ -328,17 +347,38 @@ class SCALE:
             return self.adata
         from anndata import AnnData
 
+        from scale_toolkit.stages.counts import counts_of
         from scale_toolkit.stages.train import encode
 
-        beside = AnnData(adata.X, obs=adata.obs[[]].copy(), var=adata.var[[]].copy())  # shares X, which encode only reads
-        encoded = encode(beside, self.config, model=data, peaks=self._peaks)
+        # encode only reads X, so that the copy may share it
+        beside = AnnData(counts_of(adata), obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
+        encoded = encode(beside, self._trained_with or self.config, model=data, peaks=self._peaks)
         if keys.MEDIAN_OFFSET.found_in(self.adata):  # equal depth is that of the model's own cells
             keys.MEDIAN_OFFSET.set(encoded, keys.MEDIAN_OFFSET.get(self.adata))
         return encoded
 
 
+def _check_writable(adata: AnnData) -> None:
+    """Raise `InputError` for a column of mixed types, which no h5ad file can hold."""
+    import pandas as pd
+
+    for axis in ("obs", "var"):
+        table = getattr(adata, axis)
+        for name in table.columns:
+            if table[name].dtype == object and pd.api.types.infer_dtype(table[name]).startswith("mixed"):
+                raise InputError(
+                    f"{axis}[{name!r}] holds values of different types",
+                    "a column of one type, which an h5ad file can hold",
+                    f"convert it first: adata.{axis}[{name!r}] = adata.{axis}[{name!r}].astype(str)",
+                )
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    return {spec.name: getattr(config, spec.name) for spec in fields(config)}
+
+
 def _config(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
-    """`config` with other options, or an error that names those there are."""
+    """Return `config` with some options replaced, or raise an error that lists those that exist."""
     known = [spec.name for spec in fields(TrainConfig)]
     for name in options:
         if name not in known:

@@ -6,84 +6,11 @@ The command line, the Python keywords and the docs are all made from these field
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from scale_toolkit.errors import OptionError
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    flags: tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: tuple[str, ...] = (),
-    metavar: str | None = None,
-) -> Any:
-    """Declare a field: its default, help text, extra flags (``-k``), inclusive range or choices."""
-    metadata = {
-        "help": help,
-        "flags": flags,
-        "minimum": minimum,
-        "maximum": maximum,
-        "choices": choices,
-        "metavar": metavar,
-    }
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Base of the stages' options: checks every field against its declared type, range and choices."""
-
-    def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            self._check(spec, getattr(self, spec.name))
-
-    def _check(self, spec: dataclasses.Field[Any], value: Any) -> None:
-        if isinstance(spec.default, tuple) or "tuple" in str(spec.type):
-            if isinstance(value, str) or not hasattr(value, "__iter__"):
-                if value is None and spec.default is None:
-                    return
-                value = (value,)
-            value = tuple(value)
-            object.__setattr__(self, spec.name, value)
-        for item in value if isinstance(value, tuple) else (value,):
-            self._check_item(spec, item)
-
-    @staticmethod
-    def _check_item(spec: dataclasses.Field[Any], value: Any) -> None:
-        rule, kind = spec.metadata, str(spec.type)
-        if value is None:
-            if spec.default is None:
-                return
-            raise OptionError(f"{spec.name} is None", "a value", "leave it out for the default")
-        if "bool" in kind:
-            if not isinstance(value, bool):
-                raise OptionError(f"{spec.name} is {value!r}", "True or False")
-        elif "int" in kind or "float" in kind:
-            wanted = "a whole number" if "float" not in kind else "a number"
-            if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-                raise OptionError(f"{spec.name} is {value!r}", wanted)
-            if not math.isfinite(value) or ("float" not in kind and int(value) != value):
-                raise OptionError(f"{spec.name} is {value}", wanted)
-            low, high = rule["minimum"], rule["maximum"]
-            if low is not None and value < low:
-                raise OptionError(f"{spec.name} is {value:g}", f"{low:g} or more")
-            if high is not None and value > high:
-                raise OptionError(f"{spec.name} is {value:g}", f"{high:g} or less")
-        elif not isinstance(value, str):
-            raise OptionError(f"{spec.name} is {value!r}", "a text")
-        if rule["choices"] and value not in rule["choices"]:
-            raise OptionError(f"{spec.name} is {value!r}", "one of " + ", ".join(rule["choices"]))
-
-    def as_dict(self) -> dict[str, Any]:
-        """The options as plain values, for receipts and model files (tuples become lists)."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
-
+from scale_toolkit.validation import Config, option
 
 #: By stage: the values of options that a receipt lacks because it is older than they are. Only
 #: those that differ from today's default.

@@ -84,7 +84,7 @@ class TestModel:
         made.train(max_epochs=2)
         assert len(made.history["loss"].dropna()) == 2
         made.train(max_epochs=3, lr=0.01)
-        assert made.config.lr == 0.01
+        assert (made.config.lr, scale.receipts(made.adata)[-1]["options"]["lr"]) == (None, 0.01)
         assert len(made.history["loss"].dropna()) == 3
         made.train(early_stopping_patience=1)
         stopped = len(made.history["loss"].dropna())
@@ -163,7 +163,7 @@ class TestFiles:
     def test_nothing_is_replaced_unasked(self, model, tmp_path):
         model.save(tmp_path)
         before = (tmp_path / "model.pt").read_bytes()
-        with pytest.raises(UsageError, match=r"model.pt is there already; .*overwrite=True"):
+        with pytest.raises(UsageError, match=r"model.pt exists; .*overwrite=True"):
             model.save(tmp_path)
         model.save(tmp_path, overwrite=True)
         assert (tmp_path / "model.pt").read_bytes() == before

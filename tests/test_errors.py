@@ -62,7 +62,7 @@ def test_a_folder_where_nothing_may_be_written(tmp_path, monkeypatch, capsys):
     [
         (lambda: TrainConfig(n_components=None), "n_components is None; expected a value"),
         (lambda: TrainConfig(log_transform=1), "log_transform is 1; expected True or False"),
-        (lambda: PrepareConfig(layer=3), "layer is 3; expected a text"),
+        (lambda: PrepareConfig(layer=3), "layer is 3; expected a string"),
     ],
 )
 def test_options_of_another_kind(make, message):

@@ -202,9 +202,12 @@ def _target(adata: Any, result: Result) -> AnnData:
     if result.cells is not None or result.peaks is not None:
         cells = slice(None) if result.cells is None else result.cells
         peaks = slice(None) if result.peaks is None else result.peaks
-        subset = adata[cells, peaks]
-        return subset.to_memory() if adata.isbacked else subset.copy()
-    return adata.copy() if adata.is_view else adata
+        return _loaded(adata[cells, peaks])
+    return _loaded(adata) if adata.is_view else adata
+
+
+def _loaded(view: AnnData) -> AnnData:
+    return view.to_memory() if view.isbacked else view.copy()
 
 
 def _check_fit(target: AnnData, values: Mapping[keys.Slot, Any]) -> None:

@@ -14,6 +14,7 @@ from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, TrainingError
 from scale_toolkit.memory import check_fits
 from scale_toolkit.stages._stage import Progress, digest, note, stage
+from scale_toolkit.stages.counts import check_counts, counts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -373,13 +374,6 @@ def modelled_peaks(adata: AnnData) -> np.ndarray:
     return selected
 
 
-def counts_of(adata: AnnData) -> sparse.csr_matrix:
-    """``adata.X`` as CSR, or an error that says which stage to run."""
-    if adata.X is None:
-        raise InputError("X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first")
-    return sparse.csr_matrix(adata.X)
-
-
 def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
     """Counts of the modelled peaks, checked: whole numbers of at least two cells."""
     counts = counts_of(adata)
@@ -387,9 +381,7 @@ def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
         raise InputError(
             f"{adata.n_obs} cells × {adata.n_vars} peaks", "two cells or more", "check the filters of `scale prepare`"
         )
-    data = counts.data
-    if not np.isfinite(data).all() or (data < 0).any() or (data != np.floor(data)).any():
-        raise InputError("X holds negative, fractional or missing values", "counts", "give the raw counts to `scale prepare`")
+    check_counts(counts)
     return counts if modelled.all() else counts[:, np.flatnonzero(modelled)]
 
 

@@ -1,0 +1,81 @@
+"""The counts of an AnnData as a checked CSR matrix, in memory or backed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from scale_toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def counts_of(adata: AnnData) -> sparse.csr_matrix:
+    """Return ``adata.X`` as CSR in memory; its arrays are those of X if X is a CSR matrix in memory.
+
+    Raises
+    ------
+    InputError
+        X is empty.
+    """
+    X = adata.X
+    if X is None:
+        raise InputError("X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first")
+    if hasattr(X, "to_memory"):  # the sparse dataset of a backed AnnData
+        X = X.to_memory()
+    return sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
+
+
+def check_counts(counts: sparse.csr_matrix) -> None:
+    """Raise `InputError` unless all stored values are counts: integers of 0 or more."""
+    data = counts.data
+    if not np.isfinite(data).all() or (data < 0).any() or (data != np.floor(data)).any():
+        raise InputError(
+            "X holds negative, fractional or missing values", "counts", "give the raw counts to `scale prepare`"
+        )
+
+
+def open_peaks(adata: AnnData) -> sparse.csr_matrix:
+    """Return X as open (1) or closed, (cells, peaks) CSR of bool without stored zeros.
+
+    Its index arrays are those of X if X is a canonical CSR matrix.
+
+    Raises
+    ------
+    InputError
+        X is empty, has no cell or no peak, or holds values that are negative or not finite.
+    """
+    if 0 in adata.shape:
+        raise InputError(
+            f"X is {adata.n_obs} cells × {adata.n_vars} peaks", "one or more of each", "run `scale prepare` first"
+        )
+    counts = counts_of(adata)
+    low, high = (counts.data.min(), counts.data.max()) if counts.nnz else (0, 0)
+    if not (np.isfinite(low) and np.isfinite(high) and low >= 0):
+        raise InputError(
+            f"X ranges from {low:g} to {high:g}", "counts of 0 or more", "give counts as `scale prepare` writes them"
+        )
+    is_open = sparse.csr_matrix((counts.data > 0, counts.indices, counts.indptr), shape=counts.shape, copy=False)
+    if not is_open.data.all() or not counts.has_canonical_format:
+        is_open = is_open.copy()  # until here the index arrays are those of X
+        is_open.sum_duplicates()
+        is_open.eliminate_zeros()
+    return is_open
+
+
+def over_all(values: np.ndarray, positions: np.ndarray, n_peaks: int, fill: float) -> np.ndarray:
+    """Return `values` of some peaks in an array over all `n_peaks`, `fill` for the rest; the dtype is kept.
+
+    Parameters
+    ----------
+    values
+        (k, …), one row for each of k peaks.
+    positions
+        Positions (k integers) or mask (n_peaks booleans) of these peaks.
+    """
+    spread = np.full((n_peaks, *values.shape[1:]), fill, values.dtype)
+    spread[positions] = values
+    return spread
