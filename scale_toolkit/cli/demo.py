@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scale_toolkit.cli.analysis import Plan, analyse
 from scale_toolkit.cli.files import check_folder
 from scale_toolkit.cli.options import command
-from scale_toolkit.cli.run import Outdir, Plan, analyse
+from scale_toolkit.cli.run import Outdir
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import ClusterConfig, EmbedConfig, PrepareConfig, SelectPeaksConfig, SimulateConfig, TrainConfig
+from scale_toolkit.config import (
+    ClusterConfig,
+    EmbedConfig,
+    PrepareConfig,
+    SelectPeaksConfig,
+    SimulateConfig,
+    TrainConfig,
+)
 
 
 @command

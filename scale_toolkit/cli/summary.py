@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scale_toolkit import keys
+from scale_toolkit.receipts import last
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,21 +27,56 @@ def scores(adata: AnnData, reference: str) -> Shown:
     return Group(_figures(found, reference), _confusion(found, reference)), _facts(found, reference)
 
 
-def results(adata: AnnData, folder: Path, figure: Path, reference: str | None) -> Shown:
-    """Show what an analysis made: its size, its clusters, its scores where labels are known, and its files."""
+class Dropped(NamedTuple):
+    """The cells that the filters of `prepare` left out, as a share of all and as a sentence."""
+
+    share: float
+    text: str
+
+
+def dropped_cells(adata: AnnData) -> Dropped | None:
+    """Return how many cells the last `prepare` dropped, or None if the file does not say."""
+    notes = last(adata, "prepare").get("notes", {})
+    before, after = notes.get("cells_before"), notes.get("cells")
+    if not before or after is None:
+        return None
+    limit = ""
+    if keys.QC.found_in(adata):
+        limit = f" with fewer than {float(keys.QC.get(adata)['cell_least']):,.0f} open peaks"
+    share = 1 - after / before
+    return Dropped(
+        share,
+        f"{before - after:,} of {before:,} cells ({share:.0%}) were dropped{limit}; --min-peaks sets the limit",
+    )
+
+
+def results(
+    adata: AnnData, folder: Path, figure: Path | None, page: Path | None, reference: str | None, *, imputed: bool
+) -> Shown:
+    """Show what an analysis made: its size, clusters, scores if labels are known, its files, and the next command."""
     from rich.table import Table
 
-    n_clusters = len(keys.CLUSTER.get(adata).cat.categories)
+    output = folder / "adata.h5ad"
     table = Table.grid(padding=(0, 2))
     table.add_row("cells × peaks", f"{adata.n_obs:,} × {adata.n_vars:,}")
-    table.add_row("clusters", str(n_clusters))
-    facts: dict[str, Any] = {"cells": adata.n_obs, "peaks": adata.n_vars, "clusters": n_clusters}
-    if reference:
-        table.add_row("agreement", _figures(_agreement(adata), reference))
-        facts |= _facts(_agreement(adata), reference)
-    table.add_row("results", str(folder / "adata.h5ad"))
-    table.add_row("figure", str(figure))
-    return table, facts | {"results": str(folder / "adata.h5ad"), "figure": str(figure)}
+    facts: dict[str, Any] = {"cells": adata.n_obs, "peaks": adata.n_vars}
+    if keys.CLUSTER.found_in(adata):
+        facts["clusters"] = len(keys.CLUSTER.get(adata).cat.categories)
+        table.add_row("clusters", str(facts["clusters"]))
+        if reference:
+            table.add_row("agreement", _figures(_agreement(adata), reference))
+            facts |= _facts(_agreement(adata), reference)
+    if keys.MARKERS.found_in(adata):
+        facts["markers"] = len(keys.MARKERS.get(adata))
+        table.add_row("marker peaks", f"{facts['markers']:,}")
+    following = f"scale plot heatmap {output} -o {folder / 'heatmap.pdf'}"
+    if not imputed:
+        following = f"scale impute {output} --validate -o {folder / 'imputed.h5ad'}"
+    for name, path in (("results", output), ("figure", figure), ("report", page)):
+        if path is not None:
+            table.add_row(name, str(path))
+            facts[name] = str(path)
+    return table, facts | {"next": following}
 
 
 def verdict(found: Verdict) -> Shown:

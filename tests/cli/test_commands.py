@@ -21,6 +21,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
+from scipy import sparse
 
 import scale_toolkit
 from scale_toolkit import keys
@@ -258,7 +259,8 @@ def test_run_makes_scale_pys_folder(counts, tmp_path):
         tmp_path,
     )
     out = tmp_path / "out" / "deep"
-    assert sorted(path.name for path in out.iterdir()) == ["adata.h5ad", "model.pt", "tsne.pdf"]
+    assert sorted(path.name for path in out.iterdir()) == ["adata.h5ad", "model.pt", "report.html", "tsne.pdf"]
+    assert said.splitlines()[-1] == "next: scale plot heatmap out/deep/adata.h5ad -o out/deep/heatmap.pdf"
     cells = anndata.read_h5ad(out / "adata.h5ad")
     assert cells.obsm["X_scale"].shape == (cells.n_obs, 5)
     assert cells.obs["kmeans"].nunique() == 2
@@ -267,6 +269,38 @@ def test_run_makes_scale_pys_folder(counts, tmp_path):
     assert (out / "tsne.pdf").read_bytes().startswith(b"%PDF")
     for part in (f"{cells.n_obs} × {cells.n_vars:,}", "clusters", "ARI", "NMI", "'cell_type'", "out/deep/adata.h5ad"):
         assert part in said
+
+
+def test_run_counts_fragments_and_names_the_genes_of_marker_peaks(data_path, tmp_path):
+    blood = anndata.read_h5ad(data_path("tiny_blood.h5ad"))
+    regions = [name.replace(":", "-").split("-") for name in blood.var_names]
+    (tmp_path / "peaks.bed").write_text("".join(f"{chrom}\t{start}\t{end}\n" for chrom, start, end in regions))
+    (tmp_path / "black.bed").write_text("chr11\t0\t200000000\n")
+    row = 'chr{0}\tx\tgene\t1000000\t1100000\t.\t+\t.\tgene_id "G{0}"; gene_name "GENE{0}";\n'
+    (tmp_path / "genes.gtf").write_text("".join(row.format(number) for number in range(1, 23)))
+    said = done(
+        f"scale run --fragments {data_path('tiny_blood.fragments.tsv.gz')} --peaks peaks.bed --blacklist black.bed "
+        "--gtf genes.gtf --min-peaks 20 --min-cells 2 --max-epochs 3 -o out",
+        tmp_path,
+    )
+    cells = anndata.read_h5ad(tmp_path / "out" / "adata.h5ad")
+    assert not cells.var_names.str.startswith("chr11").any()
+    assert cells.var["nearest_gene"].str.startswith("GENE").any()
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "scale_markers" in cells.uns
+    assert said.splitlines()[-1] == "next: scale impute out/adata.h5ad --validate -o out/imputed.h5ad"
+
+
+def test_run_on_two_cells_writes_what_can_be_made(tmp_path):
+    names = [f"chr1:{1000 * number}-{1000 * number + 500}" for number in range(20)]
+    cells = anndata.AnnData(sparse.csr_matrix(np.eye(2, 20, dtype=np.float32) + np.eye(2, 20, 1, dtype=np.float32)))
+    cells.var_names = names
+    cells.write_h5ad(tmp_path / "two.h5ad")
+    result = call("scale run two.h5ad --min-peaks 1 --min-cells 1 --max-epochs 2 -o out", tmp_path)
+    bad(result, 1, "2 cells; expected at least 3 to draw a picture of")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adata.h5ad", "model.pt", "report.html"]
+    assert "X_scale" in anndata.read_h5ad(tmp_path / "out" / "adata.h5ad").obsm
+    assert result[2].splitlines()[-1].startswith("error: ")
 
 
 def test_run_and_the_stages_agree(chain, counts, tmp_path):

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import typer
 
 from scale_toolkit.cli.app import app, main
-from scale_toolkit.config import ClusterConfig, EmbedConfig, ImputeConfig, PrepareConfig, SelectPeaksConfig, TrainConfig
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import (
+    ClusterConfig,
+    EmbedConfig,
+    ImputeConfig,
+    MarkersConfig,
+    PrepareConfig,
+    SelectPeaksConfig,
+    TrainConfig,
+)
+from scale_toolkit.errors import InputError
 
+analysis = importlib.import_module("scale_toolkit.cli.analysis")
 run_module = importlib.import_module("scale_toolkit.cli.run")
 
 #: option: (words, what they change in the plan). Both spellings of SCALE.py's names are tried for every case.
@@ -25,8 +38,11 @@ CASES = {
     "--max-iter": ("--max_iter 7", {"train.max_iter": 7}),
     "--max-epochs": ("--max_epochs 7", {"train.max_epochs": 7}),
     "--lr": ("--lr 0.1", {"train.lr": 0.1}),
-    "--seed": ("--seed 3", {"train.seed": 3, "embed.seed": 3, "cluster.seed": 3}),
-    "--n-threads": ("--n_threads 2", {"train.n_threads": 2, "embed.n_threads": 2, "cluster.n_threads": 2}),
+    "--seed": ("--seed 3", {f"{stage}.seed": 3 for stage in ("train", "embed", "cluster", "markers")}),
+    "--n-threads": (
+        "--n_threads 2",
+        {f"{stage}.n_threads": 2 for stage in ("train", "embed", "cluster", "markers")},
+    ),
     "--batch-size": ("--batch_size 16", {"train.batch_size": 16}),
     "--gpu": ("--gpu 1", {"train.device": "cuda:1"}),
     "--device": ("--device cpu", {"train.device": "cpu"}),
@@ -47,9 +63,11 @@ CASES = {
     "--binary": ("--binary", {"impute": ImputeConfig(binary=True)}),
     "--embed": ("--embed tSNE", {"embed.method": "tsne"}),
     "--reference": ("--reference sort_gate", {"cluster.reference": "sort_gate"}),
-    "--cluster-method": ("--cluster_method kmeans", {"cluster.method": "kmeans"}),
+    "--cluster-method": ("--cluster_method gmm", {"cluster.method": "gmm"}),
     "--resolution": ("--resolution 0.5", {"cluster.resolution": 0.5}),
     "--stability": ("--stability 9", {"cluster.stability": 9}),
+    "--blacklist": ("--blacklist {model}", {"blacklist": "{model}"}),
+    "--gtf": ("--gtf {model}", {"gtf": "{model}"}),
     "--pretrain": ("--pretrain {model}", {"pretrain": "{model}", "prepare.min_cells": 0}),
     "--pretrain-peaks": (
         "--pretrain {model} --pretrain_peaks {model}",
@@ -57,7 +75,10 @@ CASES = {
     ),
 }
 #: Options that shape no plan; each has a test of its own.
-OTHERS = {"--data-list", "--modality", "--verbose", "--dry-run", "--quiet", "--json-logs", "--debug"}
+OTHERS = {
+    "--data-list", "--modality", "--fragments", "--peaks", "--count", "--cap",
+    "--verbose", "--dry-run", "--quiet", "--json-logs", "--debug",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -140,7 +161,11 @@ def test_min_cells_given_overrides_the_preset(planned):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("-k 6", "error: no input; expected -d INPUT"),
+        ("-k 6", "error: no input; expected -d INPUT, or --fragments FILE --peaks BED"),
+        ("a --fragments file --peaks file", "error: --fragments and the input a; expected one of the two"),
+        ("--fragments file", "error: --fragments alone; expected both --fragments FILE and --peaks BED"),
+        ("--fragments file --peaks file --dry-run", "error: --dry-run with --fragments; expected counts"),
+        ("a --cluster_method kmeans", "error: --cluster-method kmeans without a number of clusters"),
         ("a -k 0", "error: --n-centroids is 0; expected 1 or more"),
         ("a --n_feature 0", "error: --n-feature is 0; expected 1 or more"),
         ("a --embed pca", "error: --embed is 'pca'; expected one of umap, tsne"),
@@ -163,64 +188,136 @@ def test_words_that_are_off(capsys, tmp_path, monkeypatch, words, message):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_analyse_hands_each_stage_its_config(monkeypatch, tmp_path):
-    """`analyse` with stages that only note their config: every config of the plan arrives, in order, and no other."""
-    calls = []
-    cells = SimpleNamespace(
-        obs=pd.DataFrame({"scale_cluster": pd.Categorical(["0", "1"]), "celltype": ["a", "b"]}),
-        uns={}, n_obs=2, n_vars=3,
-    )  # fmt: skip
+class Fakes:
+    """Stages that only note their config, and one that can be made to fail."""
 
-    def fake(name):
-        def stage(adata, config, **_):
-            calls.append((name, config))
+    def __init__(self, monkeypatch) -> None:
+        self.calls, self.failing = [], {}
+        self.cells = anndata.AnnData(
+            np.ones((2, 3)),
+            obs=pd.DataFrame({"scale_cluster": pd.Categorical(["0", "1"]), "celltype": ["a", "b"]}, index=["c1", "c2"]),
+        )
+        names = {
+            "prepare": ["prepare"], "select_peaks": ["select_peaks"], "train": ["train", "encode"],
+            "cluster": ["cluster"], "embed": ["embed"], "markers": ["markers"], "impute": ["streamed"],
+        }  # fmt: skip
+        for module, functions in names.items():
+            stub = SimpleNamespace(**{function: self.stage(function) for function in functions})
+            monkeypatch.setitem(sys.modules, f"scale_toolkit.stages.{module}", stub)
+        sys.modules["scale_toolkit.stages.train"].find_device = lambda name: self.calls.append(("device", name))
+        import scale_toolkit.io.h5ad
+        import scale_toolkit.plot
+        import scale_toolkit.report
+
+        monkeypatch.setattr(scale_toolkit.plot, "embedding", lambda *_, **how: self.calls.append(("plot", how)))
+        monkeypatch.setattr(
+            scale_toolkit.io.h5ad, "write_h5ad", lambda _, path, streamed: self.calls.append(("write", (path, streamed)))
+        )
+        monkeypatch.setattr(scale_toolkit.report, "page", lambda _, **how: self.calls.append(("report", how)) or "page")
+        monkeypatch.setattr(analysis, "results", lambda *given, **more: ((given[1:], more), {"next": "scale plot"}))
+        self.said = []
+        self.talk = Talk(quiet=True)
+        self.talk.say = lambda level, message: self.said.append((level, message))
+        self.talk.show = lambda table, facts: self.said.append(table)
+
+    def stage(self, name):
+        def run(adata, config, **_):
+            self.calls.append((name, config))
+            if name in self.failing:
+                raise self.failing[name]
             return (adata, {"obsm/imputed": "blocks"}) if name == "streamed" else adata
 
-        return stage
+        return run
 
-    names = {
-        "prepare": ["prepare"], "select_peaks": ["select_peaks"], "train": ["train", "encode"],
-        "cluster": ["cluster"], "embed": ["embed"], "impute": ["streamed"],
-    }  # fmt: skip
-    for module, functions in names.items():
-        stub = SimpleNamespace(**{function: fake(function) for function in functions})
-        monkeypatch.setitem(sys.modules, f"scale_toolkit.stages.{module}", stub)
-    sys.modules["scale_toolkit.stages.train"].find_device = lambda name: calls.append(("device", name))
-    import scale_toolkit.io.h5ad
-    import scale_toolkit.plot
 
-    monkeypatch.setattr(scale_toolkit.plot, "embedding", lambda *_, **how: calls.append(("plot", how)), raising=False)
-    monkeypatch.setattr(
-        scale_toolkit.io.h5ad, "write_h5ad", lambda adata, path, streamed: calls.append(("write", (path, streamed)))
-    )
-    monkeypatch.setattr(run_module, "results", lambda *given: (given[1:], {}))
-    said = []
-    talk = SimpleNamespace(
-        progress=run_module.Talk(quiet=True).progress, info=said.append, show=lambda *what: said.append(what)
-    )
-    plan = run_module.Plan(
+@pytest.fixture
+def fakes(monkeypatch):
+    return Fakes(monkeypatch)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return analysis.Plan(
         folder=tmp_path / "out",
         prepare=PrepareConfig(min_peaks=np.float64(1)),
         select=SelectPeaksConfig(n_peaks=2),
         train=TrainConfig(latent=2),
         embed=EmbedConfig(method="tsne"),
         cluster=ClusterConfig(n_clusters=2),
+        markers=MarkersConfig(seed=4),
         impute=ImputeConfig(binary=True),
     )
-    run_module.analyse(cells, plan, talk)
-    with_labels = dataclasses.replace(plan.cluster, reference="celltype")
-    end = [
-        ("cluster", with_labels),
-        ("embed", plan.embed),
-        ("plot", {"basis": "X_tsne", "color": ["scale_cluster", "celltype"], "save": tmp_path / "out" / "tsne.pdf"}),
-        ("streamed", plan.impute),
-        ("write", (tmp_path / "out" / "adata.h5ad", {"obsm/imputed": "blocks"})),
-    ]
-    assert calls == [("device", "auto"), ("prepare", plan.prepare), ("select_peaks", plan.select), ("train", plan.train), *end]
-    assert said == [((tmp_path / "out", tmp_path / "out" / "tsne.pdf", "celltype"), {})]
 
-    calls.clear()
+
+def test_analyse_hands_each_stage_its_config(fakes, plan, tmp_path):
+    """Every config of the plan arrives, in order, and no other."""
+    analysis.analyse(fakes.cells, plan, fakes.talk)
+    out = tmp_path / "out"
+    end = [
+        ("cluster", dataclasses.replace(plan.cluster, reference="celltype")),
+        ("embed", plan.embed),
+        ("plot", {"basis": "X_tsne", "color": ["scale_cluster", "celltype"], "save": out / "tsne.pdf"}),
+        ("markers", plan.markers),
+        ("streamed", plan.impute),
+        ("write", (out / "adata.h5ad", {"obsm/imputed": "blocks"})),
+        ("report", {"name": "out", "label": "celltype"}),
+    ]
+    start = [("device", "auto"), ("prepare", plan.prepare)]
+    assert fakes.calls == [*start, ("select_peaks", plan.select), ("train", plan.train), *end]
+    assert fakes.said == [((out, out / "tsne.pdf", out / "report.html", "celltype"), {"imputed": True})]
+    assert (out / "report.html").read_text() == "page"
+
+    fakes.calls.clear()
     model = tmp_path / "model.pt"
     model.write_bytes(b"weights")
-    run_module.analyse(cells, dataclasses.replace(plan, pretrain=model), talk)
-    assert calls == [("device", "auto"), ("prepare", plan.prepare), ("encode", plan.train), *end]
+    analysis.analyse(fakes.cells, dataclasses.replace(plan, pretrain=model), fakes.talk)
+    assert fakes.calls == [*start, ("encode", plan.train), *end]
+
+
+@pytest.mark.parametrize(
+    ("failing", "absent"),
+    [
+        ("train", {"cluster", "embed", "plot", "markers", "streamed"}),
+        ("cluster", {"markers"}),
+        ("embed", {"plot"}),
+        ("streamed", set()),
+    ],
+)
+def test_what_was_made_is_written_before_a_failure_is_reported(fakes, plan, failing, absent):
+    everything = {"prepare", "select_peaks", "train", "cluster", "embed", "plot", "markers", "streamed", "write", "report"}
+    fakes.failing[failing] = InputError("2 cells", "3 or more")
+    with pytest.raises(InputError, match="2 cells; expected 3 or more"):
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert {name for name, _ in fakes.calls} - {"device"} == everything - absent
+    assert (plan.folder / "report.html").exists()
+
+
+def test_clusters_that_cannot_be_compared_are_a_warning(fakes, plan):
+    fakes.failing["markers"] = InputError("one cluster", "two")
+    analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert ("warning", "marker peaks were not searched: one cluster; expected two") in fakes.said
+
+
+def test_of_several_failures_the_first_is_raised_and_the_others_are_said(fakes, plan):
+    fakes.failing |= {"cluster": InputError("no clusters"), "embed": ValueError("no picture")}
+    with pytest.raises(InputError, match="no clusters"):
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert ("warning", "embed: no picture") in fakes.said
+
+
+def test_more_clusters_than_cells_are_refused_before_any_stage(fakes, plan):
+    plan = dataclasses.replace(plan, cluster=ClusterConfig(n_clusters=3))
+    with pytest.raises(InputError, match="3 clusters asked of 2 cells; expected no more clusters than cells"):
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert fakes.calls == [("device", "auto")]
+    assert not plan.folder.exists()
+
+
+@pytest.mark.parametrize(("kept", "warned"), [(90, False), (89, True)])
+def test_dropped_cells_are_a_warning_above_a_tenth(fakes, plan, kept, warned):
+    receipt = {"stage": "prepare", "notes": {"cells_before": 100, "cells": kept}}
+    fakes.cells.uns["scale"] = json.dumps([receipt])
+    fakes.cells.uns["scale_qc"] = {"cell_least": 50.0}
+    analysis.analyse(fakes.cells, plan, fakes.talk)
+    text = "11 of 100 cells (11%) were dropped with fewer than 50 open peaks; --min-peaks sets the limit"
+    assert (("warning", text) in fakes.said) == warned

@@ -1,0 +1,265 @@
+"""The whole analysis that `scale run` and `scale demo` do: every stage in order, and a folder of results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scale_toolkit import keys
+from scale_toolkit.cli.files import check_column
+from scale_toolkit.cli.summary import dropped_cells, results
+from scale_toolkit.cli.talk import Talk
+from scale_toolkit.config import (
+    ClusterConfig,
+    EmbedConfig,
+    ImputeConfig,
+    MarkersConfig,
+    PrepareConfig,
+    SelectPeaksConfig,
+    TrainConfig,
+)
+from scale_toolkit.errors import InputError, OptionError, ScaleError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from scale_toolkit.bars import Progress
+
+#: Columns of obs in which SCALE's users keep known labels: the reference if none is named.
+LABELS = ("celltype", "cell_type")
+MAX_LABELS = 100
+#: Share of the cells that the filters may drop without a warning.
+FEW_DROPPED = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `analyse` is to do: one config per stage, and where the files go."""
+
+    folder: Path
+    prepare: PrepareConfig
+    select: SelectPeaksConfig
+    train: TrainConfig
+    embed: EmbedConfig
+    cluster: ClusterConfig
+    markers: MarkersConfig = dataclasses.field(default_factory=MarkersConfig)
+    impute: ImputeConfig | None = None
+    pretrain: Path | None = None
+    pretrain_peaks: Path | None = None
+    blacklist: Path | None = None
+    gtf: Path | None = None
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse contradictory options before anything is read."""
+    if plan.cluster.method == "kmeans" and plan.cluster.n_clusters is None:
+        raise OptionError(
+            "method kmeans without a number of clusters", "n_clusters", "say how many with -k"
+        )
+
+
+def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
+    """Run the stages, write the folder of results, and report what was made.
+
+    A stage that fails does not take the others' results with it: everything that could be made is written first, then
+    the error is raised.
+
+    Parameters
+    ----------
+    cells
+        The input, or several by batch name.
+    plan
+        The stages' options, and the folder.
+    talk
+        Where progress, warnings and the summary go.
+
+    Returns
+    -------
+    The AnnData that was written to ``adata.h5ad``.
+
+    Raises
+    ------
+    ScaleError
+        A check failed before the work, or a stage failed.
+    """
+    from scale_toolkit.io.h5ad import write_h5ad
+    from scale_toolkit.io.regions import read_bed
+    from scale_toolkit.stages.cluster import cluster
+    from scale_toolkit.stages.embed import embed
+    from scale_toolkit.stages.impute import streamed
+    from scale_toolkit.stages.prepare import prepare
+    from scale_toolkit.stages.train import find_device
+
+    find_device(
+        plan.train.device
+    )  # an absent GPU is an error before the work, not after half of it
+    _check_n_clusters(sum(batch.n_obs for batch in _parts(cells)), plan)
+    genes = _genes(plan, _parts(cells)[0].var_names)
+    blacklist = {"blacklist": read_bed(plan.blacklist)} if plan.blacklist else {}
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with talk.progress("prepare") as progress:
+        adata = prepare(cells, plan.prepare, progress=progress, **blacklist)
+    if (lost := dropped_cells(adata)) is not None and lost.share > FEW_DROPPED:
+        talk.say("warning", lost.text)
+    check_column(adata, plan.cluster.reference)
+    _check_n_clusters(adata.n_obs, plan)
+
+    failures: dict[str, Exception] = {}
+    blocks: dict[str, Any] = {}
+
+    def attempt(name: str, work: Callable[[Progress], Any]) -> Any:
+        try:
+            with talk.progress(name) as progress:
+                return work(progress)
+        except Exception as error:  # kept: what was made before is written first
+            failures[name] = error
+            return None
+
+    trained: AnnData | None = None
+    try:
+        trained = _with_model(adata, plan, talk)
+    except Exception as error:
+        failures["train"] = error
+    figure: Path | None = plan.folder / f"{plan.embed.method}.pdf"
+    if trained is None:
+        figure = None
+    else:
+        adata = trained
+        by_label = _with_labels(plan.cluster, adata)
+        plan = dataclasses.replace(plan, cluster=by_label)
+        clustered = attempt("cluster", lambda progress: cluster(adata, by_label, progress=progress))
+        adata = adata if clustered is None else clustered
+        embedded = attempt("embed", lambda progress: embed(adata, plan.embed, progress=progress))
+        adata = adata if embedded is None else embedded
+        figure = None if embedded is None else attempt("figure", lambda _: _draw(adata, plan))
+        if clustered is not None:
+            adata = _with_markers(adata, plan, talk, genes)
+        if plan.impute:
+            adata, blocks = attempt("impute", lambda _: streamed(adata, plan.impute)) or (adata, {})
+    with talk.progress("write adata.h5ad"):
+        write_h5ad(adata, plan.folder / "adata.h5ad", streamed=blocks)
+    page = attempt("report", lambda _: _write_report(adata, plan))
+    table, facts = results(
+        adata, plan.folder, figure, page, plan.cluster.reference, imputed=bool(blocks)
+    )
+    talk.show(table, facts)
+    if not talk.json_logs and not failures:
+        talk.info(f"next: {facts['next']}")
+    _raise_first(failures, talk)
+    return adata
+
+
+def _parts(cells: AnnData | dict[str, AnnData]) -> list[AnnData]:
+    return list(cells.values()) if isinstance(cells, Mapping) else [cells]
+
+
+def _check_n_clusters(n_cells: int, plan: Plan) -> None:
+    """Refuse more clusters than cells before the training."""
+    k = plan.cluster.n_clusters
+    if k is not None and k > n_cells:
+        raise InputError(
+            f"{k} clusters asked of {n_cells:,} cells",
+            "no more clusters than cells",
+            "ask for fewer with -k",
+        )
+
+
+def _genes(plan: Plan, peaks: Any) -> Any:
+    """Read the genes of --gtf before the work, and refuse peaks that are not intervals."""
+    if plan.gtf is None:
+        return None
+    from scale_toolkit.core.intervals import require_intervals
+    from scale_toolkit.io.genes import read_gtf
+
+    require_intervals(peaks, "--gtf")
+    return read_gtf(plan.gtf)
+
+
+def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
+    """Select peaks and train, or encode the cells with a model that exists."""
+    from scale_toolkit.io.files import write_bytes
+    from scale_toolkit.io.regions import model_peaks
+    from scale_toolkit.stages.select_peaks import select_peaks
+    from scale_toolkit.stages.train import encode, train
+
+    if plan.pretrain:
+        talk.info("the peaks are the model's: --n-feature is not applied")
+        names = model_peaks(plan.pretrain, plan.pretrain_peaks)
+        with talk.progress("encode") as progress:
+            return encode(
+                adata, plan.train, progress=progress, model=plan.pretrain.read_bytes(), peaks=names
+            )
+    with talk.progress("select-peaks") as progress:
+        adata = select_peaks(adata, plan.select, progress=progress)
+
+    def keep_model(data: bytes) -> None:
+        write_bytes(plan.folder / "model.pt", data)
+
+    with talk.progress("train") as progress:
+        return train(adata, plan.train, progress=progress, keep_model=keep_model)
+
+
+def _with_markers(adata: AnnData, plan: Plan, talk: Talk, genes: Any) -> AnnData:
+    """Find marker peaks; clusters that cannot be compared are a warning, for the analysis is complete without markers."""
+    from scale_toolkit.stages.markers import markers
+
+    try:
+        with talk.progress("markers") as progress:
+            return markers(
+                adata,
+                plan.markers,
+                progress=progress,
+                **({} if genes is None else {"genes": genes}),
+            )
+    except ScaleError as error:
+        talk.say("warning", f"marker peaks were not searched: {error}")
+        return adata
+
+
+def _draw(adata: AnnData, plan: Plan) -> Path:
+    from scale_toolkit import plot
+
+    path = plan.folder / f"{plan.embed.method}.pdf"
+    basis = {"umap": keys.UMAP, "tsne": keys.TSNE}[plan.embed.method]
+    columns = [keys.CLUSTER.name] if keys.CLUSTER.found_in(adata) else []
+    if plan.cluster.reference:
+        columns.append(plan.cluster.reference)
+    plot.embedding(adata, basis=basis.name, color=columns or None, save=path)
+    return path
+
+
+def _write_report(adata: AnnData, plan: Plan) -> Path:
+    from scale_toolkit.io.files import write_bytes
+    from scale_toolkit.report import page
+
+    path = plan.folder / "report.html"
+    name = plan.folder.resolve().name or "cells"
+    write_bytes(path, page(adata, name=name, label=plan.cluster.reference).encode())
+    return path
+
+
+def _raise_first(failures: dict[str, Exception], talk: Talk) -> None:
+    """Raise the first failure; the others become warnings."""
+    if not failures:
+        return
+    (_, first), *others = failures.items()
+    for name, error in others:
+        talk.say("warning", f"{name}: {error}")
+    raise first
+
+
+def replaced(config: Any, **values: object) -> Any:
+    """Return `config` with those of `values` that are set."""
+    return dataclasses.replace(
+        config, **{name: value for name, value in values.items() if value is not None}
+    )
+
+
+def _with_labels(config: ClusterConfig, adata: AnnData) -> ClusterConfig:
+    """Compare with SCALE's own column of labels if the cells have one and no reference is named."""
+    usable = (
+        name for name in LABELS if name in adata.obs and 1 < adata.obs[name].nunique() <= MAX_LABELS
+    )
+    return config if config.reference else replaced(config, reference=next(usable, None))
