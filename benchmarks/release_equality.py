@@ -1,10 +1,13 @@
-"""Is ``--preset release`` the release's mathematics? The same weights, batches and noise, 100 training losses of both.
+"""Is ``--preset release`` the release's mathematics? The same weights, batches and noise, 100
+training losses of both.
 
-    PYTHON benchmarks/release_equality.py [--steps 100] [--cells 320] [--peaks 2000] [--write FILE.json]
+    PYTHON benchmarks/release_equality.py [--steps 100] [--cells 320] [--peaks 2000] [--write
+    FILE.json]
 
-PYTHON is the one of ``benchmarks/peers/install``: SCALE 1.1.2's own classes run beside this project's `core`, on made peaks.
-Prints the largest relative difference of a step's loss, and the seconds of a step of both. ``--write`` keeps the release's
-losses: ``tests/core/release_losses.json``, which the tests compare with where the release is not installed.
+PYTHON is the one of ``benchmarks/peers/install``: SCALE 1.1.2's own classes run beside this
+project's `core`, on made peaks. Prints the largest relative difference of a step's loss, and the
+seconds of a step of both. ``--write`` keeps the release's losses:
+``tests/core/release_losses.json``, which the tests compare with where the release is not installed.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from scipy import sparse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scale_toolkit.core.rows import MatrixRows
+from scale_toolkit.model.cells import CellsOnHost
+from scale_toolkit.model.draws import Draws
 from scale_toolkit.model.network import Scale, Shape
 from scale_toolkit.model.seed import generators
 from scale_toolkit.model.trainer import fit
@@ -52,7 +57,7 @@ def start(n_peaks):
 
 
 def batches_and_noise(n_cells, steps, size=32, seed=5):
-    """The very cells and noise that `fit` draws with this seed."""
+    """Cells and noise of each step, as NumPy and torch draw them from this seed."""
     rng, noise = generators(seed)
     for _ in range(-(-steps // (n_cells // size))):
         order = rng.permutation(n_cells)
@@ -60,8 +65,28 @@ def batches_and_noise(n_cells, steps, size=32, seed=5):
             yield order[i * size : (i + 1) * size], torch.randn(size, LATENT, generator=noise)
 
 
+class RecordedDraws(Draws):
+    """The order of the cells and the noise that the release's losses were recorded with: those
+    of `batches_and_noise`.
+    """
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.rng, self.generator = generators(seed)
+
+    def permutation(self, purpose, step, n):
+        """NumPy's permutation."""
+        return torch.from_numpy(self.rng.permutation(n))
+
+    def normal(self, purpose, step, shape):
+        """torch's normal numbers."""
+        return torch.randn(*shape, generator=self.generator)
+
+
 def ours(cells, steps, size=32, seed=5):
-    """Losses of a step a cell by `fit` as `compat.presets.train_published` calls it with ``release``; and seconds a step."""
+    """Losses of a step a cell by `fit` as `compat.presets.train_published` calls it with
+    ``release``; and seconds a step.
+    """
     from scale_toolkit.model import trainer
 
     losses, step = [], trainer.step
@@ -73,11 +98,12 @@ def ours(cells, steps, size=32, seed=5):
 
     trainer.step = watched
     try:
-        rng, noise = generators(seed)
         started = time.perf_counter()
         fit(
-            start(cells.shape[1]), MatrixRows(cells), lambda rows: rows, np.zeros(cells.shape[0]), rng=rng, noise=noise,
-            batch_size=size, max_iter=steps, max_epochs=steps, lr=2e-4, weight_decay=5e-4, clip=10.0, drop_last=True,
+            start(cells.shape[1]), CellsOnHost(MatrixRows(cells), lambda rows: rows),
+            np.zeros(cells.shape[0]), rng=generators(seed)[0], draws=RecordedDraws(seed),
+            batch_size=size, max_iter=steps, max_epochs=steps, lr=2e-4, weight_decay=5e-4, clip=10.0,
+            drop_last=True,
         )  # fmt: skip
     finally:
         trainer.step = step
@@ -85,7 +111,9 @@ def ours(cells, steps, size=32, seed=5):
 
 
 def theirs(cells, steps):
-    """The same by the release's own model, loss, clipping and optimiser; its sampling layer is given our noise."""
+    """The same by the release's own model, loss, clipping and optimiser; its sampling layer is
+    given our noise.
+    """
     np.warnings = warnings
     setattr(np, "Inf", np.inf)  # noqa: B010
     from scale.model import SCALE
@@ -119,7 +147,8 @@ def theirs(cells, steps):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
         optimiser.step()
-        seconds += (time.perf_counter() - started) if i else 0  # the first step imports torch's compiler
+        # the first step imports torch's compiler
+        seconds += (time.perf_counter() - started) if i else 0
         losses.append(float(loss))
     return np.array(losses), seconds / (steps - 1)
 

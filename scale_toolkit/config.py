@@ -110,6 +110,18 @@ class TrainConfig(Config):
     )
     log_transform: bool = option(False, "Let the encoder see log2(count + 1); the targets stay binary.")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    gpu_memory: float | None = option(
+        None,
+        "Gigabytes of the GPU's memory that counts may take; if they take more, they are copied to it batch by batch "
+        "(default: four fifths of what is free).",
+        minimum=0,
+    )
+    precision: str = option(
+        "float32",
+        "Dense products on a GPU: float32, or auto, which may round their factors to TensorFloat-32.",
+        choices=("float32", "auto"),
+    )
+    deterministic: bool = option(False, "Give identical results in every run on the same GPU; slower.")
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 

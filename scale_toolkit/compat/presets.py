@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scale_toolkit.model.batches import draws_for
+from scale_toolkit.model.cells import EncoderView, OnGpu, place_cells
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.network import Scale, Shape
 from scale_toolkit.model.recipes import (
@@ -19,7 +21,6 @@ from scale_toolkit.model.recipes import (
     encode,
     fit_to_last_good,
     set_mixture,
-    view,
     watched_cells,
 )
 from scale_toolkit.model.seed import generators, seeded_weights
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
-    from scipy import sparse
 
     from scale_toolkit.core.rows import RowSource
     from scale_toolkit.model.snapshot import Snapshot
@@ -52,6 +52,7 @@ def train_published(
     release: bool,
     seed: int,
     device: torch.device,
+    gpu: OnGpu | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
@@ -70,6 +71,8 @@ def train_published(
         Compute what 1.1.2 computes (preset ``release``): π and σ² unconstrained, a floor below γ,
         no early stopping, the last partial batch dropped, and a latent vector that is a random
         sample.
+    gpu
+        How a GPU is used.
     Others
         As in `trainer.fit`.
 
@@ -77,12 +80,9 @@ def train_published(
     -------
     The trained model.
     """
-    rng, noise = generators(seed)
-    cells = source if release else Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
-
-    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return view(counts, log_transform=log_transform)
-
+    rng, _ = generators(seed)
+    thinned = source if release else Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
+    cells = place_cells(thinned, EncoderView(log_transform), device, gpu)
     shape = Shape(
         source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release
     )
@@ -96,15 +96,14 @@ def train_published(
 
     def drawn() -> np.ndarray:
         untrained = Trained(model, None, None, log_transform, release, History())
-        return encode(untrained, source, seed=seed).latent
+        return encode(untrained, source, seed=seed, gpu=gpu).latent
 
     history, stopped = fit_to_last_good(
         model,
         cells,
-        encoder_input,
         np.zeros(source.n_cells),
         rng=rng,
-        noise=noise,
+        draws=draws_for(cells, seed),
         batch_size=min(batch_size, source.n_cells),
         max_iter=max_iter,
         max_epochs=max_epochs or max_iter,

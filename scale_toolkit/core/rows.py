@@ -28,13 +28,14 @@ class MatrixRows:
     """A row source over a matrix in memory (cells × peaks)."""
 
     def __init__(self, matrix: sparse.spmatrix | np.ndarray) -> None:
-        self._matrix = sparse.csr_matrix(matrix)
-        self.n_cells, self.n_peaks = self._matrix.shape
+        self.matrix = sparse.csr_matrix(matrix)
+        self.n_cells, self.n_peaks = self.matrix.shape
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
         """Counts of these cells, CSR."""
         # scipy's own row indexing looks through all indices of the matrix in each call: 50 ms of every step at 3·10⁷ open peaks
-        matrix, pointers = self._matrix, np.zeros(len(index) + 1, self._matrix.indptr.dtype)
+        matrix = self.matrix
+        pointers = np.zeros(len(index) + 1, matrix.indptr.dtype)
         parts = [slice(*matrix.indptr[cell : cell + 2]) for cell in index]
         np.cumsum([part.stop - part.start for part in parts], out=pointers[1:])
         data, indices = (

@@ -1,4 +1,6 @@
-"""What a training step needs of its cells, made ready one step ahead by a second thread where there is a second core."""
+"""What a training step needs of its cells; on the CPU made one step ahead by a second thread, if
+there is a second core.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,25 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from scale_toolkit.core.rows import RowSource, binarise, keep_entries
-from scale_toolkit.model.sparse import SparseRows
+from scale_toolkit.model.cells import CellsOnDevice, CellsStreamed
+from scale_toolkit.model.draws import Draws, Purpose, threshold_of
+from scale_toolkit.model.packed import Mask, StoredRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from scipy import sparse
-
+    from scale_toolkit.model.cells import Cells
     from scale_toolkit.model.loss import PeakSampler
+    from scale_toolkit.model.sparse import Rows
 
 T = TypeVar("T")
 
 
 @dataclass
 class Neighbours:
-    """Cells near each cell, (cells, n) int; a step may reconstruct one of them instead of the cell itself."""
+    """Cells near each cell, (cells, n) int; a step may reconstruct one of them instead of the
+    cell itself.
+    """
 
     index: np.ndarray
     share: float
@@ -42,98 +47,134 @@ class Batch:
         Open peaks to reconstruct, and `offset`, the depth offset of the cells those peaks are of.
     subset, scale
         Peaks drawn for the softplus sum and their inverse probabilities; None: all peaks.
+    noise
+        Standard normal numbers, (cells, latent).
+    ready
+        Done when a copy to the GPU on another stream is; None: nothing is copied.
     """
 
-    seen: SparseRows
-    opened: SparseRows
+    seen: Rows
+    opened: Rows
     offset: torch.Tensor
     subset: torch.Tensor | None
     scale: torch.Tensor | None
+    noise: torch.Tensor | None = None
     ready: torch.cuda.Event | None = None
 
     def __len__(self) -> int:
         return self.seen.shape[0]
 
     def wait(self) -> Batch:
-        """Let the step's stream wait until the copy to the GPU is done, and keep its memory while used; not on the CPU."""
+        """Let the step's stream wait until the copy to the GPU is done, and keep its memory
+        while it is used.
+        """
         if self.ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(self.ready)
-            dense = (tensor for tensor in (self.offset, self.subset, self.scale) if tensor is not None)
-            for tensor in (*dense, *self.seen.tensors(), *self.opened.tensors()):
-                tensor.record_stream(stream)
+            stores = [rows.store for rows in (self.seen, self.opened) if isinstance(rows, StoredRows)]
+            tensors = [self.offset, self.subset, self.scale, self.noise]
+            tensors += [tensor for rows in (self.seen, self.opened) for tensor in _tensors(rows)]
+            tensors += [tensor for store in stores for tensor in (store.indices, store.starts, store.lengths, store.values)]
+            for tensor in tensors:
+                if tensor is not None:
+                    tensor.record_stream(stream)
         return self
 
 
-@dataclass
+def _tensors(rows: Rows) -> list[torch.Tensor]:
+    return [rows.mask.keys] if isinstance(rows, StoredRows) and rows.mask is not None else []
+
+
 class Loader:
-    """Makes batches of a row source.
+    """Makes the batches of a training.
 
     Parameters
     ----------
-    source
-        Cells.
-    encoder_input
-        Turns counts into what the encoder sees.
+    cells
+        All cells.
     offset
         Depth offset of each cell, (cells,) float32.
+    draws
+        Random numbers; on the device of the cells only if they lie there (`draws_for`).
+    latent
+        Columns of the noise.
     mask
         Share of a cell's open peaks hidden from the encoder, new ones every time.
     neighbours
-        Where given, that share of targets is a random near cell's peaks.
+        If given, that share of targets is a random near cell's peaks.
     sampler
         Draws the peaks that estimate the softplus sum.
     """
 
-    source: RowSource
-    encoder_input: Callable[[sparse.csr_matrix], sparse.csr_matrix]
-    offset: np.ndarray
-    rng: np.random.Generator
-    device: torch.device
-    mask: float = 0.0
-    neighbours: Neighbours | None = None
-    sampler: PeakSampler | None = None
+    def __init__(
+        self,
+        cells: Cells,
+        offset: np.ndarray,
+        draws: Draws,
+        latent: int,
+        *,
+        mask: float = 0.0,
+        neighbours: Neighbours | None = None,
+        sampler: PeakSampler | None = None,
+    ) -> None:
+        self.cells, self.draws, self.latent = cells, draws, latent
+        self.offset = torch.from_numpy(offset.astype(np.float32)).to(draws.device)
+        self.threshold = threshold_of(mask)
+        self.share = 0.0 if neighbours is None else neighbours.share
+        self.near = None if neighbours is None else torch.from_numpy(neighbours.index).to(draws.device)
+        self.sampler = None if sampler is None else sampler.to(draws.device)
+        self._stream = torch.cuda.Stream(cells.device) if isinstance(cells, CellsStreamed) and _is_gpu(cells) else None
 
-    def __post_init__(self) -> None:
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+    def index(self, epoch: int, size: int, *, drop_last: bool = False, max_steps: int = 0) -> list[torch.Tensor]:
+        """Cells of each step of an epoch: all in a random order, or `max_steps` batches if that
+        is less.
+        """
+        order = self.draws.permutation(Purpose.ORDER, epoch, self.cells.n_cells)
+        return batches(order, size, drop_last=drop_last)[: max_steps or None]
 
-    def epoch(self, size: int, *, drop_last: bool = False, max_steps: int = 0) -> Iterator[Batch]:
-        """Batches of `size` cells in a random order: all cells, or `max_steps` batches where that is less."""
-        parts = batches(self.rng.permutation(self.source.n_cells), size, drop_last=drop_last)
-        made = (self._make(index) for index in parts[: max_steps or None])
-        # One thread means one: then nothing is made ahead.
-        return ahead(made) if self._stream is not None or torch.get_num_threads() > 1 else made
+    def epoch(self, parts: list[torch.Tensor], first_step: int) -> Iterator[Batch]:
+        """Batches of these cells, one after the other; the next one is made meanwhile if threads
+        allow.
+        """
+        made = (self.make(index, first_step + i) for i, index in enumerate(parts))
+        # One thread means one: then nothing is made ahead. Cells on the device need no making.
+        return ahead(made) if not isinstance(self.cells, CellsOnDevice) and torch.get_num_threads() > 1 else made
 
-    def _make(self, index: np.ndarray) -> Batch:
-        rows = self.source.rows(index)
-        target = index if self.neighbours is None else swap(index, self.neighbours, self.rng)
-        opened = binarise(rows if target is index else self.source.rows(target))
-        # random integers of 16 bits: the mask is the dearest draw of a step, and a share to five digits is enough
-        seen = rows
-        if self.mask:
-            draw = self.rng.integers(0, 1 << 16, rows.nnz, dtype=np.uint16)
-            seen = keep_entries(rows, draw >= round(self.mask * (1 << 16)))
-        drawn = (None, None) if self.sampler is None else self.sampler.draw(self.rng)
+    def make(self, index: torch.Tensor, step: int | torch.Tensor) -> Batch:
+        """The batch of these cells in this step."""
         if self._stream is None:
-            return self._on_device(self.encoder_input(seen), opened, self.offset[target], *drawn)
+            return self._make(index, step)
         with torch.cuda.stream(self._stream):
-            batch = self._on_device(self.encoder_input(seen), opened, self.offset[target], *drawn)
+            batch = self._make(index, step)
             batch.ready = self._stream.record_event()
         return batch
 
-    def _on_device(self, seen, opened, offset, subset, scale) -> Batch:
-        def put(array: np.ndarray | None) -> torch.Tensor | None:
-            if array is None:
-                return None
-            tensor = torch.from_numpy(array)
-            return tensor.to(self.device) if self._stream is None else tensor.pin_memory().to(self.device, non_blocking=True)
+    def _make(self, index: torch.Tensor, step: int | torch.Tensor) -> Batch:
+        draws, n = self.draws, len(index)
+        target = index if self.near is None else swap(index, self.near, self.share, draws, step)
+        mask = Mask(draws.keys(Purpose.MASK, step, n), self.threshold) if self.threshold else None
+        subset, scale = (None, None) if self.sampler is None else self.sampler.draw(draws, step)
+        noise = draws.normal(Purpose.NOISE, step, (n, self.latent))
+        device = self.cells.device
+        placed = (tensor if tensor is None else tensor.to(device) for tensor in (self.offset[target], subset, scale, noise))
+        return Batch(self.cells.seen(index, mask), self.cells.opened(target), *placed)
 
-        rows = (SparseRows(part, self.device).prepare() for part in (seen, opened))
-        return Batch(*rows, put(offset), put(subset), put(scale))
+
+def draws_for(cells: Cells, seed: int) -> Draws:
+    """Random numbers for training on these cells: made where the numbers of a batch's cells are
+    needed.
+    """
+    return Draws(seed, cells.device if isinstance(cells, CellsOnDevice) else torch.device("cpu"))
+
+
+def _is_gpu(cells: Cells) -> bool:
+    return cells.device.type == "cuda"
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The same items in the same order, the next one made by a second thread while this one is used."""
+    """Yield the same items in the same order, the next one made by a second thread while this
+    one is used.
+    """
     items = iter(items)
     with ThreadPoolExecutor(1) as worker:
         waiting = worker.submit(next, items, None)
@@ -142,17 +183,19 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-def batches(order: np.ndarray, size: int, *, drop_last: bool) -> list[np.ndarray]:
-    """Cut an order of cells into batches; a remainder smaller than half a batch joins the one before it."""
+def batches(order: torch.Tensor, size: int, *, drop_last: bool) -> list[torch.Tensor]:
+    """Cut an order of cells into batches; a remainder smaller than half a batch joins the one
+    before it.
+    """
     full = len(order) // size
     if drop_last:
-        return np.split(order[: full * size], full) if full else [order]
-    parts = max(full + (len(order) % size >= size / 2), 1)
-    return [order[i * size : (i + 1) * size if i < parts - 1 else None] for i in range(parts)]
+        return list(order[: full * size].split(size)) if full else [order]
+    n_parts = max(full + (len(order) % size >= size / 2), 1)
+    return [order[i * size : (i + 1) * size if i < n_parts - 1 else None] for i in range(n_parts)]
 
 
-def swap(index: np.ndarray, neighbours: Neighbours, rng: np.random.Generator) -> np.ndarray:
-    """Each cell, or with probability `neighbours.share` a random one of its neighbours."""
-    chosen = rng.random(len(index)) < neighbours.share
-    column = rng.integers(0, neighbours.index.shape[1], len(index))
-    return np.where(chosen, neighbours.index[index, column], index)
+def swap(index: torch.Tensor, near: torch.Tensor, share: float, draws: Draws, step: int | torch.Tensor) -> torch.Tensor:
+    """Each cell, or with probability `share` a random one of its neighbours `near`, (cells, n)."""
+    chosen = draws.uniform(Purpose.SWAP, step, len(index)) < share
+    column = draws.below(Purpose.NEIGHBOUR, step, near.shape[1], len(index))
+    return torch.where(chosen, near[index, column], index)

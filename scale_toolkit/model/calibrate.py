@@ -1,15 +1,16 @@
-"""After training, the decoder's probabilities are made to mean what they say; the latent space is not touched.
+"""After training, the decoder's probabilities are made to mean what they say; the latent space is
+not touched.
 
-Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it decodes: the loadings come out
-too large, and the imputed values too sure. What was hidden from training (`held_out.Thinned`) tells by how much. In
+Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it
+decodes: the loadings come out too large, and the imputed values too sure. What was hidden from
+training (`held_out.Thinned`) tells by how much. In
 
     logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
 
-one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum likelihood), and the intercepts
-b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as far as they can be believed (`believed_counts`). A fit is
-drawn
-to the open entries it has seen, and gives the others a few per cent too little: all intercepts rise by one more number, fitted
-with t.
+one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum
+likelihood), and the intercepts b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as
+far as they can be believed (`believed_counts`). A fit is drawn to the open entries it has seen, and
+gives the others a few per cent too little: all intercepts rise by one more number, fitted with t.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from scale_toolkit.core.rows import binarise
 GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells
 CLOSED = 500_000  # random closed entries beside the hidden ones
 PRIOR_SD_RISE = 0.1  # and the rise of all intercepts is 0 give or take this
-PRIOR_SD = 0.25  # t is 1 give or take this much before anything is seen: some hundred hidden peaks outweigh it
-_COLUMNS = 2048
+# t is 1 give or take this much before anything is seen: some hundred hidden peaks outweigh it
+PRIOR_SD = 0.25
+_COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
 
 
 def calibrated(
@@ -39,6 +41,7 @@ def calibrated(
     kept: sparse.csr_matrix,
     hidden: sparse.csr_matrix,
     rng: np.random.Generator,
+    device: torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Loadings and intercepts of a calibrated decoder, and t.
 
@@ -56,6 +59,8 @@ def calibrated(
         What training saw of those cells, and what was hidden (cells × peaks).
     rng
         Draws the closed entries.
+    device
+        Where the intercepts are found; None: the CPU.
     """
     kept, hidden = binarise(kept), binarise(hidden)
     opened = kept + hidden
@@ -66,20 +71,20 @@ def calibrated(
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
     if hidden.nnz == 0 or share >= 1:
-        b = margins(means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle)
+        b = margins(means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle, device=device)
         return weight, (b - weight @ middle).astype(bias.dtype), 1.0
     rows, columns = np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)), hidden.indices
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
     t, rise, b = 1.0, 0.0, bias + weight @ middle
     for _ in range(10):
-        b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01)
+        b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01, device=device)
         base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
         old = t
         t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
         if abs(t - old) < 0.01:
             break
-    b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b)
+    b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, device=device)
     return (t * weight).astype(weight.dtype), (b + rise - t * (weight @ middle)).astype(bias.dtype), t
 
 
@@ -106,8 +111,10 @@ def margins(
     start: np.ndarray,
     *,
     tolerance: float = 1e-4,
+    device: torch.device | None = None,
 ) -> np.ndarray:
-    """B with Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j, one equation a peak, by guarded Newton steps.
+    """B with Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j, one equation a peak, by
+    guarded Newton steps.
 
     Parameters
     ----------
@@ -121,31 +128,39 @@ def margins(
         Where to begin, (peaks,).
     tolerance
         Largest last step.
+    device
+        Where to compute; None: the CPU.
     """
-    b = np.array(start, np.float64)
     total = size.sum()
-    target = np.clip(target, 1e-3, total - 1e-3)
-    cells = torch.from_numpy(size.astype(np.float32))
-    for left in range(0, len(b), _COLUMNS):
-        part = slice(left, left + _COLUMNS)
-        logits = torch.from_numpy((h @ weight[part].T + offset[:, None]).astype(np.float32))
+    device = device or torch.device("cpu")
+    cells, middle, depth, goal, loadings, b = (
+        torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
+        for array in (size, h, offset, np.clip(target, 1e-3, total - 1e-3), weight, np.array(start, np.float32))
+    )
+    width = _COLUMNS if device.type == "cpu" else _COLUMNS_ON_GPU
+    for first in range(0, len(b), width):
+        columns = slice(first, first + width)
+        logits = torch.addmm(depth[:, None], middle, loadings[columns].T)
+        intercepts = b[columns]
         for _ in range(50):
-            p = torch.sigmoid(logits + torch.from_numpy(b[part].astype(np.float32)))  # on all threads: most of the time
-            open_cells, information = (cells @ p).numpy(), (cells @ (p * (1 - p))).numpy()
-            step = (target[part] - open_cells) / np.maximum(information, 1e-9)
-            b[part] += np.clip(step, -2, 2)
-            if np.abs(step).max() < tolerance:
+            p = torch.sigmoid(logits + intercepts)  # on all threads: most of the time
+            open_cells = cells @ p
+            information = open_cells - cells @ p.square_()
+            step = (goal[columns] - open_cells) / information.clamp_min(1e-9)
+            intercepts += step.clamp_(-2, 2)
+            if float(step.abs().max()) < tolerance:
                 break
-    return b
+    return b.double().cpu().numpy()
 
 
 def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200, n_iter: int = 200) -> np.ndarray:
-    """Open cells to be expected of each peak, given how many were seen and how frequent peaks are in this data: (peaks,).
+    """Open cells to be expected of each peak, given how many were seen and how frequent peaks are
+    in this data: (peaks,).
 
-    A peak seen in few cells was rather unlucky, or lucky, than just so rare. The intercepts b of all peaks follow one
-    distribution, found without assuming its form (non-parametric maximum likelihood on a grid by EM; Kiefer & Wolfowitz 1956,
-    Laird 1978) under logit p_ij = b_j + s_i, whose likelihood depends on the counts alone. The result is the posterior
-    mean of Σ_i p_ij.
+    A peak seen in few cells was rather unlucky, or lucky, than just so rare. The intercepts b of
+    all peaks follow one distribution, found without assuming its form (non-parametric maximum
+    likelihood on a grid by EM; Kiefer & Wolfowitz 1956, Laird 1978) under logit p_ij = b_j + s_i,
+    whose likelihood depends on the counts alone. The result is the posterior mean of Σ_i p_ij.
 
     Parameters
     ----------
@@ -171,7 +186,9 @@ def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200
 
 
 def like_cells(coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS) -> np.ndarray:
-    """Groups of cells whose logits are alike, (cells,) int: k-means on `coordinates` and depth; every cell alone up to `n`."""
+    """Groups of cells whose logits are alike, (cells,) int: k-means on `coordinates` and depth;
+    every cell alone up to `n`.
+    """
     if len(offset) <= n:
         return np.arange(len(offset))
     from sklearn.cluster import KMeans
@@ -189,6 +206,8 @@ def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _root(weight: np.ndarray) -> np.ndarray:
-    """R with R Rᵀ = wᵀw / peaks: distances of h R are root mean squares of differences in logits."""
+    """R with R Rᵀ = wᵀw / peaks: distances of h R are root mean squares of differences in
+    logits.
+    """
     size, basis = np.linalg.eigh(weight.T.astype(np.float64) @ weight / len(weight))
     return basis * np.sqrt(np.maximum(size, 0))

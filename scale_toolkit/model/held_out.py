@@ -27,7 +27,7 @@ class Thinned:
     def __init__(self, source: RowSource, share: float, max_cells: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
-        self._source = source
+        self.base = source
         self.cells = np.sort(rng.choice(source.n_cells, min(max_cells, source.n_cells), replace=False))
         rows = source.rows(self.cells)
         lengths = np.diff(rows.indptr)
@@ -43,7 +43,7 @@ class Thinned:
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
         """Counts of these cells without what is hidden."""
-        rows = self._source.rows(index)
+        rows = self.base.rows(index)
         place = self._place[index]
         thinned = np.flatnonzero(place >= 0)
         if len(thinned) == 0:

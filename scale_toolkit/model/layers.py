@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from scale_toolkit.model.sparse import SparseRows, product
+from scale_toolkit.model.sparse import Rows, product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class SparseLinear(nn.Module):
     """A dense layer on sparse rows: ``csr @ weight + bias``, (cells × in) -> (cells × out).
 
-    The weight is stored (in, out), one row a peak: a product with sparse rows reads only the rows of open peaks.
+    The weight is stored (in, out), one row a peak: a product with sparse rows reads only the rows
+    of open peaks.
     """
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
@@ -27,7 +28,7 @@ class SparseLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound)) if bias else None
 
-    def forward(self, rows: SparseRows | sparse.csr_matrix) -> torch.Tensor:
+    def forward(self, rows: Rows | sparse.csr_matrix) -> torch.Tensor:
         """Return the layer's values of these rows, (cells, out)."""
         values = product(rows, self.weight)
         return values if self.bias is None else values + self.bias

@@ -1,9 +1,11 @@
-"""The reconstruction term: Bernoulli log-likelihood of peaks, split so that its cost follows the open peaks.
+"""The reconstruction term: Bernoulli log-likelihood of peaks, split so that its cost follows the
+open peaks.
 
 log p(x_i|z_i) = Σ_{j open} a_ij − Σ_j softplus(a_ij), with logits a_ij = w_j · h_i + b_j + s_i.
 
-The first sum needs only the products of open peaks: Σ_{j open} w_j · h_i = (X W)_i · h_i. The second runs over all peaks;
-a random subset of them, weighted by the inverse of its probability, estimates it without bias.
+The first sum needs only the products of open peaks: Σ_{j open} w_j · h_i = (X W)_i · h_i. The
+second runs over all peaks; a random subset of them, weighted by the inverse of its probability,
+estimates it without bias.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from scale_toolkit.model.sparse import SparseRows, as_rows, product
+from scale_toolkit.model.draws import Draws, Purpose
+from scale_toolkit.model.sparse import Rows, as_rows, product
 
 if TYPE_CHECKING:
     from scipy import sparse
 
 
 def open_logits(
-    opened: SparseRows | sparse.csr_matrix,
+    opened: Rows | sparse.csr_matrix,
     hidden: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
@@ -34,7 +37,8 @@ def open_logits(
     opened
         Open peaks as ones, (cells, peaks).
     hidden
-        (cells, d); with `weight` (peaks, d), `bias` (peaks,) and `offset` (cells,) gives the logits.
+        (cells, d); with `weight` (peaks, d), `bias` (peaks,) and `offset` (cells,) gives the
+        logits.
     """
     opened = as_rows(opened, hidden.device)
     loadings = product(opened, torch.cat([weight, bias[:, None]], 1))  # (cells, d + 1)
@@ -49,32 +53,43 @@ def softplus_sum(
     subset: torch.Tensor | None = None,
     scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Σ_j softplus(a_ij) of each cell, (cells,): over all peaks, or estimated from a subset of them.
+    """Σ_j softplus(a_ij) of each cell, (cells,): over all peaks, or estimated from a subset of
+    them.
 
     `subset` holds the numbers of the peaks drawn, `scale` the inverse of the probability of each.
     """
     if subset is not None:
-        weight, bias = weight[subset], bias[subset]
-    total = functional.softplus(torch.addmm(bias, hidden, weight.T) + offset[:, None])  # (cells, subset)
+        # the gradient of index_select is added without sorting the peaks first
+        weight, bias = weight.index_select(0, subset), bias.index_select(0, subset)
+    # (cells, subset)
+    total = functional.softplus(torch.addmm(bias, hidden, weight.T) + offset[:, None])
     return total.sum(1) if scale is None else total @ scale
 
 
 class PeakSampler:
-    """Draws subsets of peaks for `softplus_sum`: peaks in order of their rate, every subset taking one of each stratum.
+    """Draws subsets of peaks for `softplus_sum`: peaks in order of their rate, every subset taking
+    one of each stratum.
 
-    Frequent peaks carry most of the sum, so strata are cut at equal shares of √rate: each peak of a stratum of n is
-    drawn with probability 1/n, and weighs n. Unbiased whatever the strata.
+    Frequent peaks carry most of the sum, so strata are cut at equal shares of √rate: each peak of a
+    stratum of n is drawn with probability 1/n, and weighs n. Unbiased whatever the strata.
     """
 
     def __init__(self, rates: np.ndarray, size: int) -> None:
         order = np.argsort(-rates, kind="stable")
         share = np.cumsum(np.sqrt(rates[order] + 1 / len(rates)))
         edges = np.unique(np.searchsorted(share, np.linspace(0, share[-1], size + 1)[1:-1], side="left"))
-        self._order = order
-        self._starts = np.concatenate([[0], edges[(edges > 0)]])
-        self._sizes = np.diff(np.append(self._starts, len(rates)))
+        starts = np.concatenate([[0], edges[(edges > 0)]]).astype(np.int64)
+        self._order, self._starts = torch.from_numpy(order.astype(np.int64)), torch.from_numpy(starts)
+        self._sizes = torch.from_numpy(np.diff(np.append(starts, len(rates))))
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Peak numbers of a subset and their inverse probabilities, float32."""
-        at = self._starts + (rng.random(len(self._starts)) * self._sizes).astype(np.int64)
-        return self._order[at], self._sizes.astype(np.float32)
+    def to(self, device: torch.device) -> PeakSampler:
+        """The same sampler with its strata on `device`."""
+        moved = object.__new__(PeakSampler)
+        moved._order, moved._starts, moved._sizes = (part.to(device) for part in (self._order, self._starts, self._sizes))
+        return moved
+
+    def draw(self, draws: Draws, step: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Peak numbers of a subset, int64, and their inverse probabilities, float32."""
+        uniform = draws.uniform(Purpose.PEAKS, step, len(self._starts)).double()
+        position = self._starts + (uniform * self._sizes).long()
+        return self._order[position], self._sizes.float()

@@ -23,7 +23,7 @@ from scale_toolkit.model.mixture import MixturePrior, ReleasePrior
 if TYPE_CHECKING:
     from scipy import sparse
 
-    from scale_toolkit.model.sparse import SparseRows
+    from scale_toolkit.model.sparse import Rows
 
 LOG_VARIANCE_RANGE = (-12.0, 6.0)  # keeps exp() finite whatever the encoder says
 
@@ -53,7 +53,7 @@ class PerceptronEncoder(nn.Module):
         self.mean = nn.Linear(last, shape.latent)
         self.log_variance = nn.Linear(last, shape.latent)
 
-    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Rows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x), both (cells, latent)."""
         hidden = self.hidden(torch.relu(self.first(rows)))
         return self.mean(hidden), self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE)
@@ -89,7 +89,7 @@ class SpectralEncoder(nn.Module):
         self.first.weight.copy_(projection)
         self.first.bias.zero_()
 
-    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Rows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x) of these rows, both (cells, latent)."""
         coordinates = directions(self.first(rows), self.latent)
         hidden = self.hidden(coordinates)
@@ -128,7 +128,7 @@ class Scale(nn.Module):
         self.prior = (ReleasePrior if shape.release_prior else MixturePrior)(shape.n_components, shape.latent)
         self.decoder = Decoder(shape)
 
-    def forward(self, rows: SparseRows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Rows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x) of these rows, both (cells, latent)."""
         return self.encoder(rows)
 

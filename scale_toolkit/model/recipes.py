@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
-from scale_toolkit.core.rows import RowSource, binarise, blocks
+from scale_toolkit.core.depth import cell_offsets, rasch
+from scale_toolkit.core.rows import RowSource
 from scale_toolkit.core.weighting import Weighting, fit_weighting
-from scale_toolkit.model.batches import Neighbours
+from scale_toolkit.model.batches import Neighbours, draws_for
 from scale_toolkit.model.calibrate import calibrated
+from scale_toolkit.model.cells import Cells, EncoderView, OnGpu, place_cells
+from scale_toolkit.model.em import fit_mixture_on
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler
 from scale_toolkit.model.network import Scale, Shape, directions, sample
+from scale_toolkit.model.products import products_of
 from scale_toolkit.model.seed import generators, seeded_weights
 from scale_toolkit.model.snapshot import History, Snapshot
 from scale_toolkit.model.start import decoder_step, fit_mixture
 from scale_toolkit.model.trainer import Diverged, fit, latent_means, some_cells
-from scale_toolkit.model.views import WeightedRows, find_start, linear_map
+from scale_toolkit.model.views import find_start, linear_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from scipy import sparse
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
 HELD_OUT_PEAKS = 50_000  # hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
@@ -38,6 +39,8 @@ HELD_OUT_CELLS = 2000  # watched at most
 ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
 SAMPLED_PEAKS = 5_000
 STEPS_PER_EPOCH = 16  # an epoch of the fast recipe: one pass over the cells, so many steps or a sixteenth of a pass
+NEAR_AMONG_ON_GPU = 200_000
+NEAR_VALUES_AT_A_TIME = 1 << 28  # similarities on a GPU: 1 GB
 NEAR_AMONG = 10_000  # the nearest cells are searched among so many random ones: exact up to there, linear in cells beyond
 
 
@@ -71,10 +74,10 @@ class Trained:
     history: History
     stopped: str = ""
 
-    def encoder_input(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Counts of some cells as the encoder sees them."""
-        rows = view(counts, log_transform=self.log_transform)
-        return rows if self.weighting is None else self.weighting(rows)
+    @property
+    def encoder_input(self) -> EncoderView:
+        """Counts of some cells as the encoder sees them: a function of CSR rows."""
+        return EncoderView(self.log_transform, self.weighting)
 
     def offsets(self, n_open: np.ndarray) -> np.ndarray:
         """Depth offset of cells with so many open peaks, (cells,); 0 where the model has none."""
@@ -85,42 +88,33 @@ class Trained:
 
 @dataclass
 class Encoded:
-    """What the model says of cells: latent (cells, d), hidden (cells, h), posterior (cells, k), offset (cells,)."""
+    """What the model says of cells: latent (cells, d), hidden (cells, h), posterior (cells, k), offset (cells,).
+
+    And what was counted on the way: open peaks of each cell (cells,), open cells of each peak (peaks,).
+    """
 
     latent: np.ndarray
     hidden: np.ndarray
     posterior: np.ndarray
     offset: np.ndarray
-
-
-def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix:
-    """Open peaks as ones, or log2(count + 1)."""
-    if not log_transform:
-        return binarise(counts)
-    logged = counts.astype(np.float32)
-    logged.eliminate_zeros()
-    logged.data = np.log2(logged.data + 1)
-    return logged
+    cell_sums: np.ndarray
+    peak_sums: np.ndarray
 
 
 @torch.no_grad()
-def encode(trained: Trained, source: RowSource, *, seed: int) -> Encoded:
-    """Posterior means (or samples), hidden layer, responsibilities and offsets of every cell of `source`."""
+def encode(trained: Trained, source: RowSource, *, seed: int, gpu: OnGpu | None = None) -> Encoded:
+    """Return posterior means (or samples), hidden layer, responsibilities and offsets of every cell of `source`."""
     _, noise = generators(seed)
-    latent, hidden, posterior, n_open = [], [], [], []
-    for _, rows in blocks(source):
-        mean, log_variance = trained.model(trained.encoder_input(rows))
+    model = trained.model
+    cells = place_cells(source, trained.encoder_input, model.decoder.weight.device, gpu)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for block in cells.blocks():
+        mean, log_variance = model(cells.seen(block))
         z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(mean)) if trained.sampled else mean
-        latent.append(z.cpu().numpy())
-        hidden.append(trained.model.decoder(z).cpu().numpy())
-        posterior.append(trained.model.prior.responsibilities(z).cpu().numpy())
-        n_open.append(np.diff(binarise(rows).indptr))
-    return Encoded(
-        np.concatenate(latent),
-        np.concatenate(hidden),
-        np.concatenate(posterior),
-        trained.offsets(np.concatenate(n_open)).astype(np.float32),
-    )
+        parts.append(tuple(part.cpu().numpy() for part in (z, model.decoder(z), model.prior.responsibilities(z))))
+    latent, hidden, posterior = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    cell_sums, peak_sums = cells.open_sums()
+    return Encoded(latent, hidden, posterior, trained.offsets(cell_sums).astype(np.float32), cell_sums, peak_sums)
 
 
 def train_fast(
@@ -144,6 +138,7 @@ def train_fast(
     log_transform: bool,
     seed: int,
     device: torch.device,
+    gpu: OnGpu | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
@@ -160,22 +155,22 @@ def train_fast(
         In a step, this share of the cells reconstructs one of its nearest cells by all spectral coordinates instead of itself.
     ridge
         Precision of a normal prior on the decoder's loadings in the Newton step.
+    gpu
+        How a GPU is used.
     Others
         As in `trainer.fit`.
     """
-    rng, noise = generators(seed)
+    rng, _ = generators(seed)
     thinned = Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
-    cell_sums, peak_sums = open_sums(thinned)
+    cells = place_cells(thinned, EncoderView(log_transform), device, gpu)
+    cell_sums, peak_sums = cells.open_sums()
     offset, bias = rasch(cell_sums, peak_sums)
-
-    def encoder_input(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        return weighting(view(counts, log_transform=log_transform))
-
     weighting = fit_weighting(source.n_cells, peak_sums)
-    n_threads = torch.get_num_threads()
-    start = find_start(thinned, peak_sums, latent, n_threads, seed)
+    cells.see = EncoderView(log_transform, weighting)
+    products = products_of(cells)
+    start = find_start(products, peak_sums, latent, seed)
     latent = start.coordinates.shape[1]
-    rows = WeightedRows(thinned, encoder_input, n_threads)
+    rows = products.seen(cells.see)
     projection = linear_map(rows, start.coordinates)
     shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=latent)
     with seeded_weights(seed):
@@ -184,7 +179,7 @@ def train_fast(
     with torch.no_grad():
         if not decode_dim:
             z = directions(torch.from_numpy(rows.times(projection)), latent).numpy()
-            model.decoder.weight.copy_(torch.from_numpy(decoder_step(thinned, z, offset, bias, ridge)))
+            model.decoder.weight.copy_(torch.from_numpy(decoder_step(cells, z, offset, bias, ridge)))
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)
     untrained = copy.deepcopy(model.state_dict())
@@ -194,18 +189,17 @@ def train_fast(
 
     history, stopped = fit_to_last_good(
         model,
-        thinned,
-        encoder_input,
+        cells,
         offset,
         rng=rng,
-        noise=noise,
+        draws=draws_for(cells, seed),
         batch_size=batch_size,
         max_iter=max_iter,
         max_epochs=max_epochs,
         lr=lr,
         weight_decay=weight_decay,
         mask=mask,
-        neighbours=near_cells(start.coordinates, n_neighbors, neighbour_share, rng),
+        neighbours=near_cells(start.coordinates, n_neighbors, neighbour_share, rng, device),
         sampler=sampler_of(peak_sums, source.n_cells),
         on_mixture=put_mixture,
         mixture_epoch=mixture_epoch,
@@ -217,9 +211,9 @@ def train_fast(
     )
     if patience and is_below_start(history):
         model.load_state_dict(untrained)
-        put_mixture(latent_means(model, thinned, encoder_input, some_cells(source.n_cells, rng)))
+        put_mixture(latent_means(model, cells, some_cells(source.n_cells, rng)))
         history.best_epoch = 0
-    calibrate(model, thinned, encoder_input, offset, peak_sums, rng)
+    calibrate(model, cells, thinned, offset, peak_sums, rng)
     return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
 
 
@@ -248,46 +242,66 @@ def fit_to_last_good(model: Scale, *args, **settings) -> tuple[History, str]:
 @torch.no_grad()
 def calibrate(
     model: Scale,
+    cells: Cells,
     thinned: Thinned,
-    encoder_input: Callable[[sparse.csr_matrix], sparse.csr_matrix],
     offset: np.ndarray,
     peak_sums: np.ndarray,
     rng: np.random.Generator,
 ) -> float:
     """Give the decoder loadings and intercepts whose probabilities can be taken at their word (`calibrate.calibrated`); t."""
-    cells = some_cells(thinned.n_cells, rng)
-    of = np.arange(thinned.n_cells) if cells is None else cells
+    some = some_cells(cells.n_cells, rng)
+    of = np.arange(cells.n_cells) if some is None else some
 
-    def decoded(rows: sparse.csr_matrix) -> np.ndarray:
-        return model.decoder(model(encoder_input(rows))[0]).float().cpu().numpy()
+    def decoded(index: np.ndarray) -> np.ndarray:
+        return model.decoder(model(cells.seen(index))[0]).float().cpu().numpy()
 
-    h = np.concatenate([decoded(rows) for _, rows in blocks(thinned, cells=cells)])
+    h = np.concatenate([decoded(block) for block in cells.blocks(some)])
     weight, bias = (part.detach().cpu().numpy() for part in (model.decoder.weight, model.decoder.bias))
-    watched = decoded(thinned.kept), offset[thinned.cells]
+    watched = decoded(thinned.cells), offset[thinned.cells]
     counts = peak_sums * (len(of) / thinned.n_cells)
-    weight, bias, t = calibrated(weight, bias, h, offset[of], counts, watched, thinned.kept, thinned.hidden, rng)
+    weight, bias, t = calibrated(weight, bias, h, offset[of], counts, watched, thinned.kept, thinned.hidden, rng, cells.device)
     model.decoder.weight.copy_(torch.from_numpy(weight))
     model.decoder.bias.copy_(torch.from_numpy(bias))
     return t
 
 
-def near_cells(coordinates: np.ndarray, n_neighbors: int, share: float, rng: np.random.Generator) -> Neighbours | None:
-    """The nearest cells of each cell by cosine, itself left out; None for a single cell or no share.
+def near_cells(
+    coordinates: np.ndarray, n_neighbors: int, share: float, rng: np.random.Generator, device: torch.device | None = None
+) -> Neighbours | None:
+    """Return the nearest cells of each cell by cosine, itself left out; None for a single cell or no share.
 
-    Of more than `NEAR_AMONG` cells, random groups of about that size are searched one by one.
+    Of more than `NEAR_AMONG` cells (on a GPU `NEAR_AMONG_ON_GPU`), random groups of about that size are searched one by one.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     n_cells = len(coordinates)
     n = min(n_neighbors, n_cells - 1)
     if n < 1 or share == 0:
         return None
+    on_gpu = device is not None and device.type == "cuda"
     unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
     index = np.empty((n_cells, n), np.int64)
-    for group in np.array_split(rng.permutation(n_cells), -(-n_cells // NEAR_AMONG)):
-        found = NearestNeighbors(n_neighbors=n, algorithm="brute").fit(unit[group]).kneighbors(return_distance=False)
-        index[group] = group[found]
+    for group in np.array_split(rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG_ON_GPU if on_gpu else NEAR_AMONG))):
+        index[group] = group[nearest_on(device, unit[group], n) if on_gpu else nearest(unit[group], n)]
     return Neighbours(index, share)
+
+
+def nearest(unit: np.ndarray, n: int) -> np.ndarray:
+    """Return the `n` nearest other rows of each row, (rows, n) int64."""
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors(n_neighbors=n, algorithm="brute").fit(unit).kneighbors(return_distance=False)
+
+
+def nearest_on(device: torch.device, unit: np.ndarray, n: int) -> np.ndarray:
+    """As `nearest`, of rows of unit length, on a device: products of blocks of rows with all, and their largest values."""
+    rows = torch.from_numpy(unit).to(device)
+    size = max(NEAR_VALUES_AT_A_TIME // len(rows), 1)
+    parts = []
+    for first in range(0, len(rows), size):
+        similarity = rows[first : first + size] @ rows.T
+        numbers = torch.arange(len(similarity), device=device)
+        similarity[numbers, first + numbers] = -torch.inf
+        parts.append(similarity.topk(n, 1).indices)
+    return torch.cat(parts).cpu().numpy()
 
 
 def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:
@@ -299,5 +313,9 @@ def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:
 
 def set_mixture(model: Scale, z: np.ndarray, n_components: int, seed: int) -> None:
     """Fit a mixture to latent vectors and make it the prior."""
-    fitted = fit_mixture(z, n_components, seed, n_init=1)
-    model.prior.set(*(torch.from_numpy(np.asarray(part, np.float32)) for part in fitted))
+    device = model.decoder.weight.device
+    if device.type == "cuda" and len(z) >= n_components:
+        fitted = fit_mixture_on(device, z, n_components, seed)
+    else:
+        fitted = fit_mixture(z, n_components, seed, n_init=1)
+    model.prior.set(*(torch.from_numpy(np.asarray(array, np.float32)) for array in fitted))

@@ -1,7 +1,10 @@
-"""Where a training stands at the end of an epoch, as plain arrays and values: what a checkpoint holds.
+"""Where a training stands at the end of an epoch, as plain arrays and values: what a checkpoint
+holds.
 
-A training that goes on from one computes what the uninterrupted training would have: weights, moments of the optimiser, the
-state of both generators, the best weights so far and everything that early stopping listens to are in it.
+A training that goes on from one computes what the uninterrupted training would have: weights,
+moments of the optimiser, the state of the generator, the number of steps (which random numbers
+follow from, `draws`), the best weights so far and everything that early stopping listens to are in
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
     from scale_toolkit.model.network import Scale
     from scale_toolkit.model.optimiser import Adam
 
-ENOUGH = 1e-3  # nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
+# nats a hidden peak: a smaller rise of the held-out likelihood is chance, and seeds differ by more
+ENOUGH = 1e-3
 
 
 class NotThisTraining(ValueError):
@@ -54,7 +58,8 @@ class Rise:
 
 @dataclass
 class Course:
-    """Everything a training changes: its model, optimiser and generators, and what early stopping remembers.
+    """Everything a training changes: its model, optimiser and generator, and what early stopping
+    remembers.
 
     Attributes
     ----------
@@ -65,7 +70,6 @@ class Course:
     model: Scale
     optimiser: Adam
     rng: np.random.Generator
-    noise: torch.Generator
     history: History = field(default_factory=History)
     rise: Rise = field(default_factory=lambda: Rise(np.inf))
     epoch: int = 0
@@ -82,7 +86,6 @@ class Course:
         tensors = {f"good/{name}": value for name, value in self.good.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
         tensors |= {f"adam/{kind}/{i}": value for kind, values in moments.items() for i, value in enumerate(values)}
-        tensors["noise"] = self.noise.get_state()
         facts = {
             "history": dataclasses.asdict(self.history),
             "rise": dataclasses.asdict(self.rise),
@@ -104,7 +107,7 @@ class Course:
         arrays, facts = snapshot.arrays, snapshot.facts
         wanted = self.snapshot().arrays
         for name, value in wanted.items():
-            if name not in arrays or (name != "noise" and arrays[name].shape != value.shape):
+            if name not in arrays or arrays[name].shape != value.shape:
                 shape = arrays[name].shape if name in arrays else "nothing"
                 raise NotThisTraining(f"{name} is {shape}, the model has {value.shape}")
         tensors = {name: torch.from_numpy(arrays[name].copy()) for name in wanted}
@@ -117,7 +120,6 @@ class Course:
         for kind, values in (("steps", adam.steps), ("means", adam.means), ("squares", adam.squares)):
             for i, value in enumerate(values):
                 value.copy_(tensors[f"adam/{kind}/{i}"])
-        self.noise.set_state(tensors["noise"])
         self.rng.bit_generator.state = facts["rng"]
         self.history, self.rise = History(**facts["history"]), Rise(**facts["rise"])
         self.epoch, self.mixture, self.best_score = facts["epoch"], facts["mixture"], facts["best_score"]

@@ -1,109 +1,179 @@
-"""Sparse rows and their products with dense matrices: the cost of every step follows the open peaks."""
+"""Sparse rows and their products with dense matrices: the cost of every step follows the open
+peaks.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from scipy import sparse
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Rows(Protocol):
+    """Some rows of a sparse matrix (cells × peaks), wherever they are: what an encoder reads."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and peaks."""
+        ...
+
+    @property
+    def n_stored(self) -> torch.Tensor:
+        """Stored entries of each row, (rows,) float32."""
+        ...
+
+    def times(self, dense: torch.Tensor) -> torch.Tensor:
+        """Return ``rows @ dense``, (rows, d)."""
+        ...
+
+    def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
+        """Return ``rows.T @ dense``, (peaks, d)."""
+        ...
+
 
 class SparseRows:
-    """Rows of a sparse matrix (cells × peaks) on one device, ready for products with dense matrices and for their gradients.
-
-    The gradient of ``rows @ dense`` is ``rows.T @ gradient``: kept as a CSR matrix of its own, as gathering rows of the small
-    gradient is three times as fast as scattering into all peaks. Products run in torch (two cores, cuSPARSE) where its build
-    has sparse products, else in scipy.
+    """Rows of a sparse matrix in memory, multiplied by the kernels of `core.kernels` on all threads
+    of torch's budget.
 
     Parameters
     ----------
     csr
-        The rows, float32.
+        The rows; the peaks of a row may be in any order, but a copy is sorted.
     device
-        Where the products are made.
+        Where results are wanted; the products are made on the CPU.
     """
 
     def __init__(self, csr: sparse.csr_matrix, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cpu")
-        self.shape, self.nnz = csr.shape, csr.nnz
-        self._csr = csr
-        self._ready = None
-        self._transposed = None
+        if not csr.has_sorted_indices:
+            csr = csr.sorted_indices()
+        data = csr.data.astype(np.float32, copy=False)
+        self._set(csr.indices.astype(np.int32, copy=False), data, csr.indptr.astype(np.int64, copy=False), csr.shape, device)
+
+    @classmethod
+    def of_parts(
+        cls,
+        peaks: np.ndarray,
+        weights: np.ndarray,
+        pointers: np.ndarray,
+        n_peaks: int,
+        device: torch.device | None = None,
+    ) -> SparseRows:
+        """Rows from the arrays of a CSR matrix with ascending peaks: int32, float32 (empty: all
+        ones) and int64.
+        """
+        rows = cls.__new__(cls)
+        rows._set(peaks, weights, pointers, (len(pointers) - 1, n_peaks), device)
+        return rows
+
+    def _set(
+        self,
+        peaks: np.ndarray,
+        weights: np.ndarray,
+        pointers: np.ndarray,
+        shape: tuple[int, int],
+        device: torch.device | None,
+    ) -> None:
+        self.device, self.shape, self.nnz = device or torch.device("cpu"), shape, len(peaks)
+        self._peaks, self._weights, self._pointers = peaks, weights, pointers
+        self._bounds: np.ndarray | None = None
 
     @property
     def n_stored(self) -> torch.Tensor:
-        """Stored entries of each row, (cells,) float32."""
-        return torch.from_numpy(np.diff(self._csr.indptr).astype(np.float32)).to(self.device, non_blocking=True)
-
-    def prepare(self, *, gradient: bool = True) -> SparseRows:
-        """Make what the products need now, in whichever thread this is; without it they make it themselves."""
-        if self._ready is None:
-            self._ready = _on(self._csr, self.device)
-        if gradient and self._transposed is None:
-            self._transposed = _on(self._csr.T.tocsr(), self.device)
-        return self
-
-    def tensors(self) -> list[torch.Tensor]:
-        """The dense arrays that hold these rows where they are torch's."""
-        ready = [matrix for matrix in (self._ready, self._transposed) if isinstance(matrix, torch.Tensor)]
-        return [part for matrix in ready for part in (matrix.crow_indices(), matrix.col_indices(), matrix.values())]
+        """Stored entries of each row, (rows,) float32."""
+        return torch.from_numpy(np.diff(self._pointers).astype(np.float32)).to(self.device)
 
     def times(self, dense: torch.Tensor) -> torch.Tensor:
-        """Return ``rows @ dense``, (cells, d)."""
-        self.prepare(gradient=False)
-        return _multiply(self._ready, dense)
+        """Return ``rows @ dense``, (rows, d)."""
+        if dense.dtype == torch.float64:
+            return torch.from_numpy(self.csr() @ dense.detach().cpu().numpy()).to(dense.device)
+        from scale_toolkit.core.kernels import ROWS_AT_A_TIME, gather
+
+        bounds, values = self._block_bounds(), _contiguous(dense)
+        n_blocks = bounds.shape[1] - 1
+        out = np.empty((self.shape[0], dense.shape[1]), np.float32)
+        sums = np.empty((n_blocks, min(self.shape[0], ROWS_AT_A_TIME), dense.shape[1]), np.float32)
+        for first in range(0, self.shape[0], ROWS_AT_A_TIME):
+            chunk = bounds[first : first + ROWS_AT_A_TIME]
+
+            def add(block: int, chunk: np.ndarray = chunk) -> None:
+                gather(self._peaks, self._weights, chunk, block, values, sums[block, : len(chunk)])
+
+            _share(add, n_blocks)
+            np.sum(sums[:, : len(chunk)], 0, out=out[first : first + len(chunk)])
+        return torch.from_numpy(out).to(dense.device)
 
     def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
         """Return ``rows.T @ dense``, (peaks, d)."""
-        self.prepare()
-        return _multiply(self._transposed, dense)
+        if dense.dtype == torch.float64:
+            return torch.from_numpy(self.csr().T @ dense.detach().cpu().numpy()).to(dense.device)
+        from scale_toolkit.core.kernels import scatter
+
+        bounds, values = self._block_bounds(), _contiguous(dense)
+        out = np.zeros((self.shape[1], dense.shape[1]), np.float32)
+        _share(lambda block: scatter(self._peaks, self._weights, bounds, block, values, out), bounds.shape[1] - 1)
+        return torch.from_numpy(out).to(dense.device)
+
+    def csr(self) -> sparse.csr_matrix:
+        """These rows as a SciPy matrix."""
+        weights = self._weights if len(self._weights) == len(self._peaks) else np.ones(self.nnz, np.float32)
+        return sparse.csr_matrix((weights, self._peaks, self._pointers), self.shape)
+
+    def _block_bounds(self) -> np.ndarray:
+        """Where each block of peaks begins in each row, (rows, blocks + 1) int64; found once."""
+        if self._bounds is None:
+            from scale_toolkit.core.kernels import block_edges, find_bounds
+
+            edges = block_edges(self.shape[1])
+            bounds = np.empty((self.shape[0], len(edges)), np.int64)
+            share_rows(self.shape[0], lambda first, stop: find_bounds(self._peaks, self._pointers, edges, first, stop, bounds))
+            self._bounds = bounds
+        return self._bounds
 
 
 class _SparseProduct(torch.autograd.Function):
-    """``rows @ dense`` with the gradient of `dense` only; always in float32, also where autocast lowers the rest."""
+    """``rows @ dense`` with the gradient of `dense` only."""
 
     @staticmethod
-    def forward(ctx, dense: torch.Tensor, rows: SparseRows) -> torch.Tensor:
+    def forward(ctx, dense: torch.Tensor, rows: Rows) -> torch.Tensor:
         ctx.rows = rows
-        return rows.times(dense)
+        return rows.times(dense.detach())
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        return ctx.rows.transposed_times(gradient.float()), None
+        return ctx.rows.transposed_times(gradient), None
 
 
-def product(rows: SparseRows | sparse.csr_matrix, dense: torch.Tensor) -> torch.Tensor:
-    """Return ``rows @ dense``, (cells × peaks) · (peaks × d) -> (cells × d), differentiable in `dense`."""
+def product(rows: Rows | sparse.csr_matrix, dense: torch.Tensor) -> torch.Tensor:
+    """Return ``rows @ dense``, (cells × peaks) · (peaks × d) -> (cells × d), differentiable in
+    `dense`.
+    """
     return _SparseProduct.apply(dense, as_rows(rows, dense.device))
 
 
-def as_rows(rows: SparseRows | sparse.csr_matrix, device: torch.device) -> SparseRows:
+def as_rows(rows: Rows | sparse.csr_matrix, device: torch.device) -> Rows:
     """Rows ready for products on `device`."""
-    return rows if isinstance(rows, SparseRows) else SparseRows(rows, device)
+    return SparseRows(rows, device) if sparse.issparse(rows) else rows
 
 
-def _multiply(matrix: torch.Tensor | sparse.csr_matrix, dense: torch.Tensor) -> torch.Tensor:
-    if isinstance(matrix, torch.Tensor):
-        return matrix.to(dense.dtype) @ dense.contiguous()
-    return torch.from_numpy(matrix @ dense.detach().cpu().numpy()).to(dense.device)
+def share_rows(n_rows: int, work: Callable[[int, int], None], *, at_least: int = 64) -> None:
+    """Call ``work(first, stop)`` on ranges that cover all rows, shared among the threads of
+    torch's budget.
+    """
+    n_threads = torch.get_num_threads()
+    size = max(-(-n_rows // (4 * n_threads)), at_least) if n_threads > 1 else max(n_rows, 1)
+    _share(lambda i: work(i * size, min((i + 1) * size, n_rows)), -(-n_rows // size))
 
 
-def _on(csr: sparse.csr_matrix, device: torch.device) -> torch.Tensor | sparse.csr_matrix:
-    """The matrix where its products run: a torch CSR tensor, or itself where torch has none for this device."""
-    if device.type == "cuda" or (device.type == "cpu" and torch.backends.mkl.is_available()):
-        return to_torch(csr, device)
-    return csr
+def _share(task: Callable[[int], None], n_tasks: int) -> None:
+    from scale_toolkit.core.kernels import POOL
+
+    POOL.map(task, range(n_tasks), torch.get_num_threads())
 
 
-def to_torch(csr: sparse.csr_matrix, device: torch.device) -> torch.Tensor:
-    """A scipy CSR matrix as a torch CSR tensor of float32 on `device`; on the CPU it shares the arrays."""
-    import warnings
-
-    arrays = [
-        torch.from_numpy(np.ascontiguousarray(array))
-        for array in (csr.indptr.astype(csr.indices.dtype, copy=False), csr.indices, csr.data.astype(np.float32, copy=False))
-    ]
-    if device.type == "cuda":
-        arrays = [array.pin_memory().to(device, non_blocking=True) for array in arrays]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(*arrays, size=csr.shape, check_invariants=False)
+def _contiguous(dense: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(dense.detach().cpu().numpy(), np.float32)

@@ -1,34 +1,40 @@
-"""What training starts from besides the latent space of `model.views`: a decoder fitted to it, and a mixture."""
+"""What training starts from besides the latent space of `model.views`: a decoder fitted to it,
+and a mixture.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from scipy.special import expit
 
 from scale_toolkit.core.depth import merge_values
-from scale_toolkit.core.rows import RowSource, binarise, blocks
-from scale_toolkit.model.sparse import SparseRows
+
+if TYPE_CHECKING:
+    from scale_toolkit.model.cells import Cells
 
 
+@torch.no_grad()
 def decoder_step(
-    source: RowSource,
+    cells: Cells,
     z: np.ndarray,
     s: np.ndarray,
     b: np.ndarray,
     ridge: float,
     *,
-    cells: np.ndarray | None = None,
+    index: np.ndarray | None = None,
     groups: int = 1000,
 ) -> np.ndarray:
     """One Newton step of the decoder from w = 0 at the depth offsets: (peaks, d) float32.
 
-    The gradient is exact up to the grouping of peaks with near sums; the Hessian Σ_i p_ij (1 − p_ij) z_i z_iᵀ is taken as
-    Σ_i p_ij (1 − p_ij) times the depth-weighted covariance of z, one d × d matrix for all peaks.
+    The gradient is exact up to the grouping of peaks with near sums; the Hessian Σ_i p_ij (1 −
+    p_ij) z_i z_iᵀ is taken as Σ_i p_ij (1 − p_ij) times the depth-weighted covariance of z, one d ×
+    d matrix for all peaks.
 
     Parameters
     ----------
-    source, cells
+    cells, index
         Open peaks, of all cells or of these.
     z, s
         Latent vectors and depth offsets of all cells, (cells, d) and (cells,).
@@ -39,17 +45,25 @@ def decoder_step(
     """
     values, of = np.unique(b, return_inverse=True)
     grouped, weight = merge_values(values, np.bincount(of).astype(float), groups)
-    d = z.shape[1]
-    gradient = np.zeros((source.n_peaks, d), np.float32)
-    expected, information, covariance, total = np.zeros((len(grouped), d)), np.zeros(len(grouped)), np.zeros((d, d)), 0.0
-    for index, rows in blocks(source, cells=cells):
-        gradient += SparseRows(binarise(rows)).transposed_times(torch.from_numpy(z[index])).numpy()
-        p = expit(s[index, None] + grouped[None, :])  # (cells, groups)
-        expected += p.T @ z[index]
-        information += (p * (1 - p)).sum(0)
-        depth = p @ weight
-        covariance += (z[index] * depth[:, None]).T @ z[index]
-        total += depth.sum()
+    d, device = z.shape[1], cells.device
+    total_gradient = torch.zeros((cells.n_peaks, d), device=device)
+    real = torch.float64 if device.type != "mps" else torch.float32
+    group_logit, group_weight = (torch.from_numpy(part).to(device, real) for part in (grouped, weight))
+    sums = [torch.zeros(shape, dtype=real, device=device) for shape in ((len(grouped), d), (len(grouped),), (d, d), ())]
+    for block in cells.blocks(index):
+        for part in np.array_split(block, -(-len(block) // 4096)):
+            latent = torch.from_numpy(z[part]).to(device)
+            total_gradient += cells.opened(part).transposed_times(latent.float())
+            latent = latent.to(real)
+            # (cells, groups)
+            p = torch.sigmoid(torch.from_numpy(s[part]).to(device, real)[:, None] + group_logit)
+            depth = p @ group_weight
+            for total, term in zip(
+                sums, (p.T @ latent, (p * (1 - p)).sum(0), (latent * depth[:, None]).T @ latent, depth.sum()), strict=True
+            ):
+                total += term
+    gradient = total_gradient.cpu().numpy()
+    expected, information, covariance, total = (part.cpu().numpy() for part in sums)
     nearest = np.abs(grouped[:, None] - values[None, :]).argmin(0)[of] if len(grouped) < len(values) else of
     size, basis = np.linalg.eigh(covariance / total)
     rotated = ((gradient - expected[nearest]) @ basis) / (information[nearest][:, None] * size[None, :] + ridge)
@@ -57,9 +71,11 @@ def decoder_step(
 
 
 def fit_mixture(z: np.ndarray, n_components: int, seed: int, n_init: int = 3):
-    """Weights (k,), means (k, d), variances (k, d) of a diagonal Gaussian mixture fitted to `z` by EM (scikit-learn).
+    """Weights (k,), means (k, d), variances (k, d) of a diagonal Gaussian mixture fitted to `z` by
+    EM (scikit-learn).
 
-    More components than cells: the number of cells are fitted, and the rest repeat them with a small weight.
+    More components than cells: the number of cells are fitted, and the rest repeat them with a
+    small weight.
     """
     import warnings
 

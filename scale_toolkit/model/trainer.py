@@ -1,4 +1,5 @@
-"""The training loop: real steps on the evidence lower bound, watched by a likelihood it does not train on.
+"""The training loop: real steps on the evidence lower bound, watched by a likelihood it does not
+train on.
 
 Prints nothing, opens nothing: progress reaches the caller through `on_epoch`.
 """
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.rows import RowSource, blocks
 from scale_toolkit.model.batches import Batch, Loader, Neighbours
+from scale_toolkit.model.cells import Cells, CellsOnDevice
+from scale_toolkit.model.draws import Draws
+from scale_toolkit.model.graphs import GraphedSteps
 from scale_toolkit.model.held_out import Thinned, hidden_likelihood
 from scale_toolkit.model.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.model.mixture import standard_divergence
@@ -22,9 +25,6 @@ from scale_toolkit.model.snapshot import Course, History, Rise, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-#: Counts of some cells (CSR) to what the encoder sees of them (CSR).
-EncoderInput = "Callable[[sparse.csr_matrix], sparse.csr_matrix]"
 
 MIXTURE_CELLS = 20_000  # the mixture starts from at most so many cells: more change its fit no more
 SETTLED_AFTER = 3  # epochs without a rise after which the mixture joins, before its epoch has come
@@ -40,12 +40,11 @@ class Diverged(ArithmeticError):
 
 def fit(
     model: Scale,
-    source: RowSource,
-    encoder_input: EncoderInput,
+    cells: Cells,
     offsets: np.ndarray,
     *,
     rng: np.random.Generator,
-    noise: torch.Generator,
+    draws: Draws,
     batch_size: int,
     max_iter: int,
     max_epochs: int,
@@ -64,16 +63,18 @@ def fit(
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
 ) -> History:
-    """Train `model` in place; where `source` hides open peaks (`Thinned`), end at the epoch that gave them most.
+    """Train `model` in place; if open peaks are hidden from the cells (`Thinned`), end at the epoch
+    that gave them most.
 
     Parameters
     ----------
-    source
+    cells
         Cells to train on.
-    encoder_input
-        Turns counts into what the encoder sees.
     offsets
         Depth offset of each cell's logits, (cells,); zeros in the published model.
+    rng, draws
+        Random choices: `rng` which cells the mixture is fitted to, `draws` everything in a step
+        (`batches.draws_for`).
     batch_size, max_iter, max_epochs
         Cells a step; upper bounds on steps and on passes over the cells.
     lr, weight_decay, clip
@@ -85,16 +86,18 @@ def fit(
     sampler
         Draws the peaks that estimate the softplus sum; without it all peaks are used.
     on_mixture, mixture_epoch
-        Up to this epoch, or until the held-out likelihood has not risen for `SETTLED_AFTER` epochs, the prior is a plain
-        N(0, I); then `on_mixture` is called with the latent means of all cells, to
-        put a mixture in place (of `MIXTURE_CELLS` where there are more), and the mixture is trained with the rest.
+        Up to this epoch, or until the held-out likelihood has not risen for `SETTLED_AFTER` epochs,
+        the prior is a plain N(0, I); then `on_mixture` is called with the latent means of all
+        cells, to put a mixture in place (of `MIXTURE_CELLS` where there are more), and the mixture
+        is trained with the rest.
     drop_last
         Leave out the last, smaller batch, as the release does.
     steps_per_epoch
-        An epoch is a pass over the cells, or so many steps on random cells where a pass takes more; 0: always a pass.
+        An epoch is a pass over the cells, or so many steps on random cells where a pass takes more;
+        0: always a pass.
     patience
-        Epochs without a rise of the held-out likelihood after which training stops, counted from the mixture on, with the
-        weights of the best epoch; 0 trains to the end and keeps the last.
+        Epochs without a rise of the held-out likelihood after which training stops, counted from
+        the mixture on, with the weights of the best epoch; 0 trains to the end and keeps the last.
     on_epoch
         Called after each epoch.
     resume
@@ -109,17 +112,16 @@ def fit(
     NotThisTraining
         Where `resume` does not fit the model.
     """
-    device = model.decoder.weight.device
-    offset = torch.from_numpy(offsets.astype(np.float32)).to(device)
-    loader = Loader(source, encoder_input, offsets.astype(np.float32), rng, device, mask, neighbours, sampler)
-    held_out = source if isinstance(source, Thinned) else None
-    course = Course(model, Adam(model.parameters(), lr, weight_decay), rng, noise)
+    loader = Loader(cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler)
+    held_out = cells.source if isinstance(cells.source, Thinned) else None
+    course = Course(model, Adam(model.parameters(), lr, weight_decay), rng)
     if resume is not None:
         course.put_back(resume)
     elif held_out is not None:
-        course.history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
+        course.history.held_out.append(held_out_likelihood(model, cells, held_out, offsets))
         course.rise = Rise(course.history.held_out[0])
     history = course.history
+    graphs = GraphedSteps(loader) if isinstance(cells, CellsOnDevice) and cells.device.type == "cuda" else None
 
     def ended() -> bool:
         stopped = patience and course.mixture and course.rise.epochs_without >= patience
@@ -129,18 +131,15 @@ def fit(
         course.epoch += 1
         if not course.mixture and (course.epoch > mixture_epoch or course.rise.epochs_without >= SETTLED_AFTER):
             if on_mixture is not None:
-                on_mixture(latent_means(model, source, encoder_input, some_cells(source.n_cells, rng)))
+                on_mixture(latent_means(model, cells, some_cells(cells.n_cells, rng)))
             course.mixture, course.rise = True, Rise(-np.inf)
-        seen_parts = []
-        n_seen = 0
-        for batch in loader.epoch(batch_size, drop_last=drop_last, max_steps=steps_per_epoch):
-            parts = step(model, course.optimiser, batch.wait(), noise, mixture=course.mixture, clip=clip)
-            seen_parts.append(parts.detach())  # read at the end of the epoch: a step never waits for the GPU
-            n_seen += len(batch)
-            history.steps += 1
-            if history.steps >= max_iter:
-                break
-        sums = torch.stack(seen_parts).cpu().double().sum(0).numpy()
+        parts = loader.index(course.epoch, batch_size, drop_last=drop_last, max_steps=steps_per_epoch)
+        parts = parts[: max_iter - history.steps]
+        n_seen = sum(map(len, parts))
+        sums = train_epoch(
+            model, course.optimiser, loader, parts, history.steps, mixture=course.mixture, clip=clip, graphs=graphs
+        )
+        history.steps += len(parts)
         broken = not_a_number(model, sums)
         if broken:
             model.load_state_dict(course.good)
@@ -150,9 +149,10 @@ def fit(
         history.divergence.append(float(sums[1] / n_seen))
         history.loss.append(float(sums.sum() / n_seen))
         if held_out is not None:
-            history.held_out.append(held_out_likelihood(model, held_out, encoder_input, offset))
+            history.held_out.append(held_out_likelihood(model, cells, held_out, offsets))
             course.rise.see(history.held_out[-1])
-            # Before the mixture is in place the model is not yet SCALE's: those weights are never the ones kept.
+            # Before the mixture is in place the model is not yet SCALE's: those weights are never
+            # the ones kept.
             if course.mixture and history.held_out[-1] > course.best_score:
                 course.best, course.best_score, history.best_epoch = course.good, history.held_out[-1], course.epoch
         if on_epoch is not None:
@@ -167,18 +167,46 @@ def fit(
 
 
 def some_cells(n_cells: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all where there are no more."""
+    """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all where
+    there are no more.
+    """
     return None if n_cells <= MIXTURE_CELLS else np.sort(rng.choice(n_cells, MIXTURE_CELLS, replace=False))
 
 
-def step(model: Scale, optimiser, batch: Batch, noise: torch.Generator, *, mixture: bool, clip: float | None) -> torch.Tensor:
-    """One step along the gradient of the negative ELBO; returns its two parts, summed over the batch's cells."""
+def train_epoch(
+    model: Scale,
+    optimiser: Adam,
+    loader: Loader,
+    parts: list[torch.Tensor],
+    first_step: int,
+    *,
+    mixture: bool,
+    clip: float | None,
+    graphs: GraphedSteps | None = None,
+) -> np.ndarray:
+    """One step on each batch of cells; returns the parts of the negative ELBO summed over all, (2,)
+    float64.
+
+    The host waits for a GPU only at the end.
+    """
+
+    def take(batch: Batch) -> torch.Tensor:
+        return step(model, optimiser, batch.wait(), mixture=mixture, clip=clip)
+
+    if graphs is not None:
+        return graphs.run(parts, first_step, take, (mixture, clip))
+    losses = [take(batch).detach() for batch in loader.epoch(parts, first_step)]
+    return torch.stack(losses).cpu().double().sum(0).numpy()
+
+
+def step(model: Scale, optimiser: Adam, batch: Batch, *, mixture: bool, clip: float | None) -> torch.Tensor:
+    """One step along the gradient of the negative ELBO; returns its two parts, summed over the
+    batch's cells.
+    """
     optimiser.zero_grad()
-    device = batch.offset.device
-    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        mean, log_variance = (part.float() for part in model(batch.seen))
-        z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(device, non_blocking=True))
-        parts = elbo_parts(model, z, mean, log_variance, batch, mixture=mixture)
+    mean, log_variance = model(batch.seen)
+    z = sample(mean, log_variance, batch.noise)
+    parts = elbo_parts(model, z, mean, log_variance, batch, mixture=mixture)
     (parts.sum() / len(batch)).backward()
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -189,34 +217,39 @@ def step(model: Scale, optimiser, batch: Batch, noise: torch.Generator, *, mixtu
 def elbo_parts(
     model: Scale, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor, batch: Batch, *, mixture: bool
 ) -> torch.Tensor:
-    """The two parts of the negative ELBO, summed over cells: reconstruction and divergence, (2,)."""
+    """The two parts of the negative ELBO, summed over cells: reconstruction and divergence,
+    (2,).
+    """
     decoder = model.decoder
     h = decoder(z)
     likelihood = open_logits(batch.opened, h, decoder.weight, decoder.bias, batch.offset) - softplus_sum(
         h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale
     )
-    with torch.autocast(z.device.type, enabled=False):  # squared distances over small variances need their digits
-        divergence = model.prior.divergence(z, mean, log_variance) if mixture else standard_divergence(mean, log_variance)
+    divergence = model.prior.divergence(z, mean, log_variance) if mixture else standard_divergence(mean, log_variance)
     return torch.stack([-likelihood.sum(), divergence.sum()])
 
 
 @torch.no_grad()
-def latent_means(model: Scale, source: RowSource, encoder_input: EncoderInput, cells: np.ndarray | None = None) -> np.ndarray:
-    """Posterior mean of z of every cell, or of `cells`, (cells, latent) float32."""
-    return np.concatenate([model(encoder_input(rows))[0].float().cpu().numpy() for _, rows in blocks(source, cells=cells)])
+def latent_means(model: Scale, cells: Cells, index: np.ndarray | None = None) -> np.ndarray:
+    """Posterior mean of z of every cell, or of those in `index`, (cells, latent) float32."""
+    return torch.cat([model(cells.seen(block))[0] for block in cells.blocks(index)]).float().cpu().numpy()
 
 
 @torch.no_grad()
-def held_out_likelihood(model: Scale, thinned: Thinned, encoder_input: EncoderInput, offset: torch.Tensor) -> float:
-    """Mean log-likelihood of a hidden open peak, in nats, given what is left of its cell (`held_out.hidden_likelihood`)."""
-    mean, _ = model(encoder_input(thinned.kept))
+def held_out_likelihood(model: Scale, cells: Cells, thinned: Thinned, offsets: np.ndarray) -> float:
+    """Mean log-likelihood of a hidden open peak, in nats, given what is left of its cell
+    (`held_out.hidden_likelihood`).
+    """
+    mean, _ = model(cells.seen(thinned.cells))
     decoder = model.decoder
-    cells = torch.from_numpy(thinned.cells).to(offset.device)
-    return hidden_likelihood(thinned.hidden, decoder(mean), decoder.weight, decoder.bias, offset[cells])
+    offset = torch.from_numpy(offsets[thinned.cells].astype(np.float32)).to(mean.device)
+    return hidden_likelihood(thinned.hidden, decoder(mean), decoder.weight, decoder.bias, offset)
 
 
 def not_a_number(model: Scale, sums: np.ndarray) -> str:
-    """Name of the first parameter that is not finite, or of the loss part; empty where all is well."""
+    """Name of the first parameter that is not finite, or of the loss part; empty where all is
+    well.
+    """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             return name

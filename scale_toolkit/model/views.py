@@ -27,6 +27,8 @@ from scale_toolkit.core.rows import RowSource, binarise
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from scale_toolkit.model.products import Products, ViewRows
+
 MOST_DIMENSIONS = 40  # eigenvectors of a view at most: 30 planted types of `--like mouse-atlas` need 29
 FEWEST_DIMENSIONS = 2  # a plane, even if nothing rises above chance: one axis cannot be drawn or clustered by angle
 SPARE = 8  # columns of a block beyond the eigenvectors asked for
@@ -152,7 +154,7 @@ class Kinship:
     part d_i^−½ (w_i·w_k) d_k^−½, i ≠ k.
     """
 
-    def __init__(self, rows: WeightedRows, *, cosine: bool) -> None:
+    def __init__(self, rows: WeightedRows | ViewRows, *, cosine: bool) -> None:
         self.rows = rows
         squares = rows.square_norms()
         scale = np.ones(len(squares))
@@ -226,9 +228,13 @@ class View:
     column_weights: Callable[[np.ndarray, int], np.ndarray]
     log: bool = False
 
+    def peak_weights(self, peak_sums: np.ndarray, n_cells: int) -> np.ndarray:
+        """Weights of the peaks, (peaks,) float32."""
+        return self.column_weights(np.maximum(peak_sums, 1), n_cells).astype(np.float32)
+
     def weighting(self, peak_sums: np.ndarray, n_cells: int) -> Callable[[sparse.csr_matrix], sparse.csr_matrix]:
         """A function that turns rows of counts into rows of weights."""
-        column = self.column_weights(np.maximum(peak_sums, 1), n_cells).astype(np.float32)
+        column = self.peak_weights(peak_sums, n_cells)
 
         def weigh(counts: sparse.csr_matrix) -> sparse.csr_matrix:
             rows = binarise(counts)
@@ -273,7 +279,7 @@ class Shuffled:
 
 
 def null_edge(
-    view: View, source: RowSource, cells: np.ndarray, n_cells: int, n_threads: int, rng: np.random.Generator
+    view: View, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator
 ) -> float:
     """The second eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can reach.
 
@@ -283,8 +289,8 @@ def null_edge(
 
     def edge(n: int) -> tuple[float, float]:
         some = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
-        shuffled = Shuffled(source, some, rng)
-        matrix = Kinship(WeightedRows(shuffled, view.weighting(shuffled.peak_sums, n), n_threads), cosine=view.cosine)
+        shuffled, peak_sums = products.shuffled(some, rng)
+        matrix = Kinship(shuffled.weighted(view, peak_sums, n), cosine=view.cosine)
         block = np.column_stack([np.ones(n), rng.standard_normal((n, 2))]).astype(np.float32)
         values, _ = leading_eigenvectors(matrix, block, 2, NULL_BLOCKS)
         if len(values) < 2 or values[0] <= 0:
@@ -316,40 +322,39 @@ class Start:
     above_chance: dict[str, int]
 
 
-def find_start(source: RowSource, peak_sums: np.ndarray, n_latent: int | None, n_threads: int, seed: int) -> Start:
+def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, seed: int) -> Start:
     """Return coordinates of all cells from all views; `n_latent` of them, or as many as rise above chance.
 
     Parameters
     ----------
-    source
-        Counts; open peaks are used.
+    products
+        Makes the views' rows of cells, on the host or on a GPU.
     peak_sums
         Number of cells in which each peak is open, (peaks,).
     n_latent
         Number of coordinates; None: the median over the views of the number of eigenvalues above chance.
-    n_threads, seed
-        Results are the same bit for bit at the same seed and number of threads.
+    seed
+        Of the random vectors and of the shuffled peaks.
     """
     rng = np.random.default_rng(seed)
-    n_cells = source.n_cells
+    n_cells = products.n_cells
     n_open = max(int(peak_sums.sum()) / n_cells, 1)
     n_some = min(n_cells, int(np.ceil(SUBSET_PEAKS / n_open)))
     some = np.arange(n_cells) if n_some == n_cells else np.sort(rng.choice(n_cells, n_some, replace=False))
-    most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, source.n_peaks - 2), 1)
+    most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     block = np.column_stack([np.ones(n_some), rng.standard_normal((n_some, most + SPARE))]).astype(np.float32)
     n_blocks = FIRST_BLOCKS
     coordinates, above = [], {}
     for view in VIEWS:
-        weigh = view.weighting(peak_sums, n_cells)
-        matrix = Kinship(WeightedRows(source, weigh, n_threads, some), cosine=view.cosine)
+        matrix = Kinship(products.weighted(view, peak_sums, n_cells, some), cosine=view.cosine)
         values, vectors = leading_eigenvectors(matrix, block, most + 1, n_blocks)
         block, n_blocks = np.hstack([vectors, block[:, -SPARE:]]), NEXT_BLOCKS
         if n_some < n_cells:
-            rows = WeightedRows(source, weigh, n_threads)
+            rows = products.weighted(view, peak_sums, n_cells)
             guess = rows.times(matrix.loadings(vectors) / np.maximum(np.abs(values), 1e-12))
             matrix = Kinship(rows, cosine=view.cosine)
             values, vectors = leading_eigenvectors(matrix, matrix.scale * guess, most + 1, NEXT_BLOCKS - 1)
-        edge = null_edge(view, source, some, n_cells, n_threads, rng)
+        edge = null_edge(view, products, some, n_cells, rng)
         above[view.name] = int((values[1:] > edge).sum())
         n_kept = max(above[view.name], FEWEST_DIMENSIONS, n_latent or 0)
         coordinates.append(_unit(_shrunk(values[1 : n_kept + 1], vectors[:, 1 : n_kept + 1], edge)))
@@ -380,7 +385,9 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def linear_map(rows: WeightedRows, coordinates: np.ndarray, ridge: float = RIDGE, n_steps: int = RIDGE_STEPS) -> np.ndarray:
+def linear_map(
+    rows: WeightedRows | ViewRows, coordinates: np.ndarray, ridge: float = RIDGE, n_steps: int = RIDGE_STEPS
+) -> np.ndarray:
     """Return the loadings M (peaks, d) for which rows · M are the coordinates, by ridge regression.
 
     The dual problem (R Rᵀ + λ I) α = S, M = Rᵀ α, by conjugate gradients; λ is `ridge` times the mean squared length of a row.

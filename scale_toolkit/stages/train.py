@@ -11,10 +11,11 @@ from scipy import sparse
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
-from scale_toolkit.errors import DeviceError, InputError, ScaleWarning, TrainingError
+from scale_toolkit.errors import InputError, ScaleWarning, TrainingError
 from scale_toolkit.memory import check_fits
 from scale_toolkit.stages._stage import Progress, digest, note, stage
 from scale_toolkit.stages.counts import check_counts, counts_of
+from scale_toolkit.stages.gpu import find_device, gpu_settings, used
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -98,8 +99,9 @@ def train(
     counts = modelled_counts(adata, modelled)
     _check_memory(counts, settings)
     going_on = {} if checkpoints is None else _going_on(checkpoints, adata, settings)
-    trained = train_model(MatrixRows(counts), settings, device, progress, **going_on)
-    _write(adata, trained, counts, modelled, settings.seed)
+    with used(device, settings):
+        trained = train_model(MatrixRows(counts), settings, device, progress, **going_on)
+        _write(adata, trained, counts, modelled, settings)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
         keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
@@ -175,11 +177,12 @@ def encode(
     if (extra := adata.n_vars - int(known.sum())) > 0:
         log.info("%d of %d peaks here are not the model's: they are not modelled", extra, adata.n_vars)
     device = find_device(config.device)
-    trained.model.to(device)
     modelled = np.zeros(adata.n_vars, bool)
     modelled[place[known]] = True
     keys.HISTORY.drop(adata)
-    _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config.seed, place=place)
+    with used(device, config):
+        trained.model.to(device)
+        _write(adata, trained, in_model_order(counts_of(adata), place), modelled, config, place=place)
     note(adata, pretrained=True, model_version=facts.get("version", ""), peaks_missing=int((~known).sum()))
     return adata
 
@@ -296,9 +299,13 @@ class Checkpoints(Protocol):
         ...
 
 
+#: Options that say how a training is computed, not which one it is.
+_OF_THE_MACHINE = ("device", "n_threads", "gpu_memory", "deterministic", "precision")
+
+
 def _that_matter(settings: TrainConfig) -> dict[str, Any]:
     """The options that a checkpoint is bound to: a training may go on with other threads, or on another device."""
-    return {name: value for name, value in settings.as_dict().items() if name not in ("device", "n_threads")}
+    return {name: value for name, value in settings.as_dict().items() if name not in _OF_THE_MACHINE}
 
 
 def _going_on(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -> dict[str, Any]:
@@ -336,32 +343,6 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if options.get(name) != value:
             return f"{name} {options.get(name)}, here {value}"
     return "other cells or peaks"
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device of this name; ``auto`` is a CUDA GPU where there is one, else the CPU."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"device is {name!r}", "auto, cpu, cuda, cuda:N or mps", "use --device auto")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
-    if not there:
-        raise DeviceError(
-            f"no {device.type.upper()} device is here, and {name} was asked for",
-            "a GPU that torch can use",
-            "use --device auto to take the CPU where there is no GPU",
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs", "a number below that", "use --device cuda"
-        )
-    return device
 
 
 def modelled_peaks(adata: AnnData) -> np.ndarray:
@@ -428,6 +409,7 @@ def train_model(
         "log_transform": settings.log_transform,
         "seed": settings.seed,
         "device": device,
+        "gpu": gpu_settings(settings),
         "on_epoch": on_epoch,
         **going_on,
     }
@@ -470,19 +452,18 @@ def _write(
     trained: Trained,
     counts: sparse.csr_matrix,
     modelled: np.ndarray,
-    seed: int,
+    settings: TrainConfig,
     place: np.ndarray | None = None,
 ) -> None:
     """Write the slots of `train`; `place` says where each of the model's peaks is in `adata`, -1 for nowhere."""
-    from scale_toolkit.core.depth import open_sums
     from scale_toolkit.core.rows import MatrixRows
     from scale_toolkit.model.recipes import encode as encode_cells
 
     source = MatrixRows(counts)
-    encoded: Encoded = encode_cells(trained, source, seed=seed)
+    encoded: Encoded = encode_cells(trained, source, seed=settings.seed, gpu=gpu_settings(settings))
     place = np.flatnonzero(modelled) if place is None else place
     here = place >= 0
-    cell_sums, peak_sums = open_sums(source)
+    cell_sums, peak_sums = encoded.cell_sums, encoded.peak_sums
     for slot in (
         keys.IMPUTED,
         keys.BINARY,

@@ -7,6 +7,7 @@ from scipy import sparse
 from scipy.special import expit
 from scipy.stats import bernoulli
 
+from scale_toolkit.model.draws import Draws
 from scale_toolkit.model.loss import PeakSampler, open_logits, softplus_sum
 from scale_toolkit.model.sparse import product
 
@@ -55,9 +56,9 @@ def test_sampled_softplus_sum_is_unbiased(n_peaks, size, seed):
     sampler = PeakSampler(rates, size)
     values = rng.random(n_peaks)
     ends = np.append(sampler._starts, n_peaks)
-    strata = [sampler._order[ends[i] : ends[i + 1]] for i in range(len(ends) - 1)]
+    strata = [sampler._order.numpy()[ends[i] : ends[i + 1]] for i in range(len(ends) - 1)]
     assert sorted(np.concatenate(strata)) == list(range(n_peaks))
-    subset, scale = sampler.draw(rng)
+    subset, scale = (part.numpy() for part in sampler.draw(Draws(seed), 0))
     assert all(peak in stratum for peak, stratum in zip(subset, strata, strict=True))
     np.testing.assert_array_equal(scale, [len(stratum) for stratum in strata])
     expectation = sum(w * values[stratum].mean() for w, stratum in zip(scale, strata, strict=True))
@@ -66,12 +67,11 @@ def test_sampled_softplus_sum_is_unbiased(n_peaks, size, seed):
 
 def test_sampled_draws_average_to_the_sum(cells):
     _, (h, w, b, s) = cells
-    rng = np.random.default_rng(0)
     sampler = PeakSampler(expit(b.numpy()), 5)
     full = softplus_sum(h, w, b, s)
     draws = []
-    for _ in range(4000):
-        subset, scale = (torch.from_numpy(part) for part in sampler.draw(rng))
+    for step in range(4000):
+        subset, scale = sampler.draw(Draws(0), step)
         draws.append(softplus_sum(h, w, b, s, subset, scale.double()))
     draws = torch.stack(draws)
     error = (draws.mean(0) - full).abs() / (draws.std(0) / 4000**0.5)

@@ -10,6 +10,7 @@ from scipy.special import expit
 from scale_toolkit.core.depth import cell_offsets, open_sums, rasch
 from scale_toolkit.core.rows import MatrixRows, binarise
 from scale_toolkit.core.weighting import fit_weighting
+from scale_toolkit.model.cells import CellsOnHost
 from scale_toolkit.model.start import decoder_step, fit_mixture
 
 
@@ -87,7 +88,7 @@ def test_decoder_step_is_newtons_at_zero(opened):
     rng = np.random.default_rng(6)
     z = rng.normal(size=(60, 3)).astype(np.float32)
     s, b = rasch(*open_sums(MatrixRows(opened)))
-    got = decoder_step(MatrixRows(opened), z, s, b, ridge=2.0)
+    got = decoder_step(CellsOnHost(MatrixRows(opened), binarise), z, s, b, ridge=2.0)
     p = expit(s[:, None] + b)
     depth = p.sum(1)
     covariance = (z * (depth / depth.sum())[:, None]).T @ z
@@ -101,7 +102,7 @@ def test_decoder_step_raises_the_likelihood(planted):
     x = binarise(planted.X)
     z = np.eye(3)[planted.obs["cell_type"].cat.codes] - 1 / 3
     s, b = rasch(*open_sums(MatrixRows(x)))
-    w = decoder_step(MatrixRows(x), z.astype(np.float32), s, b, ridge=1.0)
+    w = decoder_step(CellsOnHost(MatrixRows(x), binarise), z.astype(np.float32), s, b, ridge=1.0)
     flat = s[:, None] + b
     logits = flat + z @ w.T
 
@@ -115,7 +116,10 @@ def test_decoder_step_with_grouped_peaks_stays_close(planted):
     x = binarise(planted.X)
     z = np.random.default_rng(7).normal(size=(120, 3)).astype(np.float32)
     s, b = rasch(*open_sums(MatrixRows(x)))
-    exact, grouped = decoder_step(MatrixRows(x), z, s, b, 1.0), decoder_step(MatrixRows(x), z, s, b, 1.0, groups=20)
+    exact, grouped = (
+        decoder_step(CellsOnHost(MatrixRows(x), binarise), z, s, b, 1.0),
+        decoder_step(CellsOnHost(MatrixRows(x), binarise), z, s, b, 1.0, groups=20),
+    )
     assert np.corrcoef(exact.ravel(), grouped.ravel())[0, 1] > 0.99
 
 

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from scale_toolkit.core.rows import MatrixRows, binarise
 from scale_toolkit.model.batches import Batch, Neighbours, ahead, batches, swap
+from scale_toolkit.model.cells import CellsOnHost
+from scale_toolkit.model.draws import Draws
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler
 from scale_toolkit.model.network import Scale, Shape
@@ -25,11 +27,13 @@ def small_model(n_peaks, seed=0):
 
 
 def trained(cells, seed=0, **changes):
-    """A small model after three epochs on a row source, and its history; `changes` override the settings of `fit`."""
+    """A small model after three epochs on a row source, and its history; `changes` override the
+    settings of `fit`.
+    """
     model = small_model(cells.n_peaks)
-    rng, noise = generators(seed)
+    rng, _ = generators(seed)
     settings = {"batch_size": 32, "max_iter": 1000, "max_epochs": 3, "lr": 1e-2, "weight_decay": 0.0} | changes
-    history = fit(model, cells, binarise, np.zeros(cells.n_cells), rng=rng, noise=noise, **settings)
+    history = fit(model, CellsOnHost(cells, binarise), np.zeros(cells.n_cells), rng=rng, draws=Draws(seed), **settings)
     return model, history
 
 
@@ -124,7 +128,7 @@ def test_not_a_number_names_epoch_and_parameter_and_keeps_the_last_good_weights(
     assert caught.value.epoch == 1
 
     broken = small_model(300)
-    rng, noise = generators(0)
+    rng, _ = generators(0)
     epochs = []
 
     def poison(epoch, history):
@@ -135,7 +139,8 @@ def test_not_a_number_names_epoch_and_parameter_and_keeps_the_last_good_weights(
 
     with pytest.raises(Diverged, match="epoch 3") as caught:
         fit(
-            broken, source, binarise, np.zeros(120), rng=rng, noise=noise, batch_size=32, max_iter=100, max_epochs=9,
+            broken, CellsOnHost(source, binarise), np.zeros(120), rng=rng, draws=Draws(0),
+            batch_size=32, max_iter=100, max_epochs=9,
             lr=1e-3, weight_decay=0.0, on_epoch=poison,
         )  # fmt: skip
     assert len(caught.value.history.loss) == 2
@@ -189,17 +194,17 @@ def test_ahead_keeps_the_order_and_passes_errors_on():
 
 @given(st.integers(1, 300), st.integers(1, 100))
 def test_batches_hold_every_cell_once(n_cells, size):
-    order = np.random.default_rng(0).permutation(n_cells)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(n_cells))
     parts = batches(order, size, drop_last=False)
-    np.testing.assert_array_equal(np.concatenate(parts), order)
+    assert torch.equal(torch.cat(parts), order)
     assert all(len(part) <= 1.5 * size for part in parts)
     dropped = batches(order, size, drop_last=True)
     assert all(len(part) == min(size, n_cells) for part in dropped)
 
 
 def test_swap_takes_neighbours_for_the_share_asked():
-    index = np.arange(2000)
-    near = Neighbours((index[:, None] + [1, 2]) % 2000, 0.3)
-    target = swap(index, near, np.random.default_rng(0))
-    assert (target != index).mean() == pytest.approx(0.3, abs=0.05)
-    assert set(np.unique((target - index) % 2000)) == {0, 1, 2}
+    index = torch.arange(2000)
+    near = (index[:, None] + torch.tensor([1, 2])) % 2000
+    target = swap(index, near, 0.3, Draws(0), 5)
+    assert (target != index).float().mean() == pytest.approx(0.3, abs=0.05)
+    assert set(((target - index) % 2000).tolist()) == {0, 1, 2}

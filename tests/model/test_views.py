@@ -9,6 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from scale_toolkit.core.rows import MatrixRows, binarise
 from scale_toolkit.model import views
+from scale_toolkit.model.products import ProductsOnHost
 from scale_toolkit.model.views import (
     VIEWS,
     Kinship,
@@ -74,7 +75,7 @@ def test_null_edge_is_what_independent_peaks_give():
     rng = np.random.default_rng(1)
     counts = sparse.csr_matrix((rng.random((400, 1500)) < 0.05).astype(np.float32))
     for view in VIEWS:
-        edge = null_edge(view, MatrixRows(counts), np.arange(400), 400, 1, rng)
+        edge = null_edge(view, ProductsOnHost(MatrixRows(counts), 1), np.arange(400), 400, rng)
         second = np.linalg.eigvalsh(dense_kinship(view, counts))[-2]
         assert edge == pytest.approx(second, rel=0.1)
 
@@ -82,17 +83,17 @@ def test_null_edge_is_what_independent_peaks_give():
 def test_null_edge_of_a_part_of_the_cells_foretells_that_of_all():
     rng = np.random.default_rng(2)
     counts = sparse.csr_matrix((rng.random((1600, 1500)) < 0.05).astype(np.float32))
-    source = MatrixRows(counts)
+    source = ProductsOnHost(MatrixRows(counts), 1)
     for view in VIEWS:
-        exact = null_edge(view, source, np.arange(1600), 1600, 1, rng)
-        foretold = null_edge(view, source, np.sort(rng.choice(1600, 600, replace=False)), 1600, 1, rng)
+        exact = null_edge(view, source, np.arange(1600), 1600, rng)
+        foretold = null_edge(view, source, np.sort(rng.choice(1600, 600, replace=False)), 1600, rng)
         assert foretold == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize("k", [3, 6])
 def test_dimensions_follow_the_planted_clusters(plant, k):
     cells = plant(400, 1000, k)
-    start = find_start(MatrixRows(cells.X), sums_of(cells.X), None, 1, 0)
+    start = find_start(ProductsOnHost(MatrixRows(cells.X), 1), sums_of(cells.X), None, 0)
     assert k - 1 <= start.coordinates.shape[1] <= k + 1
     labels = KMeans(k, n_init=5, random_state=0).fit_predict(start.coordinates)
     assert adjusted_rand_score(cells.obs["cell_type"], labels) > 0.97
@@ -102,22 +103,22 @@ def test_dimensions_follow_the_planted_clusters(plant, k):
 def test_noise_alone_has_no_more_than_the_fewest_dimensions():
     rng = np.random.default_rng(3)
     counts = sparse.csr_matrix((rng.random((300, 800)) < 0.05).astype(np.float32))
-    start = find_start(MatrixRows(counts), sums_of(counts), None, 1, 0)
+    start = find_start(ProductsOnHost(MatrixRows(counts), 1), sums_of(counts), None, 0)
     assert max(start.above_chance.values()) <= 2
     assert start.coordinates.shape == (300, views.FEWEST_DIMENSIONS)
 
 
 def test_as_many_dimensions_as_asked_for(plant):
     counts = plant(100, 300, 3).X
-    assert find_start(MatrixRows(counts), sums_of(counts), 12, 1, 0).coordinates.shape == (100, 12)
+    assert find_start(ProductsOnHost(MatrixRows(counts), 1), sums_of(counts), 12, 0).coordinates.shape == (100, 12)
 
 
 def test_the_start_of_all_cells_by_way_of_a_part_is_that_of_all_at_once(plant, monkeypatch):
     counts = plant(600, 1000, 5).X
-    source, sums = MatrixRows(counts), sums_of(counts)
-    expected = find_start(source, sums, None, 1, 0).coordinates
+    source, sums = ProductsOnHost(MatrixRows(counts), 1), sums_of(counts)
+    expected = find_start(source, sums, None, 0).coordinates
     monkeypatch.setattr(views, "SUBSET_PEAKS", int(counts.nnz / 3))
-    got = find_start(source, sums, None, 1, 0).coordinates
+    got = find_start(source, sums, None, 0).coordinates
     assert got.shape == expected.shape
     overlap = np.linalg.svd(np.linalg.qr(got)[0].T @ np.linalg.qr(expected)[0])[1]
     assert overlap.min() > 0.99

@@ -1,0 +1,270 @@
+"""``train`` on one CUDA GPU: parity with the CPU, repeated runs, times, memory and the load of the
+GPU.
+
+    python benchmarks/gpu.py [--sizes small,medium,large] [--only parity,sizes,busy] [--profile]
+
+Needs nothing from the network and under six minutes; cells are simulated on the GPU. A bare machine
+needs torch (with Triton), NumPy, SciPy, pandas, scikit-learn, numba, h5py and, as wheels carried
+along, the versions that ``requirements/`` locks of: anndata, array-api-compat, donfig,
+google-crc32c, importlib-metadata, lazy-importer, legacy-api-wrap, natsort, numcodecs, scanpy (its
+version is recorded, it is not imported), scverse-misc, session-info2, zarr, zipp.
+
+Parity trains the same cells on both devices with the same draws and compares latent vectors, ARI
+and held-out likelihood. A size is trained as `scale_toolkit.train` does, imports and the first
+compilation of kernels apart (a small training comes first); passes are steps × cells a step over
+all cells. Busy is the share of an epoch's time in which a kernel runs (`torch.profiler`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import anndata
+import pandas as pd
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+import scale_toolkit as scale
+from scale_toolkit import keys
+
+TYPES = 12
+SIZES = {  # cells, peaks, open peaks of a cell; further options of `train`; bar in seconds
+    "small": ((10_000, 50_000, 3_000), {}, 3),
+    "medium": ((100_000, 100_000, 1_000), {"passes": 5, "batch_size": 1024}, 12),
+    "large": ((1_000_000, 100_000, 1_000), {"passes": 3, "batch_size": 2048}, 150),
+}
+LARGEST_SAMPLE = 20_000  # cells that k-means sees
+
+
+def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: float = 0.7) -> anndata.AnnData:
+    """Cells of `TYPES` types: a fifth of the peaks is log-normally more or less frequent in each
+    type; depth is log-normal.
+    """
+    device = torch.device("cuda")
+    generator = torch.Generator(device).manual_seed(seed)
+    base = torch.randn(n_peaks, generator=generator, device=device)
+    special = torch.rand((TYPES, n_peaks), generator=generator, device=device) < 0.2
+    rates = (base + contrast * special * torch.randn((TYPES, n_peaks), generator=generator, device=device)).exp()
+    cdf = rates.double().cumsum(1)
+    cdf = (cdf / cdf[:, -1:]).float().contiguous()
+    labels = torch.randint(TYPES, (n_cells,), generator=generator, device=device).sort().values
+    labels = labels[torch.randperm(n_cells, generator=generator, device=device)]
+    indices, lengths = np.empty(int(n_cells * n_open * 1.2), np.int32), np.empty(n_cells, np.int64)
+    filled = 0
+    for first in range(0, n_cells, 10_000):
+        kinds = labels[first : first + 10_000]
+        depth = n_open * 0.95 * (0.25 * torch.randn(len(kinds), generator=generator, device=device)).exp()
+        drawn = torch.rand((len(kinds), int(2 * n_open)), generator=generator, device=device)
+        peaks = torch.empty(drawn.shape, dtype=torch.int64, device=device)
+        for kind in range(TYPES):
+            rows = (kinds == kind).nonzero()[:, 0]
+            peaks[rows] = torch.searchsorted(cdf[kind], drawn[rows]).clamp_max(n_peaks - 1)
+        peaks[torch.arange(drawn.shape[1], device=device)[None, :] >= depth[:, None]] = n_peaks
+        peaks = peaks.sort(1).values
+        keep = peaks < n_peaks
+        keep[:, 1:] &= peaks[:, 1:] != peaks[:, :-1]
+        chosen = peaks[keep].to(torch.int32).cpu().numpy()
+        lengths[first : first + len(kinds)] = keep.sum(1).cpu().numpy()
+        indices[filled : filled + len(chosen)] = chosen
+        filled += len(chosen)
+    pointers = np.concatenate([[0], np.cumsum(lengths)])
+    counts = sparse.csr_matrix((np.ones(filled, np.float32), indices[:filled], pointers), (n_cells, n_peaks))
+    names = pd.Index([f"peak{i}" for i in range(n_peaks)])
+    obs = pd.DataFrame({"cell_type": labels.cpu().numpy().astype(str)}, index=np.arange(n_cells).astype(str))
+    return anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
+
+
+def ari(cells: anndata.AnnData) -> float:
+    """Agreement of k-means at the true number of types with the types, on at most
+    `LARGEST_SAMPLE` cells.
+    """
+    chosen = np.random.default_rng(0).permutation(cells.n_obs)[:LARGEST_SAMPLE]
+    latent = np.asarray(keys.LATENT.get(cells))[chosen]
+    labels = KMeans(TYPES, n_init=3, random_state=0).fit_predict(latent)
+    return adjusted_rand_score(cells.obs["cell_type"].to_numpy()[chosen], labels)
+
+
+def held_out(cells: anndata.AnnData) -> float:
+    curve = np.asarray(keys.HISTORY.get(cells)["held_out"])
+    return float(curve[scale.receipts(cells)[-1]["notes"]["best_epoch"]])
+
+
+def trained(cells: anndata.AnnData, **options) -> tuple[anndata.AnnData, float]:
+    bare = anndata.AnnData(cells.X, obs=cells.obs.copy(), var=cells.var.copy())
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    done = scale.train(bare, **options)
+    torch.cuda.synchronize()
+    return done, time.perf_counter() - started
+
+
+def relative(a: anndata.AnnData, b: anndata.AnnData) -> float:
+    a, b = (np.asarray(keys.LATENT.get(cells), np.float64) for cells in (a, b))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def parity() -> None:
+    """The same training on both devices."""
+    cells = simulated(2_000, 12_000, 500)
+    print("| parity: 2,000 × 12,000, 500 open | value |\n|---|---|", flush=True)
+    few = {"max_iter": 20, "patience": 0, "seed": 0}
+    start = {"max_iter": 1, "lr": 1e-9, "patience": 0, "seed": 0}
+    cpu, gpu = (trained(cells, device=device, **few)[0] for device in ("cpu", "cuda"))
+    print(f"| latent after 20 steps, relative difference to the CPU | {relative(gpu, cpu):.2e} |", flush=True)
+    cpu, gpu = (trained(cells, device=device, **start)[0] for device in ("cpu", "cuda"))
+    print(f"| latent of the start, relative difference to the CPU | {relative(gpu, cpu):.2e} |", flush=True)
+    again = trained(cells, device="cuda", **few)[0]
+    print(f"| two runs on the GPU, relative difference | {relative(again, trained(cells, device='cuda', **few)[0]):.2e} |")
+    same = [trained(cells, device="cuda", deterministic=True, **few)[0] for _ in range(2)]
+    print(f"| two runs with --deterministic | {relative(*same):.2e} |", flush=True)
+    streamed = trained(cells, device="cuda", gpu_memory=0.0, **few)[0]
+    print(f"| counts copied batch by batch (--gpu-memory 0), difference to resident | {relative(streamed, again):.2e} |")
+    for name, options in (
+        ("CPU", {"device": "cpu"}),
+        ("GPU float32", {"device": "cuda"}),
+        ("GPU auto", {"device": "cuda", "precision": "auto"}),
+    ):
+        runs = [trained(cells, seed=seed, **options) for seed in (0, 1, 2)]
+        scores = ", ".join(f"{ari(run):.3f}" for run, _ in runs)
+        likelihoods = ", ".join(f"{held_out(run):.3f}" for run, _ in runs)
+        seconds = ", ".join(f"{took:.1f}" for _, took in runs)
+        print(f"| {name}, seeds 0 to 2: ARI; held-out; seconds | {scores}; {likelihoods}; {seconds} |", flush=True)
+
+
+def sizes(names: list[str], *, profile: bool) -> None:
+    print("| cells × peaks, open | options | seconds | bar | epochs | steps | passes | GPU memory | ARI |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in names:
+        (n_cells, n_peaks, n_open), options, bar = SIZES[name]
+        started = time.perf_counter()
+        cells = simulated(n_cells, n_peaks, n_open)
+        simulation = time.perf_counter() - started
+        options = {"device": "cuda"} | options
+        passes = options.pop("passes", None)
+        if passes:
+            batch_size = options["batch_size"]
+            steps_an_epoch = max(16, n_cells // (16 * batch_size))
+            options |= {"patience": 0, "max_epochs": -(-passes * n_cells // (batch_size * steps_an_epoch))}
+        torch.cuda.reset_peak_memory_stats()
+        profiler = cProfile.Profile()
+        if profile:
+            profiler.enable()
+        done, seconds = trained(cells, **options)
+        profiler.disable()
+        notes = scale.receipts(done)[-1]["notes"]
+        held = torch.cuda.max_memory_allocated() / 1e9
+        read = notes["steps"] * options.get("batch_size", 256) / n_cells
+        named_options = ", ".join(f"{key} {value}" for key, value in options.items() if key != "device") or "defaults"
+        print(
+            f"| {n_cells:,} × {n_peaks:,}, {cells.X.nnz / n_cells:.0f} | {named_options} | "
+            f"{seconds:.1f} | {bar} | {notes['epochs']} | "
+            f"{notes['steps']} | {read:.1f} | {held:.1f} GB | {ari(done):.3f} | (simulated in "
+            f"{simulation:.0f} s)",
+            flush=True,
+        )
+        if profile:
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(14)
+        del cells, done
+        torch.cuda.empty_cache()
+
+
+def busy() -> None:
+    """Share of an epoch in which the GPU runs a kernel, steps as CUDA graphs and one by one."""
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.core.weighting import fit_weighting
+    from scale_toolkit.model.batches import Loader, draws_for
+    from scale_toolkit.model.cells import CellsOnDevice, EncoderView
+    from scale_toolkit.model.graphs import GraphedSteps
+    from scale_toolkit.model.loss import PeakSampler
+    from scale_toolkit.model.network import Scale, Shape
+    from scale_toolkit.model.optimiser import Adam
+    from scale_toolkit.model.trainer import train_epoch
+
+    counts = simulated(10_000, 50_000, 3_000).X
+    device = torch.device("cuda")
+    peak_sums = np.bincount(counts.indices, minlength=50_000)
+    cells = CellsOnDevice(MatrixRows(counts), EncoderView(log_transform=False, weighting=fit_weighting(10_000, peak_sums)), device)
+    print("| 10,000 × 50,000, one pass | ms a step | GPU busy | longest kernels |\n|---|---|---|---|")
+    for batch_size in (256, 1024):
+        for graphed in (True, False):
+            model = Scale(Shape(50_000, 20, 30, (64,), spectral_dim=20)).to(device)
+            loader = Loader(
+                cells, np.zeros(10_000), draws_for(cells, 0), 20, mask=0.5, sampler=PeakSampler(peak_sums / 10_000, 5_000)
+            )
+            optimiser, graphs = Adam(model.parameters(), 1e-3), GraphedSteps(loader, enabled=graphed)
+
+            def epoch(number, model=model, optimiser=optimiser, loader=loader, graphs=graphs, batch_size=batch_size):
+                parts = loader.index(number, batch_size)
+                train_epoch(model, optimiser, loader, parts, 0, mixture=True, clip=None, graphs=graphs)
+                return len(parts)
+
+            for number in range(5):
+                epoch(number)
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            n_steps = epoch(5)
+            torch.cuda.synchronize()
+            plain = time.perf_counter() - started
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+                epoch(6)
+                torch.cuda.synchronize()
+            kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            used = covered([(event.time_range.start, event.time_range.end) for event in kernels])
+            by_name: dict[str, float] = {}
+            for event in kernels:
+                by_name[event.name[:40]] = by_name.get(event.name[:40], 0) + event.time_range.elapsed_us()
+            longest = sorted(by_name.items(), key=lambda item: -item[1])[:4]
+            shares = ", ".join(f"{name} {100 * value / max(used, 1):.0f} %" for name, value in longest)
+            step_kind = "graphs" if graphed else "one by one"
+            print(
+                f"| {batch_size} cells a step, {step_kind} | {1e3 * plain / n_steps:.2f} | "
+                f"{100 * used / (1e6 * plain):.0f} % | "
+                f"{shares}; {len(kernels) / n_steps:.0f} kernels a step |",
+                flush=True,
+            )
+
+
+def covered(intervals: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, end = 0.0, -np.inf
+    for start, stop in sorted(intervals):
+        total += max(stop - max(start, end), 0)
+        end = max(end, stop)
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="small,medium,large")
+    parser.add_argument("--only", default="parity,busy,sizes")
+    parser.add_argument("--profile", action="store_true")
+    args = parser.parse_args()
+    free, total = torch.cuda.mem_get_info()
+    print(
+        f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, torch {torch.__version__}", flush=True
+    )
+    started = time.perf_counter()
+    for seed in (0, 1):  # kernels are compiled, libraries loaded
+        trained(simulated(1_000, 12_000, 300), device="cuda", seed=seed)
+    print(f"first trainings: {time.perf_counter() - started:.1f} s", flush=True)
+    parts = {"parity": parity, "busy": busy, "sizes": lambda: sizes(args.sizes.split(","), profile=args.profile)}
+    for name in args.only.split(","):
+        try:
+            parts[name]()
+        except Exception:
+            print(f"{name} failed:\n{traceback.format_exc(limit=-6)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

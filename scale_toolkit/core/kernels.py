@@ -1,0 +1,186 @@
+"""Inner loops of training on the CPU: packing rows of a batch, and their products with dense
+matrices.
+
+Work is cut into row ranges (packing) or blocks of peaks (products), which threads share; no two
+threads write to the same place, and the cut does not depend on their number, so neither do the
+results. Blocks of peaks also keep the part of the dense matrix that is read or written within a
+core's cache.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import types
+
+from scale_toolkit.core.compiled import compiled
+
+PEAK_BLOCKS = 16
+# of a product: partial sums of every block of peaks are kept for this many rows
+ROWS_AT_A_TIME = 2048
+
+
+def _readonly(dtype, n_dim: int = 1):
+    return types.Array(dtype, n_dim, "C", readonly=True)
+
+
+_INT32, _INT64, _UINT32, _FLOAT = (_readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32))
+_MATRIX = _readonly(types.float32, 2)
+
+
+@compiled("uint32(uint32, uint32)")
+def _hash(key, entry):
+    """The mask's hash (`model.draws.kept`)."""
+    x = np.uint32(key ^ entry)
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32((x ^ (x >> np.uint32(16))) >> np.uint32(8))
+
+
+@compiled(types.void(_INT64, _UINT32, types.uint32, types.int64, types.int64, types.int64[::1]))
+def count_kept(lengths, keys, threshold, first, stop, out):
+    """Entries of each row that the mask keeps."""
+    for row in range(first, stop):
+        n_kept = 0
+        for entry in range(lengths[row]):
+            n_kept += _hash(keys[row], np.uint32(entry)) >= threshold
+        out[row] = n_kept
+
+
+@compiled(
+    types.void(
+        _INT32, _FLOAT, _INT64, _INT64, _UINT32, types.uint32, _FLOAT, _INT64, types.int64, types.int64,
+        types.int32[::1], types.float32[::1],
+    )
+)  # fmt: skip
+def pack_rows(
+    indices, data, starts, lengths, keys, threshold, peak_weight, pointers, first, stop, peaks_out, weights_out
+):  # fmt: skip
+    """Copy the kept entries of some rows, and weigh them by 10⁴ · (value / sum of the row's kept
+    values) · weight of the peak.
+
+    `data` empty: every value is 1. `keys` empty: all entries are kept. `peak_weight` empty: values
+    as they are.
+    """
+    for row in range(first, stop):
+        start, position = starts[row], pointers[row]
+        total = np.float32(0)
+        masked, valued, weighted = len(keys) > 0, len(data) > 0, len(weights_out) > 0
+        end = pointers[row + 1]
+        for entry in range(lengths[row]):
+            if masked and _hash(keys[row], np.uint32(entry)) < threshold:
+                continue
+            peaks_out[position] = indices[start + entry]
+            if weighted:
+                value = data[start + entry] if valued else np.float32(1)
+                weights_out[position] = value
+                total += value
+            position += 1
+        if len(peak_weight) > 0:
+            share = np.float32(1e4) / max(total, np.float32(1e-30))
+            for position in range(pointers[row], end):
+                weights_out[position] *= share * peak_weight[peaks_out[position]]
+
+
+@compiled(types.void(_INT32, _INT64, _INT64, types.int64, types.int64, types.int64[:, ::1]))
+def find_bounds(peaks, pointers, edges, first, stop, out):
+    """Where in each row of ascending peaks each block of peaks begins, and the last one ends."""
+    for row in range(first, stop):
+        position, end = pointers[row], pointers[row + 1]
+        for block in range(len(edges)):
+            low, high = position, end
+            while low < high:
+                middle = (low + high) // 2
+                if peaks[middle] < edges[block]:
+                    low = middle + 1
+                else:
+                    high = middle
+            out[row, block] = position = low
+
+
+@compiled(types.void(_INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]))
+def gather(peaks, weights, bounds, block, dense, out):
+    """out[row] = Σ weight · dense[peak] over the entries of one block of peaks."""
+    n_columns = dense.shape[1]
+    total = np.empty(n_columns, np.float32)
+    for row in range(len(bounds)):
+        for column in range(n_columns):
+            total[column] = 0
+        if len(weights) > 0:
+            for entry in range(bounds[row, block], bounds[row, block + 1]):
+                peak, weight = peaks[entry], weights[entry]
+                for column in range(n_columns):
+                    total[column] += weight * dense[peak, column]
+        else:
+            for entry in range(bounds[row, block], bounds[row, block + 1]):
+                peak = peaks[entry]
+                for column in range(n_columns):
+                    total[column] += dense[peak, column]
+        for column in range(n_columns):
+            out[row, column] = total[column]
+
+
+@compiled(types.void(_INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]))
+def scatter(peaks, weights, bounds, block, dense, out):
+    """out[peak] += weight · dense[row] over the entries of one block of peaks."""
+    n_columns = dense.shape[1]
+    upstream = np.empty(n_columns, np.float32)
+    for row in range(len(bounds)):
+        for column in range(n_columns):
+            upstream[column] = dense[row, column]
+        if len(weights) > 0:
+            for entry in range(bounds[row, block], bounds[row, block + 1]):
+                peak, weight = peaks[entry], weights[entry]
+                for column in range(n_columns):
+                    out[peak, column] += weight * upstream[column]
+        else:
+            for entry in range(bounds[row, block], bounds[row, block + 1]):
+                peak = peaks[entry]
+                for column in range(n_columns):
+                    out[peak, column] += upstream[column]
+
+
+class _Pool:
+    """Threads that share the work of one process: as many as the stage may use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._size, self._process = 0, 0
+
+    def map(self, task: Callable[[int], None], items: Iterable[int], n_threads: int) -> None:
+        """Call `task` on each item; in this thread alone if there is one thread, or one item."""
+        items = list(items)
+        if n_threads <= 1 or len(items) <= 1:
+            for item in items:
+                task(item)
+            return
+        with self._lock:
+            # threads do not survive a fork
+            if self._executor is None or self._size < n_threads or self._process != os.getpid():
+                self._executor = ThreadPoolExecutor(n_threads, "scale")
+                self._size, self._process = n_threads, os.getpid()
+            executor = self._executor
+        # strided shares, one a thread: a task is short, and so is what handing it over costs
+        shares = [items[i::n_threads] for i in range(n_threads)]
+        futures = [executor.submit(_each, task, share) for share in shares[1:]]
+        _each(task, shares[0])
+        for future in futures:
+            future.result()
+
+
+def _each(task: Callable[[int], None], items: list[int]) -> None:
+    for item in items:
+        task(item)
+
+
+POOL = _Pool()
+
+
+def block_edges(n_peaks: int) -> np.ndarray:
+    """First peak of each block, and the number of peaks: int64."""
+    return np.linspace(0, n_peaks, min(PEAK_BLOCKS, max(n_peaks, 1)) + 1).astype(np.int64)

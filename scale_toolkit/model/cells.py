@@ -1,0 +1,373 @@
+"""The cells that a model is trained on and encodes, in host memory or on a GPU, behind one
+interface.
+
+`CellsOnHost` packs the rows of each batch on the CPU, `CellsOnDevice` keeps all open peaks in the
+GPU's memory, and `CellsStreamed` copies each batch there, if they do not fit. The tests hold them
+to the same rows and the same training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from scale_toolkit.core.depth import open_sums
+from scale_toolkit.core.rows import MatrixRows, RowSource, binarise
+from scale_toolkit.model.held_out import Thinned
+from scale_toolkit.model.packed import Mask, PackedRows, StoredRows, bytes_on_device, pack, pack_block
+from scale_toolkit.model.sparse import Rows, SparseRows, share_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from scipy import sparse
+
+    from scale_toolkit.core.weighting import Weighting
+
+    #: Counts of some cells (CSR) to what the encoder sees of them (CSR).
+    EncoderInput = Callable[[sparse.csr_matrix], sparse.csr_matrix]
+
+BLOCK_ON_DEVICE = 32_768  # cells at a time in a pass over all cells on a GPU
+_NO_KEYS, _NO_DATA = np.empty(0, np.uint32), np.empty(0, np.float32)
+
+
+@dataclass(frozen=True)
+class EncoderView:
+    """What the encoder sees of counts: open peaks, or log2(count + 1), weighted or not; a function
+    of CSR rows.
+
+    Attributes
+    ----------
+    log_transform
+        See log2(count + 1) instead of ones.
+    weighting
+        Weights of the peaks; None: values as they are.
+    """
+
+    log_transform: bool
+    weighting: Weighting | None = None
+
+    def __call__(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """Rows of counts as the encoder sees them, CSR float32."""
+        rows = view(counts, log_transform=self.log_transform)
+        return rows if self.weighting is None else self.weighting(rows)
+
+
+def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix:
+    """Open peaks as ones, or log2(count + 1)."""
+    if not log_transform:
+        return binarise(counts)
+    logged = counts.astype(np.float32)
+    logged.eliminate_zeros()
+    logged.data = np.log2(logged.data + 1)
+    return logged
+
+
+class Cells(Protocol):
+    """All cells of a training: `seen` and `opened` give rows of them as operands of
+    `sparse.product`.
+    """
+
+    n_cells: int
+    n_peaks: int
+    device: torch.device
+    source: RowSource
+
+    def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
+        """These cells as the encoder sees them, without what `mask` hides."""
+        ...
+
+    def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
+        """Open peaks of these cells as ones."""
+        ...
+
+    def seen_at_once(self, index: np.ndarray | None = None) -> Rows:
+        """All cells, or those in `index`, as the encoder sees them: for products that are
+        repeated many times.
+        """
+        ...
+
+    def blocks(self, index: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Numbers of all cells, or of those in `index`, in blocks of a good size for a pass
+        without gradients.
+        """
+        ...
+
+    def open_sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Open peaks of each cell and open cells of each peak, int64 (cells,) and (peaks,)."""
+        ...
+
+
+class CellsOnHost:
+    """Cells of a row source, packed batch by batch on the CPU.
+
+    Parameters
+    ----------
+    source
+        Counts.
+    see
+        What the encoder sees of them; an `EncoderView` is computed by compiled kernels.
+    device
+        Where a batch's results are n_bytes: the CPU, or a device without sparse products.
+    """
+
+    def __init__(self, source: RowSource, see: EncoderInput, device: torch.device | None = None) -> None:
+        self.source, self.see, self.device = source, see, device or torch.device("cpu")
+        self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
+
+    def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
+        """These cells as the encoder sees them, without what `mask` hides."""
+        rows = self.source.rows(np.asarray(index))
+        if isinstance(self.see, EncoderView) and _all_open(rows):
+            return packed_on_host(rows, self.see, mask, self.device)
+        if mask is not None:
+            rows = packed_on_host(rows, None, mask, self.device).csr()
+        return SparseRows(self.see(rows), self.device)
+
+    def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
+        """Open peaks of these cells as ones."""
+        rows = self.source.rows(np.asarray(index))
+        if _all_open(rows) and rows.has_sorted_indices:
+            peaks, pointers = rows.indices.astype(np.int32, copy=False), rows.indptr.astype(np.int64)
+            return SparseRows.of_parts(peaks, _NO_DATA, pointers, self.n_peaks, self.device)
+        return SparseRows(binarise(rows), self.device)
+
+    def seen_at_once(self, index: np.ndarray | None = None) -> Rows:
+        """All cells, or those in `index`, as the encoder sees them."""
+        n_rows = self.n_cells if index is None else len(index)
+        parts = [self.seen(block) for block in self.blocks(index)]
+        return concatenated(parts, (n_rows, self.n_peaks), self.device)
+
+    def blocks(self, index: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Numbers of all cells, or of those in `index`, in blocks."""
+        return (block for block in _slices(self.n_cells, index, 512))
+
+    def open_sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Open peaks of each cell and open cells of each peak."""
+        return open_sums(self.source)
+
+
+class CellsOnDevice:
+    """Cells whose open peaks all lie in the memory of one device; a batch is the numbers of its
+    cells.
+
+    Parameters
+    ----------
+    source
+        Counts; copied once.
+    see
+        What the encoder sees of them.
+    device
+        Where they are kept.
+    fused
+        Use Triton kernels; None: on a GPU, if Triton is installed.
+    """
+
+    def __init__(self, source: RowSource, see: EncoderView, device: torch.device, *, fused: bool | None = None) -> None:
+        self.source, self.device = source, device
+        self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
+        self.store = pack(source, device, with_values=see.log_transform, fused=fused)
+        self.see = see
+
+    @property
+    def see(self) -> EncoderView:
+        """What the encoder sees of the cells."""
+        return self._see
+
+    @see.setter
+    def see(self, see: EncoderView) -> None:
+        self._see = see
+        self._idf = idf_on(self.device, see)
+
+    def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
+        """These cells as the encoder sees them, without what `mask` hides."""
+        return StoredRows(self.store, self._numbers(index), self._idf, mask)
+
+    def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
+        """Open peaks of these cells as ones."""
+        return StoredRows(self.store, self._numbers(index), as_ones=True)
+
+    def seen_at_once(self, index: np.ndarray | None = None) -> Rows:
+        """All cells, or those in `index`, as the encoder sees them."""
+        return StoredRows(self.store, None if index is None else self._numbers(index), self._idf)
+
+    def blocks(self, index: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Numbers of all cells, or of those in `index`, in blocks."""
+        return _slices(self.n_cells, index, BLOCK_ON_DEVICE)
+
+    def open_sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Open peaks of each cell and open cells of each peak."""
+        return self.store.open_sums()
+
+    def _numbers(self, index: torch.Tensor | np.ndarray) -> torch.Tensor:
+        return index if isinstance(index, torch.Tensor) else torch.from_numpy(np.asarray(index, np.int64)).to(self.device)
+
+
+class CellsStreamed:
+    """Cells that do not fit into the memory of the device: the rows of each batch are copied to it.
+
+    Copies go through pinned memory on a stream of their own, so that the next batch arrives while
+    one is computed (`batches.ahead` asks for it from a second thread).
+
+    Parameters
+    ----------
+    As those of `CellsOnDevice`.
+    """
+
+    def __init__(self, source: RowSource, see: EncoderView, device: torch.device, *, fused: bool | None = None) -> None:
+        self.source, self.device, self._fused = source, device, fused
+        self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
+        self.see = see
+
+    @property
+    def see(self) -> EncoderView:
+        """What the encoder sees of the cells."""
+        return self._see
+
+    @see.setter
+    def see(self, see: EncoderView) -> None:
+        self._see = see
+        self._idf = idf_on(self.device, see)
+
+    def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
+        """These cells as the encoder sees them, without what `mask` hides."""
+        if mask is not None:
+            mask = Mask(mask.keys.to(self.device), mask.threshold)
+        return StoredRows(self._copied(index, with_values=self._see.log_transform), None, self._idf, mask)
+
+    def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
+        """Open peaks of these cells as ones."""
+        return StoredRows(self._copied(index, with_values=False), None, as_ones=True)
+
+    def seen_at_once(self, index: np.ndarray | None = None) -> Rows:
+        """All cells, or those in `index`, as the encoder sees them; they must fit on the device."""
+        return self.seen(np.arange(self.n_cells) if index is None else index)
+
+    def blocks(self, index: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """Numbers of all cells, or of those in `index`, in blocks."""
+        return _slices(self.n_cells, index, 4096)
+
+    def open_sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Open peaks of each cell and open cells of each peak."""
+        return open_sums(self.source)
+
+    def _copied(self, index: torch.Tensor | np.ndarray, *, with_values: bool) -> PackedRows:
+        rows = self.source.rows(np.asarray(index.cpu() if isinstance(index, torch.Tensor) else index))
+        return pack_block(rows, self.device, with_values=with_values, fused=self._fused)
+
+
+@dataclass(frozen=True)
+class OnGpu:
+    """How a GPU is used.
+
+    Attributes
+    ----------
+    memory
+        Bytes of its memory that open peaks may take; None: what is free, less a reserve.
+    deterministic
+        Use only operations whose results are the same in every run.
+    """
+
+    memory: int | None = None
+    deterministic: bool = False
+
+
+def place_cells(source: RowSource, see: EncoderInput, device: torch.device, gpu: OnGpu | None = None) -> Cells:
+    """Choose where the cells lie: on the host, in the memory of a GPU, or copied to it batch by
+    batch if they do not fit.
+    """
+    if device.type != "cuda":
+        return CellsOnHost(source, see, device)
+    if not isinstance(see, EncoderView):
+        raise TypeError("cells on a GPU are seen through an EncoderView")
+    n_entries = stored_entries(source)
+    n_bytes = bytes_on_device(source.n_cells, n_entries, with_values=see.log_transform)
+    gpu = gpu or OnGpu()
+    memory = free_for_cells(device) if gpu.memory is None else gpu.memory
+    kind = CellsOnDevice if n_bytes <= memory else CellsStreamed
+    return kind(source, see, device, fused=False if gpu.deterministic else None)
+
+
+def free_for_cells(device: torch.device) -> int:
+    """Bytes that a GPU has free, less a fifth for all else that training needs."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free * 0.8)
+
+
+def stored_entries(source: RowSource) -> int:
+    """Stored counts of all cells; of a source that is not in memory, an estimate from its first
+    1,000 cells.
+    """
+    base = source.base if isinstance(source, Thinned) else source
+    if isinstance(base, MatrixRows):
+        return base.matrix.nnz
+    first = base.rows(np.arange(min(base.n_cells, 1000)))
+    return int(first.nnz / max(first.shape[0], 1) * base.n_cells * 1.05)
+
+
+def packed_on_host(
+    rows: sparse.csr_matrix, see: EncoderView | None, mask: Mask | None, device: torch.device | None = None
+) -> SparseRows:
+    """Pack rows of counts without what `mask` hides, seen through `see`; None: as they are."""
+    from scale_toolkit.core.kernels import count_kept, pack_rows
+
+    if not rows.has_sorted_indices:
+        rows = rows.sorted_indices()
+    n_rows, weighting = rows.shape[0], None if see is None else see.weighting
+    data = rows.data.astype(np.float32, copy=False)
+    if see is not None:
+        data = np.log2(data + 1) if see.log_transform else _NO_DATA
+    starts = rows.indptr.astype(np.int64, copy=False)
+    lengths = np.diff(starts)
+    keys, threshold, kept_lengths = _NO_KEYS, 0, lengths
+    if mask is not None:
+        keys, threshold, kept_lengths = np.asarray(mask.keys).astype(np.uint32), mask.threshold, np.empty_like(lengths)
+        share_rows(n_rows, lambda first, stop: count_kept(lengths, keys, threshold, first, stop, kept_lengths))
+    pointers = np.zeros(n_rows + 1, np.int64)
+    np.cumsum(kept_lengths, out=pointers[1:])
+    peaks = np.empty(pointers[-1], np.int32)
+    has_weights = len(data) > 0 or weighting is not None
+    weights = np.empty(pointers[-1] if has_weights else 0, np.float32)
+    peak_weight = _NO_DATA if weighting is None else weighting.idf
+    indices = rows.indices.astype(np.int32, copy=False)
+    share_rows(
+        n_rows,
+        lambda first, stop: pack_rows(
+            indices, data, starts, lengths, keys, threshold, peak_weight, pointers, first, stop, peaks, weights
+        ),
+    )
+    if weighting is not None:
+        torch.from_numpy(weights).log1p_()
+    return SparseRows.of_parts(peaks, weights, pointers, rows.shape[1], device)
+
+
+def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.device) -> SparseRows:
+    """Rows of several blocks as one operand."""
+    matrices = [rows.csr() for rows in parts if isinstance(rows, SparseRows)]
+    n_entries = sum(matrix.nnz for matrix in matrices)
+    peaks, weights = np.empty(n_entries, np.int32), np.empty(n_entries, np.float32)
+    pointers, row = np.zeros(shape[0] + 1, np.int64), 0
+    while matrices:
+        matrix = matrices.pop(0)  # freed as soon as it is copied
+        first, stop = pointers[row], pointers[row] + matrix.nnz
+        peaks[first:stop], weights[first:stop] = matrix.indices, matrix.data
+        pointers[row + 1 : row + 1 + matrix.shape[0]] = first + matrix.indptr[1:]
+        row += matrix.shape[0]
+    return SparseRows.of_parts(peaks, weights, pointers, shape[1], device)
+
+
+def idf_on(device: torch.device, see: EncoderView) -> torch.Tensor | None:
+    """The view's weights of peaks on a device."""
+    return None if see.weighting is None else torch.from_numpy(np.ascontiguousarray(see.weighting.idf)).to(device)
+
+
+def _all_open(rows: sparse.csr_matrix) -> bool:
+    return rows.nnz == 0 or bool(rows.data.min() > 0)
+
+
+def _slices(n_cells: int, index: np.ndarray | None, size: int) -> Iterator[np.ndarray]:
+    index = np.arange(n_cells) if index is None else index
+    return (index[first : first + size] for first in range(0, len(index), size))

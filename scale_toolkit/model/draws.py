@@ -1,0 +1,122 @@
+"""Random numbers that are a function of seed, step and purpose: the same on every device, in any
+order, after any resume.
+
+A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
+instead of one with a state: a training step can be replayed on a GPU without the host, and a
+checkpoint needs the number of the step alone. The 64-bit mixing function is SplitMix64's (Steele et
+al. 2014); masks of open peaks use the 32-bit one of Wellons ("lowbias32", 2018).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import torch
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class Purpose(enum.IntEnum):
+    """What numbers are drawn for: each purpose has a stream of its own."""
+
+    ORDER = 1
+    SWAP = 2
+    NEIGHBOUR = 3
+    MASK = 4
+    PEAKS = 5
+    NOISE = 6
+
+
+class Draws:
+    """Random tensors on one device, each named by a purpose and a step.
+
+    Parameters
+    ----------
+    seed
+        Seed of every stream.
+    device
+        Where the numbers are needed; their bits are the same on all devices.
+    """
+
+    def __init__(self, seed: int, device: torch.device | None = None) -> None:
+        self.seed, self.device = seed, device or torch.device("cpu")
+
+    def bits(self, purpose: Purpose, step: int | torch.Tensor, n: int) -> torch.Tensor:
+        """Return `n` random 64-bit integers; `step` may be a tensor on the device, so that a
+        CUDA graph can count it.
+        """
+        key = step * _signed(0xD1B54A32D192ED03) if isinstance(step, torch.Tensor) else _wrapped(step * 0xD1B54A32D192ED03)
+        start = key + _wrapped(_mixed(self.seed) + int(purpose) * 0xABC98388FB8FAC03)
+        if not isinstance(start, torch.Tensor):
+            start = torch.tensor(_wrapped(start), dtype=torch.int64, device=self.device)
+        counter = torch.arange(1, n + 1, device=self.device) * _signed(_GOLDEN)
+        return _mix(counter + _mix(start))
+
+    def uniform(self, purpose: Purpose, step: int | torch.Tensor, n: int) -> torch.Tensor:
+        """`n` numbers in [0, 1), multiples of 2⁻²⁴, float32."""
+        return _shifted(self.bits(purpose, step, n), 40).float() * 2.0**-24
+
+    def normal(self, purpose: Purpose, step: int | torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        """Standard normal numbers of this shape, float32 (Box and Muller 1958)."""
+        n = shape[0] * shape[1]
+        bits = self.bits(purpose, step, n)
+        radius = ((_shifted(bits, 40) + 1).float() * 2.0**-24).log().mul(-2).sqrt()
+        angle = (_shifted(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
+        return (radius * angle.cos()).view(shape)
+
+    def below(self, purpose: Purpose, step: int | torch.Tensor, limit: int, n: int) -> torch.Tensor:
+        """`n` integers in [0, limit), int64; `limit` at most 2³¹."""
+        return (_shifted(self.bits(purpose, step, n), 33) * limit) >> 31
+
+    def keys(self, purpose: Purpose, step: int | torch.Tensor, n: int) -> torch.Tensor:
+        """`n` integers in [0, 2³²), int64: the keys of `kept`."""
+        return _shifted(self.bits(purpose, step, n), 32)
+
+    def permutation(self, purpose: Purpose, step: int, n: int) -> torch.Tensor:
+        """0 … n − 1 in a random order, int64."""
+        return torch.argsort(self.bits(purpose, step, n), stable=True)
+
+
+def kept(keys: torch.Tensor, entries: torch.Tensor, threshold: int) -> torch.Tensor:
+    """Whether entries survive the mask: a 24-bit hash of key and number of the entry in its row
+    is at least `threshold`.
+    """
+    x = keys ^ entries
+    x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
+    return ((x ^ (x >> 16)) >> 8) >= threshold
+
+
+def threshold_of(share: float) -> int:
+    """The threshold of `kept` that drops this share of the entries."""
+    return round(share * (1 << 24))
+
+
+def _mix(x: torch.Tensor) -> torch.Tensor:
+    x = (x ^ _shifted(x, 30)) * _signed(_MULTIPLIERS[0])
+    x = (x ^ _shifted(x, 27)) * _signed(_MULTIPLIERS[1])
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: torch.Tensor, n: int) -> torch.Tensor:
+    """A logical shift to the right; torch's own keeps the sign."""
+    return (x >> n) & ((1 << (64 - n)) - 1)
+
+
+def _mixed(x: int) -> int:
+    """`_mix` of a Python integer, unsigned."""
+    mask = (1 << 64) - 1
+    x = (x ^ (x >> 30)) * _MULTIPLIERS[0] & mask
+    x = (x ^ (x >> 27)) * _MULTIPLIERS[1] & mask
+    return x ^ (x >> 31)
+
+
+def _wrapped(x: int) -> int:
+    """The value of these bits as a signed 64-bit integer."""
+    return _signed(x & ((1 << 64) - 1))
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >= 1 << 63 else x

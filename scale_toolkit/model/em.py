@@ -1,0 +1,96 @@
+"""A diagonal Gaussian mixture fitted on a GPU: what scikit-learn does on the CPU, in dense products."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+LLOYD_STEPS = 30
+EM_STEPS, CHECKED_EVERY = 100, 5  # steps at most, and between two looks at the likelihood
+TOLERANCE = 1e-3  # smallest rise of the mean log-likelihood in a step, scikit-learn's
+LEAST_VARIANCE = 1e-3  # added to every variance
+
+
+@torch.no_grad()
+def fit_mixture_on(
+    device: torch.device, z: np.ndarray, n_components: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit a mixture to `z` by EM from k-means.
+
+    Parameters
+    ----------
+    z
+        (cells, d), at least as many cells as components.
+
+    Returns
+    -------
+    Weights (k,), means (k, d) and variances (k, d), float64.
+    """
+    points = torch.from_numpy(np.ascontiguousarray(z, np.float32)).to(device)
+    centre = points.mean(0)
+    points = points - centre
+    generator = torch.Generator().manual_seed(seed)
+    means = _lloyd(points, _plus_plus(points, n_components, generator))
+    share = torch.nn.functional.one_hot(_nearest(points, means), n_components).to(points)
+    score = -math.inf
+    for step in range(EM_STEPS):
+        weights, means, variances = _maximised(points, share)
+        log_joint = _log_joint(points, weights, means, variances)
+        share = torch.softmax(log_joint, 1)
+        if step % CHECKED_EVERY == CHECKED_EVERY - 1:
+            new_score = float(torch.logsumexp(log_joint, 1).mean())
+            if new_score - score < TOLERANCE * CHECKED_EVERY:
+                break
+            score = new_score
+    weights, means, variances = _maximised(points, share)
+    return tuple(part.double().cpu().numpy() for part in (weights, means + centre, variances))
+
+
+def _plus_plus(points: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
+    """`k` points far from each other, by k-means++ (Arthur & Vassilvitskii 2007)."""
+    uniform = torch.rand(k, generator=generator).to(points.device)
+    chosen = points[(uniform[0] * len(points)).long().clamp_max(len(points) - 1)][None]
+    distance = (points - chosen).square().sum(1)
+    for i in range(1, k):
+        cumulative = distance.double().cumsum(0)
+        index = torch.searchsorted(cumulative, uniform[i].double() * cumulative[-1])
+        point = points[index.clamp_max(len(points) - 1)][None]
+        chosen = torch.cat([chosen, point])
+        distance = torch.minimum(distance, (points - point).square().sum(1))
+    return chosen
+
+
+def _nearest(points: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    return (points @ means.T * -2 + means.square().sum(1)).argmin(1)
+
+
+def _lloyd(points: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
+    for _ in range(LLOYD_STEPS):
+        member = torch.nn.functional.one_hot(_nearest(points, means), len(means)).to(points)
+        n_members = member.sum(0)[:, None]
+        means = torch.where(n_members > 0, member.T @ points / n_members.clamp_min(1), means)
+    return means
+
+
+def _maximised(
+    points: torch.Tensor, share: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights, means and variances that maximise the likelihood at these responsibilities."""
+    total = share.sum(0) + 1e-6
+    means = share.T @ points / total[:, None]
+    squares = share.T @ points.square() / total[:, None]
+    return total / total.sum(), means, (squares - means.square()).clamp_min(0) + LEAST_VARIANCE
+
+
+def _log_joint(
+    points: torch.Tensor, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor
+) -> torch.Tensor:
+    precision = 1 / variances
+    distance = points.square() @ precision.T - 2 * points @ (means * precision).T
+    distance = distance + (means.square() * precision).sum(1)
+    n_dimensions = points.shape[1]
+    return weights.log() - 0.5 * (
+        distance + variances.log().sum(1) + n_dimensions * math.log(2 * math.pi)
+    )

@@ -1,0 +1,174 @@
+"""Products of all cells' weighted rows with narrow matrices, for the start: on the host, or from
+the open peaks on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from scale_toolkit.core.rows import RowSource
+from scale_toolkit.model.cells import Cells, CellsOnDevice, EncoderView, idf_on
+from scale_toolkit.model.packed import PackedRows, StoredRows
+from scale_toolkit.model.views import Shuffled, View, WeightedRows
+
+if TYPE_CHECKING:
+    from scale_toolkit.model.cells import EncoderInput
+
+
+class Products(Protocol):
+    """Makes rows of cells, all or some, through a view (`views.View`) or as the encoder sees
+    them.
+    """
+
+    n_cells: int
+
+    def weighted(
+        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
+    ) -> ViewRows | WeightedRows:
+        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
+        ...
+
+    def seen(self, see: EncoderInput) -> ViewRows | WeightedRows:
+        """Rows of all cells as the encoder sees them."""
+        ...
+
+    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[Products, np.ndarray]:
+        """These cells with their open peaks dealt out again at random, and the sums of the peaks
+        (`views.Shuffled`).
+        """
+        ...
+
+
+def products_of(cells: Cells) -> Products:
+    """Products of these cells, where the cells are."""
+    if isinstance(cells, CellsOnDevice):
+        return ProductsOnDevice(cells.store)
+    return ProductsOnHost(cells.source, torch.get_num_threads())
+
+
+class ProductsOnHost:
+    """Rows of a source in host memory or a file."""
+
+    def __init__(self, source: RowSource, n_threads: int) -> None:
+        self.source, self.n_threads, self.n_cells = source, n_threads, source.n_cells
+
+    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> WeightedRows:
+        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
+        return WeightedRows(self.source, view.weighting(peak_sums, n_cells), self.n_threads, cells)
+
+    def seen(self, see: EncoderInput) -> WeightedRows:
+        """Rows of all cells as the encoder sees them."""
+        return WeightedRows(self.source, see, self.n_threads)
+
+    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnHost, np.ndarray]:
+        """These cells with their open peaks dealt out again at random, and the sums of the
+        peaks.
+        """
+        source = Shuffled(self.source, cells, rng)
+        return ProductsOnHost(source, self.n_threads), source.peak_sums
+
+
+class ProductsOnDevice:
+    """Rows of packed cells in the memory of a device."""
+
+    def __init__(self, store: PackedRows) -> None:
+        self.store, self.n_cells = store, store.n_cells
+
+    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> ViewRows:
+        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
+        device = self.store.device
+        index = None if cells is None or len(cells) == self.n_cells else torch.from_numpy(cells).to(device)
+        column = torch.from_numpy(view.peak_weights(peak_sums, n_cells)).to(device)
+        if view.log:
+            return ViewRows(StoredRows(self.store, index, idf=column, as_ones=True), None)
+        return ViewRows(StoredRows(self.store, index, as_ones=True), column)
+
+    def seen(self, see: EncoderInput) -> ViewRows:
+        """Rows of all cells as the encoder sees them."""
+        if not isinstance(see, EncoderView):
+            raise TypeError("cells on a GPU are seen through an EncoderView")
+        return ViewRows(StoredRows(self.store, idf=idf_on(self.store.device, see)), None)
+
+    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnDevice, np.ndarray]:
+        """These cells with their open peaks dealt out again at random, and the sums of the
+        peaks.
+        """
+        device = self.store.device
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+        store = shuffled(self.store, torch.from_numpy(cells).to(device), generator)
+        return ProductsOnDevice(store), store.open_sums()[1]
+
+
+@dataclass
+class ViewRows:
+    """Stored rows times weights of the peaks, with the products of `views.WeightedRows`: NumPy
+    arrays in and out.
+
+    Attributes
+    ----------
+    rows
+        On a device.
+    column
+        A factor of each peak, (peaks,) float32 on the device; None: 1.
+    """
+
+    rows: StoredRows
+    column: torch.Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and peaks."""
+        return self.rows.shape
+
+    def times(self, dense: np.ndarray) -> np.ndarray:
+        """Rows · dense, (cells, c) float32."""
+        values = self._on_device(dense)
+        if self.column is not None:
+            values *= self.column[:, None]
+        return self.rows.times(values).cpu().numpy()
+
+    def transposed_times(self, dense: np.ndarray) -> np.ndarray:
+        """Rowsᵀ · dense, (peaks, c) float32."""
+        product = self.rows.transposed_times(self._on_device(dense))
+        if self.column is not None:
+            product *= self.column[:, None]
+        return product.cpu().numpy()
+
+    def square_norms(self) -> np.ndarray:
+        """Sum of squared weights of each row, (cells,) float64."""
+        if self.column is not None:
+            squares = self.rows.times(self.column.square()[:, None])
+        else:
+            squares = self.rows.squared().times(torch.ones((self.shape[1], 1), device=self.rows.device))
+        return squares[:, 0].double().cpu().numpy()
+
+    def _on_device(self, dense: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(dense, np.float32)).to(self.rows.device)
+
+
+def shuffled(store: PackedRows, cells: torch.Tensor, generator: torch.Generator) -> PackedRows:
+    """Rows of `cells` with their open peaks dealt out again at random; a peak dealt twice to a
+    cell is kept once.
+    """
+    device = store.device
+    lengths = store.lengths[cells].long()
+    row = torch.repeat_interleave(torch.arange(len(cells), device=device), lengths)
+    position = store.starts[cells][row] + torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
+    peaks = store.indices[position].long()
+    dealt = peaks[torch.randperm(len(peaks), generator=generator, device=device)]
+    entries = torch.unique(row * store.n_peaks + dealt)  # in rising order: by row, then by peak
+    row, peak = entries // store.n_peaks, entries % store.n_peaks
+    lengths = torch.bincount(row, minlength=len(cells))
+    return PackedRows(
+        peak.to(torch.int32),
+        lengths.cumsum(0) - lengths,
+        lengths.to(torch.int32),
+        None,
+        store.n_peaks,
+        lengths.cpu().numpy(),
+        store.fused,
+    )

@@ -1,0 +1,116 @@
+"""How ``train`` uses a GPU: which one, how much of its memory, how exact, and what is reported
+if it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from scale_toolkit.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from scale_toolkit.config import TrainConfig
+    from scale_toolkit.model.cells import OnGpu
+
+#: What a CUDA error says if another process holds the GPU.
+_BUSY = ("busy or unavailable", "all CUDA-capable devices are busy")
+
+
+def find_device(name: str) -> torch.device:
+    """Return the torch device of this name; ``auto`` is a CUDA GPU if there is one, else the
+    CPU.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(f"device is {name!r}", "auto, cpu, cuda, cuda:N or mps", "use --device auto")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
+    if not available:
+        raise DeviceError(
+            f"no {device.type.upper()} device is here, and {name} was asked for",
+            "a GPU that torch can use",
+            "use --device auto to take the CPU where there is no GPU",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs", "a number below that", "use --device cuda"
+        )
+    return device
+
+
+def gpu_settings(settings: TrainConfig) -> OnGpu:
+    """The options of ``train`` that say how a GPU is used."""
+    from scale_toolkit.model.cells import OnGpu
+
+    memory = None if settings.gpu_memory is None else int(settings.gpu_memory * 1e9)
+    return OnGpu(memory, settings.deterministic)
+
+
+@contextmanager
+def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
+    """Set up torch for `settings` while the device is used, and turn its failures into errors of
+    one line.
+
+    Raises
+    ------
+    DeviceError
+        The GPU has too little memory, is held by another process, or fails.
+    """
+    import torch
+
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    if device.type == "cuda":
+        # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the
+        # peaks does
+        torch.set_float32_matmul_precision("high" if settings.precision == "auto" else "highest")
+        if settings.deterministic:
+            # read when cuBLAS is first used
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise DeviceError(
+            f"{device} ran out of memory ({_memory(device)})",
+            "a GPU with more memory free",
+            "lower --gpu-memory or --batch-size, or use --device cpu; a --checkpoint that was asked for is kept",
+        ) from None
+    except RuntimeError as error:
+        first_line = str(error).partition("\n")[0].removesuffix(".")
+        if device.type != "cuda" or not ("CUDA" in first_line or "cu" in type(error).__name__.lower()):
+            raise
+        if any(words in first_line for words in _BUSY):
+            raise DeviceError(
+                f"{device} is held by another process ({first_line})", "a GPU that is free", "wait for it, or name another"
+            ) from None
+        raise DeviceError(
+            f"{device} failed ({first_line})",
+            "a GPU that stays available",
+            "run the same command again: with --checkpoint it goes on after the last checkpoint",
+        ) from None
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def _memory(device: torch.device) -> str:
+    """Free and total memory of a GPU, and what this process holds of it."""
+    import torch
+
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device)
+    except (RuntimeError, AssertionError):
+        return "its memory cannot be read"
+    return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free, {held / 1e9:.1f} GB held by this job"
