@@ -1,7 +1,8 @@
 """``train`` on one CUDA GPU: parity with the CPU, repeated runs, times, memory and the load of the
 GPU.
 
-    python benchmarks/gpu.py [--sizes small,medium,large] [--only parity,sizes,busy] [--profile]
+    python benchmarks/gpu.py [--sizes small,medium,large] [--only kernels,parity,busy,sizes]
+    [--profile]
 
 Needs nothing from the network and under six minutes; cells are simulated on the GPU. A bare machine
 needs torch (with Triton), NumPy, SciPy, pandas, scikit-learn, numba, h5py and, as wheels carried
@@ -38,6 +39,8 @@ from sklearn.metrics import adjusted_rand_score
 import scale_toolkit as scale
 from scale_toolkit import keys
 
+# the CPU to try this script itself
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TYPES = 12
 SIZES = {  # cells, peaks, open peaks of a cell; further options of `train`; bar in seconds
     "small": ((10_000, 50_000, 3_000), {}, 3),
@@ -47,11 +50,17 @@ SIZES = {  # cells, peaks, open peaks of a cell; further options of `train`; bar
 LARGEST_SAMPLE = 20_000  # cells that k-means sees
 
 
+def synchronize() -> None:
+    """Wait for the GPU."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: float = 0.7) -> anndata.AnnData:
     """Cells of `TYPES` types: a fifth of the peaks is log-normally more or less frequent in each
     type; depth is log-normal.
     """
-    device = torch.device("cuda")
+    device = DEVICE
     generator = torch.Generator(device).manual_seed(seed)
     base = torch.randn(n_peaks, generator=generator, device=device)
     special = torch.rand((TYPES, n_peaks), generator=generator, device=device) < 0.2
@@ -102,10 +111,10 @@ def held_out(cells: anndata.AnnData) -> float:
 
 def trained(cells: anndata.AnnData, **options) -> tuple[anndata.AnnData, float]:
     bare = anndata.AnnData(cells.X, obs=cells.obs.copy(), var=cells.var.copy())
-    torch.cuda.synchronize()
+    synchronize()
     started = time.perf_counter()
     done = scale.train(bare, **options)
-    torch.cuda.synchronize()
+    synchronize()
     return done, time.perf_counter() - started
 
 
@@ -114,26 +123,70 @@ def relative(a: anndata.AnnData, b: anndata.AnnData) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
+def first() -> None:
+    """Small trainings: kernels are compiled, libraries loaded."""
+    started = time.perf_counter()
+    for seed in (0, 1):
+        trained(simulated(1_000, 12_000, 300), device=DEVICE.type, seed=seed)
+    print(f"first trainings: {time.perf_counter() - started:.1f} s", flush=True)
+
+
+def kernels() -> None:
+    """The sparse products by Triton kernels against those by torch operations: error and time."""
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.model.draws import Draws, Purpose, threshold_of
+    from scale_toolkit.model.packed import Mask, StoredRows, pack
+
+    device = DEVICE
+    counts = simulated(10_000, 50_000, 3_000).X
+    store = pack(MatrixRows(counts), device)
+    plain = pack(MatrixRows(counts), device, fused=False)
+    idf = torch.rand(50_000, device=device)
+    print("| rows × columns | product | relative error | ms, Triton | ms, torch |\n|---|---|---|---|---|")
+    for n_rows, n_columns in ((256, 11), (256, 21), (1024, 21), (10_000, 49)):
+        index = torch.randperm(10_000, device=device)[:n_rows]
+        mask = Mask(Draws(0, device).keys(Purpose.MASK, 1, n_rows), threshold_of(0.5))
+        by_triton, by_torch = (StoredRows(rows, index, idf, mask) for rows in (store, plain))
+        dense = torch.randn(50_000, n_columns, device=device)
+        upstream = torch.randn(n_rows, n_columns, device=device)
+        for name, operand in (("times", dense), ("transposed_times", upstream)):
+            expected = getattr(by_torch, name)(operand)
+            difference = (getattr(by_triton, name)(operand) - expected).norm() / expected.norm()
+            times = []
+            for rows in (by_triton, by_torch):
+                getattr(rows, name)(operand)
+                synchronize()
+                started = time.perf_counter()
+                for _ in range(5):
+                    getattr(rows, name)(operand)
+                synchronize()
+                times.append(200 * (time.perf_counter() - started))
+            print(
+                f"| {n_rows:,} × {n_columns} | {name} | {float(difference):.1e} | {times[0]:.3f} | {times[1]:.3f} |",
+                flush=True,
+            )
+
+
 def parity() -> None:
     """The same training on both devices."""
     cells = simulated(2_000, 12_000, 500)
     print("| parity: 2,000 × 12,000, 500 open | value |\n|---|---|", flush=True)
     few = {"max_iter": 20, "patience": 0, "seed": 0}
     start = {"max_iter": 1, "lr": 1e-9, "patience": 0, "seed": 0}
-    cpu, gpu = (trained(cells, device=device, **few)[0] for device in ("cpu", "cuda"))
+    cpu, gpu = (trained(cells, device=device, **few)[0] for device in ("cpu", DEVICE.type))
     print(f"| latent after 20 steps, relative difference to the CPU | {relative(gpu, cpu):.2e} |", flush=True)
-    cpu, gpu = (trained(cells, device=device, **start)[0] for device in ("cpu", "cuda"))
+    cpu, gpu = (trained(cells, device=device, **start)[0] for device in ("cpu", DEVICE.type))
     print(f"| latent of the start, relative difference to the CPU | {relative(gpu, cpu):.2e} |", flush=True)
-    again = trained(cells, device="cuda", **few)[0]
-    print(f"| two runs on the GPU, relative difference | {relative(again, trained(cells, device='cuda', **few)[0]):.2e} |")
-    same = [trained(cells, device="cuda", deterministic=True, **few)[0] for _ in range(2)]
+    again = trained(cells, device=DEVICE.type, **few)[0]
+    print(f"| two runs on the GPU, relative difference | {relative(again, trained(cells, device=DEVICE.type, **few)[0]):.2e} |")
+    same = [trained(cells, device=DEVICE.type, deterministic=True, **few)[0] for _ in range(2)]
     print(f"| two runs with --deterministic | {relative(*same):.2e} |", flush=True)
-    streamed = trained(cells, device="cuda", gpu_memory=0.0, **few)[0]
+    streamed = trained(cells, device=DEVICE.type, gpu_memory=0.0, **few)[0]
     print(f"| counts copied batch by batch (--gpu-memory 0), difference to resident | {relative(streamed, again):.2e} |")
     for name, options in (
         ("CPU", {"device": "cpu"}),
-        ("GPU float32", {"device": "cuda"}),
-        ("GPU auto", {"device": "cuda", "precision": "auto"}),
+        ("GPU float32", {"device": DEVICE.type}),
+        ("GPU auto", {"device": DEVICE.type, "precision": "auto"}),
     ):
         runs = [trained(cells, seed=seed, **options) for seed in (0, 1, 2)]
         scores = ", ".join(f"{ari(run):.3f}" for run, _ in runs)
@@ -150,20 +203,21 @@ def sizes(names: list[str], *, profile: bool) -> None:
         started = time.perf_counter()
         cells = simulated(n_cells, n_peaks, n_open)
         simulation = time.perf_counter() - started
-        options = {"device": "cuda"} | options
+        options = {"device": DEVICE.type} | options
         passes = options.pop("passes", None)
         if passes:
             batch_size = options["batch_size"]
             steps_an_epoch = max(16, n_cells // (16 * batch_size))
             options |= {"patience": 0, "max_epochs": -(-passes * n_cells // (batch_size * steps_an_epoch))}
-        torch.cuda.reset_peak_memory_stats()
+        if DEVICE.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         profiler = cProfile.Profile()
         if profile:
             profiler.enable()
         done, seconds = trained(cells, **options)
         profiler.disable()
         notes = scale.receipts(done)[-1]["notes"]
-        held = torch.cuda.max_memory_allocated() / 1e9
+        held = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else 0
         read = notes["steps"] * options.get("batch_size", 256) / n_cells
         named_options = ", ".join(f"{key} {value}" for key, value in options.items() if key != "device") or "defaults"
         print(
@@ -176,7 +230,8 @@ def sizes(names: list[str], *, profile: bool) -> None:
         if profile:
             pstats.Stats(profiler).sort_stats("tottime").print_stats(14)
         del cells, done
-        torch.cuda.empty_cache()
+        if DEVICE.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def busy() -> None:
@@ -192,9 +247,11 @@ def busy() -> None:
     from scale_toolkit.model.trainer import train_epoch
 
     counts = simulated(10_000, 50_000, 3_000).X
-    device = torch.device("cuda")
+    device = DEVICE
     peak_sums = np.bincount(counts.indices, minlength=50_000)
-    cells = CellsOnDevice(MatrixRows(counts), EncoderView(log_transform=False, weighting=fit_weighting(10_000, peak_sums)), device)
+    cells = CellsOnDevice(
+        MatrixRows(counts), EncoderView(log_transform=False, weighting=fit_weighting(10_000, peak_sums)), device
+    )
     print("| 10,000 × 50,000, one pass | ms a step | GPU busy | longest kernels |\n|---|---|---|---|")
     for batch_size in (256, 1024):
         for graphed in (True, False):
@@ -211,14 +268,14 @@ def busy() -> None:
 
             for number in range(5):
                 epoch(number)
-            torch.cuda.synchronize()
+            synchronize()
             started = time.perf_counter()
             n_steps = epoch(5)
-            torch.cuda.synchronize()
+            synchronize()
             plain = time.perf_counter() - started
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
                 epoch(6)
-                torch.cuda.synchronize()
+                synchronize()
             kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
             used = covered([(event.time_range.start, event.time_range.end) for event in kernels])
             by_name: dict[str, float] = {}
@@ -247,19 +304,20 @@ def covered(intervals: list[tuple[float, float]]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="small,medium,large")
-    parser.add_argument("--only", default="parity,busy,sizes")
+    parser.add_argument("--only", default="kernels,parity,busy,sizes")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
-    free, total = torch.cuda.mem_get_info()
-    print(
-        f"{torch.cuda.get_device_name()}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, torch {torch.__version__}", flush=True
-    )
-    started = time.perf_counter()
-    for seed in (0, 1):  # kernels are compiled, libraries loaded
-        trained(simulated(1_000, 12_000, 300), device="cuda", seed=seed)
-    print(f"first trainings: {time.perf_counter() - started:.1f} s", flush=True)
-    parts = {"parity": parity, "busy": busy, "sizes": lambda: sizes(args.sizes.split(","), profile=args.profile)}
-    for name in args.only.split(","):
+    if DEVICE.type == "cuda":
+        free, total = (number / 1e9 for number in torch.cuda.mem_get_info())
+        print(f"{torch.cuda.get_device_name()}, {free:.0f} of {total:.0f} GB free, torch {torch.__version__}", flush=True)
+    parts = {
+        "first": first,
+        "kernels": kernels,
+        "parity": parity,
+        "busy": busy,
+        "sizes": lambda: sizes(args.sizes.split(","), profile=args.profile),
+    }
+    for name in ("first", *args.only.split(",")):
         try:
             parts[name]()
         except Exception:
