@@ -57,9 +57,16 @@ class SelectPeaksConfig(Config):
         "highly variable features) or tfidf-variance.",
         choices=("variability", "episcanpy", "hvg", "tfidf-variance"),
     )
-    n_peaks: int = option(100_000, "Keep at most this many peaks, the best-scored first.", minimum=1)
+    n_peaks: int = option(
+        100_000, "Keep at most this many peaks, the best-scored first; -1: all.", minimum=-1
+    )
     min_score: float | None = option(None, "Keep only peaks that score at least this.")
     mark_only: bool = option(False, "Keep every peak and only mark the selected ones in var['selected'].")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_peaks == 0:
+            raise OptionError("n_peaks is 0", "1 or more, or -1 for all")
 
 
 #: Values of the options of `TrainConfig` that are None.
@@ -108,6 +115,7 @@ class TrainConfig(Config):
         "0: train to the end (fast: 5; paper: 50; release: 0).",
         minimum=0,
     )
+    all_peaks: bool = option(False, "Model every peak, whatever var['selected'] says.")
     log_transform: bool = option(False, "Let the encoder see log2(count + 1); the targets stay binary.")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     gpu_memory: float | None = option(

@@ -111,16 +111,16 @@ def test_a_group_that_holds_itself_is_looked_at_once(tmp_path, planted):
 
 
 def test_a_line_without_an_end_is_no_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(source, "LONGEST_LINE", 1000)
     (tmp_path / "counts.tsv").write_text("\ta\tb\n" + "1" * 5000)
-    with pytest.raises(InputError, match="a line of more than 1,000 letters"):
+    with pytest.raises(InputError, match="a line of more than 1,000 characters"):
         read_any(tmp_path / "counts.tsv")
 
 
 def test_lines_are_read_as_before(tmp_path):
     text = "\ta\tb\r\nchr1:1-2\t1\t0\r\n"
     (tmp_path / "counts.tsv").write_text(text, newline="")
-    with files.open_text(tmp_path / "counts.tsv") as file:
+    with source.open_text(tmp_path / "counts.tsv") as file:
         assert list(file) == text.splitlines(keepends=True)
     matrix = read_any(tmp_path / "counts.tsv").X
     assert (matrix != sparse.csr_matrix([[1], [0]])).nnz == 0

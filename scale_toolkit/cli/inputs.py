@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import FragmentsConfig
 
-_SUFFIXES = (".gz", ".h5ad", ".h5mu", ".zarr", ".h5", ".txt", ".tsv", ".csv")
+_SUFFIXES = (".gz", ".loom", ".fragments", ".bed", ".h5ad", ".h5mu", ".zarr", ".h5", ".txt", ".tsv", ".csv")
 
 
-def read_inputs(sources: Sequence[str], names: Sequence[str] = (), modality: str | None = None) -> AnnData | dict[str, AnnData]:
+def read_inputs(
+    sources: Sequence[str],
+    names: Sequence[str] = (),
+    modality: str | None = None,
+    barcodes: Sequence[str] | None = None,
+) -> AnnData | dict[str, AnnData]:
     """Read one input as an AnnData, or several as a dict by batch name.
 
     Parameters
@@ -26,21 +31,77 @@ def read_inputs(sources: Sequence[str], names: Sequence[str] = (), modality: str
     names
         Names of the batches; without them, those of the files.
     modality
-        The modality of every h5mu, where their names do not say that they are ATAC.
+        The modality of every h5mu, if their names do not say that they are ATAC.
+    barcodes
+        Keep these cells; None for all.
     """
+    from scale_toolkit.io.readers import read_any
+
+    return _by_batch(sources, names, lambda source: read_any(source, modality=modality, barcodes=barcodes))
+
+
+def read_fragments(
+    fragments: Sequence[str],
+    peaks: Path,
+    counting: FragmentsConfig,
+    names: Sequence[str] = (),
+    *,
+    barcodes: Sequence[str] | None = None,
+    gtf: Path | None = None,
+) -> AnnData | dict[str, AnnData]:
+    """Count one or several fragments files over one set of peaks, which is read once.
+
+    Parameters
+    ----------
+    fragments, peaks
+        Paths, or ``-`` (once).
+    counting
+        How fragments are counted.
+    names
+        Names of the batches; without them, those of the files.
+    barcodes
+        Count these cells; None for all.
+    gtf
+        Genes, for the TSS enrichment of each cell.
+    """
+    from scale_toolkit.io.genes import read_gtf
+    from scale_toolkit.io.readers import read_any
+    from scale_toolkit.io.regions import read_bed
+
+    if [*fragments, str(peaks)].count("-") > 1:
+        raise UsageError("standard input is given twice", "one - at most")
+    regions, genes = read_bed(peaks), read_gtf(gtf) if gtf else None
+
+    def read(source: str) -> AnnData:
+        return read_any(
+            None,
+            fragments=source,
+            peaks=regions,
+            fragments_config=counting,
+            barcodes=barcodes,
+            genes=genes,
+        )
+
+    return _by_batch(fragments, names, read)
+
+
+def _by_batch(
+    sources: Sequence[str], names: Sequence[str], read: Callable[[str], AnnData]
+) -> AnnData | dict[str, AnnData]:
     if sources.count("-") > 1:
         raise UsageError("standard input is given twice", "one - at most")
     if names and len(names) != len(sources):
-        raise UsageError(f"--batch-names has {len(names)} names", f"one for each of the {len(sources)} inputs")
-    names = names or batch_names(sources)
+        raise UsageError(
+            f"--batch-names has {len(names)} names", f"one for each of the {len(sources)} inputs"
+        )
+    from_files = batch_names(sources)
+    names = names or from_files
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"two inputs are named {twice[0]!r}", "a name of its own for each", "give --batch-names A,B")
-    from scale_toolkit.io.readers import read_any
-
-    if len(sources) == 1 and names == batch_names(sources):
-        return read_any(sources[0], modality=modality)
-    return {name: read_any(source, modality=modality) for name, source in zip(names, sources)}
+        raise UsageError(f"two inputs are named {twice[0]!r}", "distinct names", "give --batch-names A,B")
+    if len(sources) == 1 and names == from_files:
+        return read(sources[0])
+    return {name: read(source) for name, source in zip(names, sources, strict=True)}
 
 
 def batch_names(sources: Sequence[str]) -> list[str]:
@@ -54,10 +115,3 @@ def _bare(path: Path) -> Path:
     while path.suffix in _SUFFIXES:
         path = path.with_suffix("")
     return path
-
-
-def read_fragments(fragments: Path, peaks: Path, counting: FragmentsConfig) -> AnnData:
-    """Count a fragments file over peaks."""
-    from scale_toolkit.io.readers import read_any
-
-    return read_any(None, fragments=fragments, peaks=peaks, fragments_config=counting)

@@ -25,9 +25,43 @@ BatchNames = Annotated[
 ]
 Blacklist = Annotated[Path | None, given("--blacklist", metavar="BED", help="Drop peaks that overlap these regions.")]
 Fragments = Annotated[
-    Path | None, given("--fragments", metavar="FILE", help="Count this 10x fragments file over --peaks.", panel=_FRAGMENTS)
+    list[str] | None,
+    given(
+        "--fragments",
+        metavar="FILE",
+        help="Count this 10x fragments file over --peaks; again for each further file, which becomes a batch.",
+        panel=_FRAGMENTS,
+    ),
 ]
-Peaks = Annotated[Path | None, given("--peaks", metavar="BED", help="Peaks to count over.", panel=_FRAGMENTS)]
+Peaks = Annotated[
+    Path | None,
+    given("--peaks", metavar="BED", help="Peaks to count over.", panel=_FRAGMENTS),
+]
+Gtf = Annotated[
+    Path | None,
+    given(
+        "--gtf",
+        metavar="FILE",
+        help="Genes (GTF, plain or gzip): add each cell's TSS enrichment to obs.",
+        panel=_FRAGMENTS,
+    ),
+]
+Barcodes = Annotated[
+    Path | None,
+    given(
+        "--barcodes",
+        metavar="FILE",
+        help="Keep only these cells: barcodes.tsv, or Cell Ranger's singlecell.csv or per_barcode_metrics.csv.",
+    ),
+]
+Metadata = Annotated[
+    Path | None,
+    given(
+        "--metadata",
+        metavar="TABLE",
+        help="Add the columns of this table (.tsv, .csv) to obs, by its column of barcodes.",
+    ),
+]
 
 
 @command
@@ -39,6 +73,9 @@ def prepare(
     blacklist: Blacklist = None,
     fragments: Fragments = None,
     peaks: Peaks = None,
+    gtf: Gtf = None,
+    barcodes: Barcodes = None,
+    metadata: Metadata = None,
     *,
     counting: Annotated[FragmentsConfig, Options(panel=_FRAGMENTS)],
     config: Annotated[PrepareConfig, Options(panel="Cells and peaks")],
@@ -52,16 +89,25 @@ def prepare(
         raise UsageError(f"--fragments and the input {inputs[0]}", "one of the two")
     if fragments and modality:
         raise UsageError("both --fragments and --modality", "one of the two", "drop --modality")
-    sources = [str(fragments), str(peaks)] if fragments else inputs or ["-"]
+    if gtf and not fragments:
+        raise UsageError("--gtf without --fragments", "both", "drop --gtf, or give it to `scale markers`")
+    sources = [*fragments, str(peaks)] if fragments else inputs or ["-"]
+    from scale_toolkit.io.cells import read_cells, read_metadata
     from scale_toolkit.io.files import check_destination
     from scale_toolkit.io.h5ad import write_h5ad
 
-    check_destination(output, [*sources, *([blacklist] if blacklist else [])], stdout=talk.binary_stdout())
+    further = [path for path in (blacklist, gtf, barcodes, metadata) if path]
+    check_destination(output, [*sources, *further], stdout=talk.binary_stdout())
     from scale_toolkit.io.regions import read_bed
     from scale_toolkit.stages.prepare import prepare as stage
 
     regions = read_bed(blacklist) if blacklist else None
-    cells = read_fragments(fragments, peaks, counting) if fragments else read_inputs(sources, names, modality)
+    listed = read_cells(barcodes) if barcodes else None
+    table = read_metadata(metadata) if metadata else None
+    if fragments and peaks:
+        cells = read_fragments(fragments, peaks, counting, names, barcodes=listed, gtf=gtf)
+    else:
+        cells = read_inputs(sources, names, modality, listed)
     with talk.progress() as progress:
-        result = stage(cells, config, progress=progress, blacklist=regions)
+        result = stage(cells, config, progress=progress, blacklist=regions, metadata=table)
     write_h5ad(result, output, stdout=talk.binary_stdout())

@@ -42,6 +42,34 @@ def parse_names(names: Sequence[str] | pd.Index) -> pd.DataFrame:
     return parts
 
 
+def match_names(wanted: Sequence[str] | pd.Index, names: pd.Index) -> np.ndarray:
+    """Find peaks by name, or by interval if the spelling differs (``chr1:1-2``, ``chr1-1-2``).
+
+    Parameters
+    ----------
+    wanted
+        Peak names to find.
+    names
+        Peak names to find them in, without duplicates.
+
+    Returns
+    -------
+    ndarray of intp
+        The position of each in `names`, −1 if it is missing.
+    """
+    wanted = pd.Index(wanted, dtype=object)
+    positions: np.ndarray = names.get_indexer(wanted)
+    missing = np.flatnonzero(positions < 0)
+    if not len(missing):
+        return positions
+    keys = [pd.MultiIndex.from_frame(parse_names(some)) for some in (wanted[missing], names)]
+    known = ~keys[1].get_level_values("chrom").isna() & ~keys[1].duplicated(keep=False)
+    found = pd.Series(np.flatnonzero(known), index=keys[1][known]).reindex(keys[0])
+    is_interval = ~keys[0].get_level_values("chrom").isna()
+    positions[missing] = np.where(is_interval & found.notna(), found.fillna(-1), -1).astype(np.intp)
+    return positions
+
+
 def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataFrame:
     """Parse peak names that must all be intervals; the error names the first that is none, and the `purpose`."""
     table = parse_names(names)

@@ -70,8 +70,12 @@ class Runs:
 
     @property
     def pointers(self) -> np.ndarray:
-        """Where each row begins, and the last one ends: int64."""
-        return np.concatenate(self._pointers)
+        """Where each row begins, and the last one ends: int32 like the indices, if that is enough.
+
+        SciPy wants one type for both: with two, taking rows of what was read fails.
+        """
+        pointers = np.concatenate(self._pointers)
+        return pointers.astype(np.int32) if self.stored <= np.iinfo(np.int32).max else pointers
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         run, filled = self._new(), 0

@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 import fcntl
 import functools
-import gzip
-import io
 import os
 import platform
 import re
@@ -18,11 +16,10 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from scale_toolkit.errors import InputError, UsageError
 
@@ -35,9 +32,6 @@ _UMASK = threading.Lock()
 _LOCK = "lock"
 _PRIVATE = re.compile(r"\..*\.scale-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[^.-]+", re.DOTALL)
 _SECONDS_HERE, _SECONDS_ELSEWHERE = 60, 86400
-
-#: Letters of a line of text, at most: a count table of 50 million cells has longer ones.
-LONGEST_LINE = 1 << 27
 
 #: What a private folder calls the folder it takes the place of, while neither is there (see `private_folder`).
 MOVED_ASIDE = "old"
@@ -238,7 +232,7 @@ def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
     """Copy `stream` to its end into `spool`, a block at a time; returns the number of bytes."""
     reader = getattr(stream, "raw", stream)
     while True:
-        _wait_for(reader)
+        wait_for(reader)
         block = stream.read1(_BLOCK) if hasattr(stream, "read1") else stream.read(_BLOCK)
         if not block:
             break
@@ -247,7 +241,7 @@ def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
     return spool.tell()
 
 
-def _wait_for(stream: Any) -> None:
+def wait_for(stream: Any) -> None:
     """Wait until `stream` can be read, half a second at a time: a signal that comes just before a read would wait for it."""
     try:
         while not select.select([stream], [], [], 0.5)[0]:
@@ -297,53 +291,6 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read (no permission)", "", "check its owner and mode")
     return path
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether the file starts as gzip does, whatever its name says."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-@contextmanager
-def open_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a text file, plain or gzip (by content); a truncated or binary one ends in an `InputError`, wherever it is met."""
-    path = existing_file(path)
-    try:
-        if is_gzip(path):
-            with gzip.open(path) as unpacked, _Lines(unpacked, path) as file:
-                yield file
-        else:
-            with path.open("rb") as plain, _Lines(plain, path) as file:
-                yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text", "a text file, plain or gzip", "check that this is the right file") from error
-
-
-class _Lines(io.TextIOWrapper):
-    """Text whose lines are bounded: a small gzip may unpack to one line without an end."""
-
-    def __init__(self, binary: IO[bytes], path: Path) -> None:
-        super().__init__(binary, encoding="utf-8-sig", newline="")
-        self._path = path
-
-    def readline(self, size: int = -1) -> str:
-        line = super().readline(LONGEST_LINE if size < 0 else size)
-        if size < 0 and len(line) == LONGEST_LINE:
-            raise InputError(
-                f"{self._path} has a line of more than {LONGEST_LINE:,} letters",
-                "text in lines",
-                "check that it is the right file",
-            )
-        return line
-
-    def __next__(self) -> str:
-        line = self.readline()
-        if not line:
-            raise StopIteration
-        return line
 
 
 def _stdout() -> BinaryIO:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scale_toolkit.errors import InputError
-from scale_toolkit.io import files
+from scale_toolkit.io.source import open_text
 
 _ATTRIBUTE = re.compile(r'(\w+) +"([^"]*)"')
 #: Lines that say where a gene begins, the best first: some files have no lines for genes, and some only exons.
@@ -39,7 +39,7 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
         A line that is no GTF (its number is told; GFF3 is recognised), or a file without genes.
     """
     found: dict[str, dict[str, tuple]] = {feature: {} for feature in _FEATURES}
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.startswith("#") or not line.strip():
                 continue

@@ -6,7 +6,6 @@ import gzip
 import os
 import shutil
 import tempfile
-import zlib
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pandas as pd
 from scale_toolkit.core.intervals import check_chromosomes
 from scale_toolkit.errors import InputError
 from scale_toolkit.extras import library
-from scale_toolkit.io import files
+from scale_toolkit.io.source import Source, open_source, whole_gzip
 
 _BLOCK = 1 << 20
 
@@ -48,23 +47,29 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
         The file lacks some of the peaks' chromosomes.
     """
     pyfaidx = library("pyfaidx")
-    path = files.existing_file(path)
-    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-        plain, index = path, Path(f"{path}.fai")
-        if files.is_gzip(path):
+    with (
+        open_source(path) as source,
+        tempfile.TemporaryDirectory(prefix="scale-") as folder,
+    ):
+        file = source.path
+        index = Path(f"{file}.fai")
+        if file is None or source.is_gzip:  # pyfaidx needs a file with a name, and not gzip
             plain, index = Path(folder) / "genome.fa", Path(folder) / "genome.fa.fai"
-            _unpack(path, plain)
-        elif not index.exists() or index.stat().st_size == 0 or index.stat().st_mtime < path.stat().st_mtime:
-            index = Path(folder) / "genome.fa.fai"
+            _unpack(source, plain)
+        else:
+            plain = file
+            has_index = index.exists() and index.stat().st_size > 0
+            if not has_index or index.stat().st_mtime < file.stat().st_mtime:
+                index = Path(folder) / "genome.fa.fai"
         try:
             genome = pyfaidx.Fasta(str(plain), indexname=str(index), as_raw=True)
         except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeDecodeError) as error:
             found = " ".join(str(error).split()).replace(str(plain), str(path))
             raise InputError(
-                f"{path} cannot be read as FASTA: {found}", "a genome in FASTA, plain or gzip", "mend or replace it"
+                f"{path} cannot be read as FASTA: {found}", "a genome in FASTA, plain or gzip", "repair or replace it"
             ) from None
         with genome:
-            return _cut(genome, peaks, path)
+            return _cut(genome, peaks, Path(source.name))
 
 
 def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
@@ -85,9 +90,7 @@ def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
     ]
 
 
-def _unpack(path: Path, plain: Path) -> None:
-    try:
-        with gzip.open(path) as packed, plain.open("wb") as file:
-            shutil.copyfileobj(packed, file, _BLOCK)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is truncated or damaged gzip", "a whole file", "make or copy it again") from error
+def _unpack(source: Source, plain: Path) -> None:
+    binary = gzip.open(source.binary()) if source.is_gzip else source.binary()
+    with whole_gzip(source.name), plain.open("wb") as file:
+        shutil.copyfileobj(binary, file, _BLOCK)

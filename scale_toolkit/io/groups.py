@@ -16,6 +16,7 @@ from scale_toolkit.core.intervals import require_intervals
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io import files
 from scale_toolkit.io.bigwig import Track, write_bigwig
+from scale_toolkit.io.source import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,7 +113,7 @@ def _lengths(intervals: pd.DataFrame, chrom_sizes: str | os.PathLike[str] | None
 def read_chrom_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
     """Read a file of two columns: chromosome and its length in bases."""
     sizes = {}
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip() or line.startswith("#"):
                 continue

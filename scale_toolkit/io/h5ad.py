@@ -6,7 +6,7 @@ import os
 import warnings
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -24,6 +24,7 @@ from scale_toolkit.io.hdf5 import (
     unreadable,
     whole,
 )
+from scale_toolkit.io.source import Source, open_source
 from scale_toolkit.io.write import MAPPINGS, write_anndata, write_h5ad
 from scale_toolkit.memory import bounded, check_fits
 
@@ -52,8 +53,14 @@ class H5adFile:
         Barcodes and peaks as the last `read` found them.
     """
 
-    def __init__(self, root: h5py.File, name: str, status: os.stat_result | None) -> None:
-        self.root, self.name, self.status = root, name, status
+    def __init__(
+        self,
+        root: h5py.Group,
+        name: str,
+        status: os.stat_result | None,
+        mudata: h5py.File | None = None,
+    ) -> None:
+        self.root, self.name, self.status, self._mudata = root, name, status, mudata
         self.left_out: tuple[str, ...] = ()
         self.obs_names = self.var_names = pd.Index([])
 
@@ -72,7 +79,8 @@ class H5adFile:
         """
         import anndata
 
-        without = set(without)
+        # anndata before 0.7 has all arrays of obsm in one: it is read, for it cannot be copied in parts
+        without = {path for path in without if not self._is_old(path.split("/")[0])}
         with whole(self.name):
             with bounded(FOR_A_LOOK):
                 size = sum(stored_sizes(self.root, without))
@@ -83,6 +91,8 @@ class H5adFile:
                     "ignore", message=".*names are not unique", category=UserWarning
                 )
                 adata = anndata.AnnData(**self._elements(without))
+                if self._mudata is not None:
+                    stores.add_shared(adata, self._mudata, self.name)
             self.left_out = tuple(sorted(path for path in without if path in self.root))
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
@@ -93,9 +103,17 @@ class H5adFile:
             f"{mapping}/{name}"
             for mapping in MAPPINGS
             if mapping in self.root
-            for name in self.root[mapping]
+            for name in self._members(mapping)
         }
         return self.read(({"X", "raw"} | inside) - set(wanted))
+
+    def _is_old(self, mapping: str) -> bool:
+        """Whether a mapping is one compound array, as anndata before 0.7 wrote it."""
+        return mapping in MAPPINGS and isinstance(self.root.get(mapping), h5py.Dataset)
+
+    def _members(self, mapping: str) -> list[str]:
+        element = self.root[mapping]
+        return list(element.dtype.names or ()) if self._is_old(mapping) else list(element)
 
     def rows(self, path: str, cells: np.ndarray) -> np.ndarray | sparse.csr_matrix:
         """Read some rows (ascending numbers) of a matrix, dense or CSR; one that is stored by columns is read whole."""
@@ -122,9 +140,14 @@ class H5adFile:
                 part: _read(self, f"raw/{part}") for part in _RAW if f"raw/{part}" in self.root
             }
         for mapping in MAPPINGS:
-            if mapping in self.root and mapping not in without:
-                inside = [name for name in self.root[mapping] if f"{mapping}/{name}" not in without]
-                found[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
+            if mapping not in self.root or mapping in without:
+                continue
+            if self._is_old(mapping):
+                array = self.root[mapping][()]
+                found[mapping] = {name: np.asarray(array[name]) for name in self._members(mapping)}
+                continue
+            inside = [name for name in self.root[mapping] if f"{mapping}/{name}" not in without]
+            found[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
         return found
 
     def _table(self, name: str) -> pd.DataFrame:
@@ -148,7 +171,10 @@ class H5adFile:
 
 @contextmanager
 def open_h5ad(
-    source: str | os.PathLike[str], *, stdin: BinaryIO | None = None, modality: str | None = None
+    source: str | os.PathLike[str] | Source,
+    *,
+    stdin: BinaryIO | None = None,
+    modality: str | None = None
 ) -> Iterator[H5adFile]:
     """Open an h5ad for reading, or a zarr store or the ATAC modality of an h5mu as if they were one.
 
@@ -176,46 +202,46 @@ def open_h5ad(
         modality, or several, that may be ATAC.
     """
     with ExitStack() as stack:
-        if files.is_stream(source):
-            name = "standard input"
-            stream = files.input_stream(stdin)
-            if not stream.seekable():
-                spool = stack.enter_context(files.unlinked())
-                files.seekable_copy(stream, spool)
-                stream = spool
-            if stream.seek(0, os.SEEK_END) == 0:
-                raise InputError(
-                    "standard input is empty (0 bytes)",
-                    "the h5ad of the stage before",
-                    "look at that stage's error above",
-                )
-            stream.seek(0)
-            place, status = stream, files.status_of(stream)
-        elif stores.is_zarr_store(Path(source)):
-            name = os.fspath(source)
+        place: Path | IO[bytes]
+        if not isinstance(source, Source) and stores.is_zarr_store(Path(source)):
+            name, status = os.fspath(source), Path(source).stat()
             place = stack.enter_context(files.unlinked())
-            with h5py.File(place, "w") as root:
-                stores.copy_zarr(Path(source), root)
-            status = Path(source).stat()
+            with h5py.File(place, "w") as copy:
+                stores.copy_zarr(Path(source), copy)
         else:
-            name = os.fspath(source)
-            place = files.existing_file(source)
-            status = place.stat()
-        root: h5py.Group = stack.enter_context(open_hdf5(place, name))
-        with whole(name), bounded(FOR_A_LOOK):
-            if stores.is_mudata(root):
-                root = stores.modality_of(root, name, modality)
-            elif modality is not None:
-                raise UsageError(
-                    f"--modality {modality}, and {name} has no modalities",
-                    "an h5mu",
-                    "drop --modality",
+            opened = stack.enter_context(open_source(source, stdin=stdin))
+            name, status = opened.name, opened.status
+            if not opened.is_hdf5:
+                raise InputError(
+                    f"{name} is not an HDF5 file",
+                    "an h5ad",
+                    "other formats enter through `scale prepare`",
                 )
-            _check_is_h5ad(root, name)
-        yield H5adFile(root, name, status)
+            place = opened.hdf5_file()
+        root = stack.enter_context(open_hdf5(place, name))
+        yield h5ad_in(root, name, status, modality)
 
 
-def _check_is_h5ad(root: h5py.File, name: str) -> None:
+def h5ad_in(
+    root: h5py.File, name: str, status: os.stat_result | None, modality: str | None = None
+) -> H5adFile:
+    """Return the h5ad that an open HDF5 file is, or the modality of an h5mu; see `open_h5ad`."""
+    group: h5py.Group = root
+    whole_data = root if stores.is_mudata(root) else None
+    with whole(name), bounded(FOR_A_LOOK):
+        if whole_data is not None:
+            group = stores.modality_of(root, name, modality)
+        elif modality is not None:
+            raise UsageError(
+                f"--modality {modality}, and {name} has no modalities",
+                "an h5mu",
+                "drop --modality",
+            )
+        _check_is_h5ad(group, name)
+    return H5adFile(group, name, status, whole_data)
+
+
+def _check_is_h5ad(root: h5py.Group, name: str) -> None:
     if "obs" in root and "var" in root:
         return
     if "matrix" in root and "barcodes" in root["matrix"]:

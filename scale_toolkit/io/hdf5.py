@@ -73,6 +73,12 @@ def _open(file: Path | IO[bytes], name: str, kind: str) -> h5py.File:
             raise InputError(
                 f"{name} is truncated", f"a complete {kind}", "regenerate or re-download it"
             ) from error
+        if isinstance(error, BlockingIOError) or "unable to lock file" in text:
+            raise InputError(
+                f"{name} is open for writing in another program",
+                "a file that nobody writes to",
+                "close it there, or wait; on a file system without locks set HDF5_USE_FILE_LOCKING=FALSE",
+            ) from error
         if "signature" in text:
             raise InputError(
                 f"{name} is not an HDF5 file",

@@ -8,7 +8,7 @@ import re
 import numpy as np
 
 from scale_toolkit.errors import InputError
-from scale_toolkit.io import files
+from scale_toolkit.io.source import open_text
 
 _BASES = "ACGT"
 _EXPECTED = "MEME (version 4 or later) or JASPAR matrices of DNA motifs"
@@ -33,7 +33,7 @@ def read_motifs(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     InputError
         Neither of the two, a matrix that is none (its line is told), a name that comes twice, or no motif.
     """
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
     if lines and lines[0][1].startswith(">"):
         found = _jaspar(lines, path)

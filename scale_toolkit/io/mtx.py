@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,16 +13,20 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scale_toolkit.core.features import dropped, peaks_only
 from scale_toolkit.errors import InputError, ScaleWarning
-from scale_toolkit.io import files
+from scale_toolkit.io.names import Names, read_barcodes, read_features
+from scale_toolkit.io.source import open_source, open_text
 from scale_toolkit.io.stores import check_inside
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+log = logging.getLogger("scale_toolkit")
+
 _MATRIX = (".mtx", ".mtx.gz")
 _FIELDS = ("integer", "real", "pattern", "unsigned-integer")
-_WHOLE = "a whole Matrix Market file"
+_WHOLE = "a complete Matrix Market file"
 _ENTRIES = 5_000_000  # read at a time
 _DEFLATE = 1032  # gzip cannot shrink more than this
 
@@ -43,56 +48,68 @@ def read_folder(folder: Path) -> AnnData:
     Parameters
     ----------
     folder
-        Holds one file with ``count``, ``matrix`` or ``data`` in its name that ends in ``.mtx`` or ``.mtx.gz``, one with
-        ``peak`` (or ``feature``, ``region``) and one with ``barcode``. Peaks: a name a line, or the columns of a BED.
+        Holds one file with ``count``, ``matrix`` or ``data`` in its name that ends in ``.mtx`` or
+        ``.mtx.gz``, one with ``peak`` (or ``feature``, ``region``) and one with ``barcode``; see
+        `names` for what these may be.
 
     Returns
     -------
     AnnData
-        Cells × peaks, CSR float32. Peaks × cells or cells × peaks is told by the lengths; where both fit, peaks × cells.
+        Cells × peaks, CSR float32. Whether the rows are peaks or cells is decided by the lengths;
+        if both are possible, rows are peaks. Further columns of both names files are in obs and
+        var. Features that Cell Ranger ARC does not call peaks are left out, and counted.
 
     Raises
     ------
     InputError
-        A file is missing, doubled or damaged, or the lengths do not fit.
+        A file is missing, duplicated or damaged, or the lengths do not match.
     """
     from anndata import AnnData
 
-    counts, peaks, barcodes, header, upright = _opened(folder)
-    if upright and len(peaks) == len(barcodes):
+    counts, peaks, barcodes, header, peaks_are_rows = _opened(folder)
+    if peaks_are_rows and len(peaks.index) == len(barcodes.index):
         warnings.warn(
-            f"{counts} is square ({header.rows:,} × {header.columns:,}): its rows were taken as peaks, its columns as barcodes",
+            f"{counts} is square ({header.rows:,} × {header.columns:,}): "
+            "its rows were taken as peaks, its columns as barcodes",
             ScaleWarning,
             stacklevel=3,
         )
-    matrix = _read_matrix(counts, header)
-    matrix = (matrix.T if upright else matrix).tocsr().astype(np.float32)
-    return AnnData(sparse.csr_matrix(matrix), obs=pd.DataFrame(index=barcodes), var=pd.DataFrame(index=peaks))
+    entries = _read_matrix(counts, header)
+    matrix = sparse.csr_matrix((entries.T if peaks_are_rows else entries).tocsr(), dtype=np.float32)
+    adata = AnnData(matrix, obs=barcodes.columns, var=peaks.columns)
+    if peaks.kinds is None:
+        return adata
+    is_peak = peaks_only(peaks.kinds, str(folder))
+    if not is_peak.all():
+        log.info("%s: dropped %s", folder, dropped(peaks.kinds))
+        adata = adata[:, is_peak].copy()
+    return adata
 
 
 def size_of_folder(folder: Path) -> tuple[int, int, int]:
     """Cells, peaks and stored counts of such a folder, by the names and the header."""
     _, peaks, barcodes, header, _ = _opened(folder)
-    return len(barcodes), len(peaks), header.entries
+    return len(barcodes.index), len(peaks.index), header.entries
 
 
-def _opened(folder: Path) -> tuple[Path, list[str], list[str], _Header, bool]:
-    """The counts' file, both lists of names, the header, and whether peaks are its rows."""
+def _opened(folder: Path) -> tuple[Path, Names, Names, _Header, bool]:
+    """The counts' file, both names files, the header, and whether peaks are its rows."""
     counts, peak_file, barcode_file = _three_files(folder)
     for path in (counts, peak_file, barcode_file):
         check_inside(folder, path, "folder of counts, peaks and barcodes")
-    peaks, barcodes = _read_peaks(peak_file), _read_barcodes(barcode_file)
     header = _checked_header(counts)
     shape = header.rows, header.columns
-    upright = shape == (len(peaks), len(barcodes))
-    if not upright and shape != (len(barcodes), len(peaks)):
+    peaks, barcodes = read_features(peak_file, shape), read_barcodes(barcode_file, shape)
+    n_peaks, n_barcodes = len(peaks.index), len(barcodes.index)
+    peaks_are_rows = shape == (n_peaks, n_barcodes)
+    if not peaks_are_rows and shape != (n_barcodes, n_peaks):
         raise InputError(
-            f"{counts} is {shape[0]:,} × {shape[1]:,}, {peak_file.name} has {len(peaks):,} lines, "
-            f"{barcode_file.name} {len(barcodes):,}",
+            f"{counts} is {shape[0]:,} × {shape[1]:,}, {peak_file.name} has {n_peaks:,} lines, "
+            f"{barcode_file.name} {n_barcodes:,}",
             "a row a peak and a column a barcode, or the other way round",
-            "check that the three belong together and that no names file has a header",
+            "check that the three belong together",
         )
-    return counts, peaks, barcodes, header, upright
+    return counts, peaks, barcodes, header, peaks_are_rows
 
 
 def _three_files(folder: Path) -> tuple[Path, Path, Path]:
@@ -121,65 +138,35 @@ def _one(folder: Path, candidates: list[Path], words: tuple[str, ...], what: str
     raise InputError(f"the folder {folder} has no file of {what} (it holds {inside})", f"one {expected}", "add or rename it")
 
 
-def _lines(path: Path) -> list[list[str]]:
-    with files.open_text(path) as file:
-        rows = [line.rstrip("\r\n").split("\t") for line in file if line.strip() and not line.startswith("#")]
-    if not rows:
-        raise InputError(f"{path} holds no name", "one a line", "check the command that wrote it")
-    return [[field.strip().strip('"') for field in row] for row in rows]
-
-
-def _read_peaks(path: Path) -> list[str]:
-    rows = [row if len(row) > 1 else row[0].split() for row in _lines(path)]
-    if rows[0][0] in ("track", "browser"):
-        rows = [row for row in rows if row[0] not in ("track", "browser")]
-    width = min(map(len, rows), default=0)
-    if width >= 3 and all(row[1].isdigit() and row[2].isdigit() for row in rows):
-        return [f"{row[0]}:{row[1]}-{row[2]}" for row in rows]
-    if width >= 3:  # 10x features.tsv: id, name, type, and for peaks the interval again
-        return [row[0] for row in rows]
-    return _distinct_column(rows, width)
-
-
-def _read_barcodes(path: Path) -> list[str]:
-    rows = _lines(path)
-    return _distinct_column(rows, min(map(len, rows)))
-
-
-def _distinct_column(rows: list[list[str]], width: int) -> list[str]:
-    """The last column, as SCALE reads it, unless it repeats itself and one before it does not."""
-    columns = [[row[at] for row in rows] for at in reversed(range(width))]
-    return next((column for column in columns if len(set(column)) == len(column)), columns[0])
-
-
 def _checked_header(path: Path) -> _Header:
     """Read the banner and the sizes, and check that as many entries fit into the file at all."""
-    with files.open_text(path) as file:
+    with open_source(path) as source, open_text(source) as file:
+        is_gzip = source.is_gzip
         banner = file.readline().lower().split()
         if len(banner) != 5 or banner[:2] != ["%%matrixmarket", "matrix"]:
-            raise InputError(f"{path} has no banner", _WHOLE, "make or copy it again")
+            raise InputError(f"{path} has no banner", _WHOLE, "regenerate or re-download it")
         layout, field, symmetry = banner[2:]
         above, line = 1, "%"
         while line and (line.startswith("%") or not line.strip()):
             above, line = above + 1, file.readline()
     if layout not in ("coordinate", "array") or (layout, field) == ("array", "pattern"):
-        raise InputError(f"{path} has the layout {layout} {field}", "coordinate or array", "write it anew")
+        raise InputError(f"{path} has the layout {layout} {field}", "coordinate or array", "export it again")
     if field not in _FIELDS:
-        raise InputError(f"{path} holds {field} values", "integer counts", "write it anew")
+        raise InputError(f"{path} holds {field} values", "integer counts", "export it again")
     if symmetry != "general":
-        raise InputError(f"{path} is {symmetry}", "a general matrix: peaks and cells are two things", "write it anew")
+        raise InputError(f"{path} is {symmetry}", "a general matrix: peaks and cells are two things", "export it again")
     sizes = line.split()
     if len(sizes) != (3 if layout == "coordinate" else 2) or not all(size.isdecimal() and len(size) < 19 for size in sizes):
-        raise InputError(f"{path}, line {above}: {line.strip()[:60]!r}", "the sizes of the matrix", "make or copy it again")
+        raise InputError(f"{path}, line {above}: {line.strip()[:60]!r}", "the sizes of the matrix", "regenerate or re-download it")
     rows, columns, *rest = map(int, sizes)
     entries = rest[0] if rest else rows * columns
     shortest = 2 if layout == "array" else 4  # "1\n", "1 1\n"
-    room = path.stat().st_size * (_DEFLATE if files.is_gzip(path) else 1)
+    room = path.stat().st_size * (_DEFLATE if is_gzip else 1)
     if entries * shortest > room + 1:
         raise InputError(
             f"the header of {path} states {entries:,} entries, more than its {path.stat().st_size:,} bytes can hold",
             _WHOLE,
-            "make or copy it again",
+            "regenerate or re-download it",
         )
     return _Header(rows, columns, entries, layout, field, above)
 
@@ -191,7 +178,7 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
     else:
         kinds = {"row": np.int64, "column": np.int64} | ({} if header.field == "pattern" else {"count": np.float64})
     parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         for _ in range(header.above):
             file.readline()
         with _guarded(path):
@@ -201,15 +188,21 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
     found = {name: np.concatenate(part) if part else np.empty(0, kinds[name]) for name, part in parts.items()}
     n = len(next(iter(found.values())))
     if n != header.entries:
-        raise InputError(f"{path} has {n:,} entries, its header states {header.entries:,}", _WHOLE, "make or copy it again")
+        raise InputError(f"{path} has {n:,} entries, its header states {header.entries:,}", _WHOLE, "regenerate or re-download it")
     if header.layout == "array":
         return sparse.coo_matrix(found["count"].reshape((header.rows, header.columns), order="F"))
     for name, size in (("row", header.rows), ("column", header.columns)):
         wrong = (found[name] < 1) | (found[name] > size)
         if wrong.any():
+            if found[name].min() == 0:
+                raise InputError(
+                    f"{path} numbers its {name}s from 0",
+                    "numbers from 1, as Matrix Market has them",
+                    "add 1 to both, or write the matrix with scipy.io.mmwrite or R's writeMM",
+                )
             at = int(wrong.argmax())
             raise InputError(
-                f"{path}, entry {at + 1:,}: {name} {found[name][at]:,} of {size:,}", _WHOLE, "make or copy it again"
+                f"{path}, entry {at + 1:,}: {name} {found[name][at]:,} of {size:,}", _WHOLE, "regenerate or re-download it"
             )
     counts = found.get("count", np.ones(n, np.float32))
     return sparse.coo_matrix((counts, (found["row"] - 1, found["column"] - 1)), shape=(header.rows, header.columns))
@@ -237,4 +230,4 @@ def _guarded(path: Path) -> Iterator[None]:
         reason = (
             (str(error) or type(error).__name__).splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
         )
-        raise InputError(f"{path}, entries: {reason}", _WHOLE, "make or copy it again") from error
+        raise InputError(f"{path}, entries: {reason}", _WHOLE, "regenerate or re-download it") from error

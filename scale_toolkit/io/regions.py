@@ -7,20 +7,21 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import pandas as pd
 
-from scale_toolkit.core.intervals import COLUMNS
+from scale_toolkit.core.intervals import COLUMNS, format_names
 from scale_toolkit.errors import InputError
-from scale_toolkit.io import files
 from scale_toolkit.io.h5ad import open_h5ad
+from scale_toolkit.io.names import whole_number
+from scale_toolkit.io.source import Source, is_readable_file, open_source, open_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 _NO_REGION = ("#", "track", "browser")
-_BED_LINE = re.compile(r"\S+\s+\d+\s+\d+(\s|$)")
+_NUMBER = r"(?:\d+(?:\.0*)?|\d(?:\.\d+)?[eE]\+?\d+)"
+_BED_LINE = re.compile(rf"\S+\s+{_NUMBER}\s+{_NUMBER}(\s|$)")
 
 
 def read_bed(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -43,15 +44,22 @@ def read_bed(path: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         A line that is no interval (its number is told), or a file without one.
     """
+    with open_text(path) as file:
+        return _intervals(enumerate(file, 1), path)
+
+
+def _intervals(lines: Iterable[tuple[int, str]], path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read numbered lines of a BED file."""
     rows = []
-    with files.open_text(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip() or line.startswith(_NO_REGION):
-                continue
-            fields = line.split("\t") if "\t" in line else line.split()
-            rows.append((fields[0].strip(), *_bounds(fields, path, number)))
+    for number, line in lines:
+        if not line.strip() or line.startswith(_NO_REGION):
+            continue
+        fields = line.split("\t") if "\t" in line else line.split()
+        rows.append((fields[0].strip(), *_bounds(fields, path, number)))
     if not rows:
-        raise InputError(f"{path} holds no interval", "a BED file: chrom, start, end", "check that this is the right file")
+        raise InputError(
+            f"{path} holds no interval", "a BED file: chrom, start, end", "check that this is the right file"
+        )
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"start": np.int64, "end": np.int64})
 
@@ -61,7 +69,7 @@ def _bounds(fields: list[str], path: str | os.PathLike[str], number: int) -> tup
     if len(fields) < 3:
         raise InputError(f"{path}, line {number}: {len(fields)} column{'s' * (len(fields) > 1)}", expected, "mend that line")
     try:
-        start, end = int(fields[1]), int(fields[2])
+        start, end = whole_number(fields[1]), whole_number(fields[2])
     except ValueError:
         found = f"{path}, line {number}: start {fields[1].strip()!r}, end {fields[2].strip()!r}"
         raise InputError(found, expected, "mend that line") from None
@@ -83,13 +91,8 @@ def read_wanted(text: str) -> list[str]:
     -------
     Names and intervals, in the order given, repeats left out.
     """
-    if is_file(text):
-        lines = [line for line in _lines(text) if not line.startswith(_NO_REGION)]
-        if lines and all(_BED_LINE.match(line) for line in lines):
-            table = read_bed(text)
-            found = [f"{chrom}:{start}-{end}" for chrom, start, end in table.itertuples(index=False)]
-        else:
-            found = [line.split("\t")[0].strip() for line in lines]
+    if is_readable_file(text):
+        found = _names_or_intervals(text)
     else:
         whole = re.sub(r"(?<=[:\-])\d{1,3}(?:,\d{3})+(?=-|,|$)", lambda number: number[0].replace(",", ""), text)
         found = [word.strip() for word in whole.split(",") if word.strip()]
@@ -100,7 +103,7 @@ def read_wanted(text: str) -> list[str]:
 
 def read_barcodes(text: str) -> str | list[str]:
     """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a query."""
-    if not is_file(text):
+    if not is_readable_file(text):
         return text
     found = [line.split("\t")[0].strip() for line in _lines(text)]
     if not found:
@@ -108,16 +111,19 @@ def read_barcodes(text: str) -> str | list[str]:
     return list(dict.fromkeys(found))
 
 
-def is_file(text: str) -> bool:
-    """Whether a text that may be words or a path is the path of a file."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a path, or with a zero byte
-        return False
+def _names_or_intervals(source: str | os.PathLike[str] | Source) -> list[str]:
+    """Read the peaks of a BED file as names, or the names that a file has, one a line."""
+    with open_text(source) as file:
+        lines = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1)]
+    lines = [(number, line) for number, line in lines if line.strip() and not line.startswith(_NO_REGION)]
+    if lines and all(_BED_LINE.match(line) for _, line in lines):
+        name = source.name if isinstance(source, Source) else source
+        return list(format_names(_intervals(lines, name)))
+    return [line.split("\t")[0].strip() for _, line in lines]
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
 
 
@@ -137,12 +143,10 @@ def model_peaks(model: Path, given: Path | None) -> Callable[[], list[str] | Non
         source = given or (beside if beside.is_file() else None)
         if source is None:
             return None
-        if h5py.is_hdf5(files.existing_file(source)):
-            with open_h5ad(source) as file:
-                return file.peaks()
-        lines = [line for line in _lines(source) if not line.startswith(_NO_REGION)]
-        if lines and all(_BED_LINE.match(line) for line in lines):
-            return [f"{chrom}:{start}-{end}" for chrom, start, end in read_bed(source).itertuples(index=False)]
-        return [line.split("\t")[0].strip() for line in lines]
+        with open_source(source) as opened:
+            if opened.is_hdf5:
+                with open_h5ad(opened) as file:
+                    return file.peaks()
+            return _names_or_intervals(opened)
 
     return find

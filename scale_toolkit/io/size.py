@@ -10,9 +10,10 @@ import h5py
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.io import files
-from scale_toolkit.io.h5ad import open_h5ad
+from scale_toolkit.io.h5ad import h5ad_in
 from scale_toolkit.io.hdf5 import open_hdf5, whole
 from scale_toolkit.io.mtx import size_of_folder
+from scale_toolkit.io.source import open_source
 from scale_toolkit.io.stores import check_store, is_zarr_store
 from scale_toolkit.io.tenx import is_tenx
 from scale_toolkit.needs import Size
@@ -51,22 +52,20 @@ def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdi
                 return _of_matrix(zarr.open_group(path, mode="r"), str(path), zarr.Group)
         if path.is_dir():
             return Size(*size_of_folder(path))
-        files.existing_file(path)
-        if not h5py.is_hdf5(path):
+    with open_source(source, stdin=stdin) as opened:
+        if not opened.is_hdf5:
             raise InputError(
-                f"{path} does not tell its size before it is read",
+                f"{opened.name} does not state its size at its beginning",
                 "an h5ad, h5mu, zarr store, 10x h5 or a folder with counts (.mtx)",
                 "run `scale prepare` on it, and plan for what that writes",
             )
-        if is_tenx(path):
-            with (
-                open_hdf5(path, str(path), kind="10x h5") as file,
-                whole(str(path), kind="10x h5"),
-            ):
-                peaks, cells = (int(number) for number in file["matrix/shape"][:])
-                return Size(cells, peaks, file["matrix/data"].shape[0])
-    with open_h5ad(source, modality=modality, stdin=stdin) as file:
-        return _of_matrix(file.root, file.name, h5py.Group)
+        with open_hdf5(opened.hdf5_file(), opened.name) as root:
+            if is_tenx(root):
+                with whole(opened.name, kind="10x h5"):
+                    peaks, cells = (int(number) for number in root["matrix/shape"][:])
+                    return Size(cells, peaks, root["matrix/data"].shape[0])
+            file = h5ad_in(root, opened.name, opened.status, modality)
+            return _of_matrix(file.root, file.name, h5py.Group)
 
 
 def _of_matrix(root: Any, name: str, kind: type) -> Size:

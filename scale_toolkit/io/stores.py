@@ -16,6 +16,7 @@ from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
     import zarr
+    from anndata import AnnData
 
 log = logging.getLogger("scale_toolkit")
 
@@ -194,6 +195,51 @@ def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.
         )
     log.info("%s: the modality %s of %s", name, chosen[0], ", ".join(found))
     return modalities[chosen[0]]
+
+
+def add_shared(adata: AnnData, root: h5py.Group, name: str) -> None:
+    """Add what a MuData knows of all modalities together to the cells of one: obs and obsm.
+
+    Cell types and embeddings are often there and not in a modality. What the modality has itself
+    stays; the masks that say which cells a modality has are left out.
+
+    Parameters
+    ----------
+    adata
+        The modality; columns and arrays are added.
+    root
+        The open file.
+    name
+        Its name for messages.
+    """
+    from anndata.io import read_elem
+
+    if "obs" not in root or not adata.obs_names.is_unique:
+        return
+    modalities = set(root["mod"])
+    shared = read_elem(root["obs"])
+    if not shared.index.is_unique:
+        return
+    rows = shared.index.get_indexer(adata.obs_names)
+    if (rows < 0).any():
+        return
+    added = []
+    for column in shared:
+        # muon writes a modality's own columns a second time, with its name in front
+        modality, _, inner = str(column).partition(":")
+        if column in adata.obs or (modality in modalities and inner in adata.obs):
+            continue
+        adata.obs[column] = shared[column].iloc[rows].set_axis(adata.obs_names)
+        added.append(f"obs[{column!r}]")
+    for key in root.get("obsm", ()):
+        if key in modalities or key in adata.obsm:
+            continue
+        values = read_elem(root[f"obsm/{key}"])
+        if isinstance(values, np.ndarray) and values.ndim == 2 and len(values) == len(shared):
+            adata.obsm[key] = values[rows]
+            added.append(f"obsm[{key!r}]")
+    if added:
+        log.info("%s: from all modalities: %s", name, ", ".join(added))
 
 
 def _holds_peaks(group: h5py.Group) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING
 
 import h5py
@@ -10,32 +10,34 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scale_toolkit.core.features import PEAKS, dropped, peaks_only
 from scale_toolkit.errors import InputError
-from scale_toolkit.io.hdf5 import FOR_A_LOOK, MORE_MEMORY, open_hdf5, stored_sizes, whole
-from scale_toolkit.memory import bounded, check_fits
+from scale_toolkit.io.hdf5 import MORE_MEMORY, stored_sizes, whole
+from scale_toolkit.memory import check_fits
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_PEAKS = "Peaks"
+log = logging.getLogger("scale_toolkit")
 
 
-def is_tenx(path: Path) -> bool:
-    """Whether an HDF5 file is laid out as 10x does."""
+def is_tenx(root: h5py.File) -> bool:
+    """Whether an open HDF5 file is laid out as 10x does."""
     try:
-        with bounded(FOR_A_LOOK), h5py.File(path, "r") as file:
-            return isinstance(file.get("matrix"), h5py.Group) and "obs" not in file
+        return isinstance(root.get("matrix"), h5py.Group) and "obs" not in root
     except (OSError, RuntimeError, KeyError, MemoryError):  # damaged: what reads it says so
         return False
 
 
-def read_tenx(path: Path) -> AnnData:
+def read_tenx(root: h5py.File, path: str) -> AnnData:
     """Read the peaks of a 10x h5; other features of a multiome file are left out.
 
     Parameters
     ----------
+    root
+        The open file: group ``matrix``, columns (barcodes) compressed.
     path
-        The file: group ``matrix``, columns (barcodes) compressed.
+        Its name for messages.
 
     Returns
     -------
@@ -49,24 +51,23 @@ def read_tenx(path: Path) -> AnnData:
     """
     from anndata import AnnData
 
-    with open_hdf5(path, str(path), kind="10x h5") as file, whole(str(path), kind="10x h5"):
-        group = file["matrix"]
+    with whole(path, kind="10x h5"):
+        group = root["matrix"]
         check_fits(sum(stored_sizes(group)), f"reading {path}", MORE_MEMORY)
         barcodes = group["barcodes"].asstr()[:]
         features = group["features"]
         names = features["id"].asstr()[:]
-        kinds = (
-            features["feature_type"].asstr()[:]
-            if "feature_type" in features
-            else np.full(len(names), _PEAKS)
-        )
+        if "feature_type" in features:
+            kinds = features["feature_type"].asstr()[:]
+        else:
+            kinds = np.full(len(names), PEAKS)
         shape = tuple(int(n) for n in group["shape"][:])
         parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
     if shape != (len(names), len(barcodes)):
         raise InputError(
             f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and {len(barcodes):,} barcodes",
             "the same numbers",
-            "make or copy it again",
+            "regenerate or re-download it",
         )
     try:
         matrix = sparse.csr_matrix(
@@ -75,17 +76,11 @@ def read_tenx(path: Path) -> AnnData:
         matrix.check_format(full_check=True)
     except ValueError as error:
         raise InputError(
-            f"{path}: damaged matrix ({error})", "a whole 10x h5", "make or copy it again"
+            f"{path}: damaged matrix ({error})", "a complete 10x h5", "regenerate or re-download it"
         ) from error
-    is_peak = kinds == _PEAKS
-    if not is_peak.any():
-        found = ", ".join(sorted(set(kinds))[:3]) or "none"
-        raise InputError(
-            f"{path} has no peaks (feature types: {found})",
-            f"features of type {_PEAKS}",
-            "give the ATAC matrix",
-        )
+    is_peak = peaks_only(kinds, path)
     if not is_peak.all():
+        log.info("%s: dropped %s", path, dropped(kinds))
         matrix, names = matrix[:, np.flatnonzero(is_peak)], names[is_peak]
     return AnnData(
         matrix,

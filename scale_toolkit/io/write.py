@@ -18,7 +18,7 @@ from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strip
 from scale_toolkit.io.sink import CheckedBlocks, Sink, new_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import zarr
     from anndata import AnnData
@@ -127,27 +127,41 @@ def _write(
         write_elem(root, "X", _plain_matrix(adata.X), dataset_kwargs=compression)
         if made is not None:
             made.check()
-    write_elem(root, "obs", _plain_table(adata.obs))
-    write_elem(root, "var", _plain_table(adata.var))
+    is_zarr = not isinstance(root, h5py.Group)
+    for axis in ("obs", "var"):
+        table = _plain_table(getattr(adata, axis))
+        if is_zarr:
+            table = table.rename(columns=_without_slashes(table.columns, axis))
+        write_elem(root, axis, table)
     for mapping in MAPPINGS:
         # from anndata 0.13 on, X is also the layer None
         elements = {
-            k: v
-            for k, v in getattr(adata, mapping).items()
-            if k is not None and f"{mapping}/{k}" not in streamed
+            key: value
+            for key, value in getattr(adata, mapping).items()
+            if key is not None and f"{mapping}/{key}" not in streamed
         }
-        write_elem(
-            root,
-            mapping,
-            _sorted(elements),
-            dataset_kwargs=compression if mapping == "layers" else {},
-        )
+        if is_zarr:
+            renamed = _without_slashes(elements, mapping)
+            elements = {renamed.get(key, key): value for key, value in elements.items()}
+        options = compression if mapping == "layers" else {}
+        write_elem(root, mapping, _sorted(elements), dataset_kwargs=options)
     if adata.raw is not None:
-        write_elem(root, "raw", adata.raw, dataset_kwargs=compression)
+        _write_raw(root, adata.raw, compression)
     for path, blocks in sorted(streamed.items()):
         _put_blocks(root, made, path, blocks, compression)
     if carry is not None:
         _carry(root, made, adata, carry, compression)
+
+
+def _write_raw(root: h5py.Group | zarr.Group, raw: Any, compression: dict[str, Any]) -> None:
+    """Write ``raw`` as anndata does, with a plain table of its peaks."""
+    from anndata.io import write_elem
+
+    group = root.create_group("raw")
+    group.attrs["encoding-type"], group.attrs["encoding-version"] = "raw", "0.1.0"
+    write_elem(group, "X", _plain_matrix(raw.X), dataset_kwargs=compression)
+    write_elem(group, "var", _plain_table(raw.var))
+    write_elem(group, "varm", dict(raw.varm))
 
 
 def _sorted(value: Any) -> Any:
@@ -166,25 +180,85 @@ def _plain_matrix(matrix: Any) -> Any:
 
 
 def _plain_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn strings into what every reader knows, whatever pandas made them: plain, or a category where some are missing."""
+    """Return a table that every reader of h5ad knows, whatever pandas made of its values.
+
+    Strings become plain strings, or a category if some are missing; objects become what they all
+    are; dates and mixtures become text, with a warning. A column called ``_index``, as SeuratDisk
+    writes it, has a name that the format reserves: it is left out if it repeats the names, else
+    renamed.
+    """
     table = pd.DataFrame(table)
     if isinstance(table.index.dtype, pd.StringDtype):
         table = table.set_axis(table.index.astype(object), axis=0)
-    columns = {}
+    if _RESERVED in table:
+        repeats = (table[_RESERVED].astype(str) == table.index.astype(str)).all()
+        new_name = next(name for name in ("index", "index_", "index__") if name not in table)
+        renamed = table.rename(columns={_RESERVED: new_name})
+        table = renamed.drop(columns=new_name) if repeats else renamed
+    columns, as_text = {}, []
     for name in table.columns:
         column = table[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
             if isinstance(column.cat.categories.dtype, pd.StringDtype):
                 columns[name] = column.cat.rename_categories(column.cat.categories.astype(object))
-        elif isinstance(column.dtype, pd.StringDtype) or (
-            column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "string"
-        ):
-            columns[name] = (
-                column.astype(object)
-                if column.notna().all()
-                else column.astype(object).astype("category")
-            )
+        elif isinstance(column.dtype, pd.StringDtype):
+            columns[name] = _plain_strings(column)
+        elif column.dtype == object:
+            kind = pd.api.types.infer_dtype(column, skipna=True)
+            if kind in ("string", "empty"):
+                columns[name] = _plain_strings(column)
+            elif kind in _NULLABLE:
+                columns[name] = column.astype(_NULLABLE[kind])
+            else:
+                columns[name] = _plain_strings(column.map(str, na_action="ignore"))
+                as_text.append(str(name))
+        elif column.dtype.kind in "mM":
+            columns[name] = _plain_strings(column.astype(object).map(str, na_action="ignore"))
+            as_text.append(str(name))
+    if as_text:
+        warnings.warn(
+            f"the columns {', '.join(as_text)} hold dates or values of several kinds, "
+            "which h5ad cannot store: they were written as text",
+            ScaleWarning,
+            stacklevel=5,
+        )
     return table.assign(**columns) if columns else table
+
+
+#: What objects that are all of one kind become.
+_NULLABLE = {
+    "boolean": "boolean",
+    "integer": "Int64",
+    "floating": "float64",
+    "mixed-integer-float": "float64",
+}
+#: The name under which the format stores the names of a table.
+_RESERVED = "_index"
+
+
+def _plain_strings(column: pd.Series) -> pd.Series:
+    strings = column.astype(object)
+    return strings if strings.notna().all() else strings.astype("category")
+
+
+def _without_slashes(names: Iterable[Any], place: str) -> dict[Any, str]:
+    """Map names with ``/``, which a zarr store takes for folders, to names without; with a warning."""
+    taken = set(map(str, names))
+    renamed = {}
+    for name in names:
+        if "/" not in str(name):
+            continue
+        new_name = str(name).replace("/", "_")
+        while new_name in taken:
+            new_name += "_"
+        taken.add(new_name)
+        renamed[name] = new_name
+    if renamed:
+        shown = ", ".join(f"{old!r} as {new!r}" for old, new in renamed.items())
+        warnings.warn(
+            f"{place}: zarr allows no / in a name; written: {shown}", ScaleWarning, stacklevel=5
+        )
+    return renamed
 
 
 def _put_blocks(
@@ -234,7 +308,7 @@ def _carry(
             continue
         parent, _, name = path.rpartition("/")
         place = root[parent] if parent else root
-        if isinstance(root, h5py.File):
+        if isinstance(root, h5py.Group):
             # a soft link becomes what it leads to: a part that is copied alone has nothing to lead to
             carry.root.copy(path, place, name=name, expand_soft=True)
         else:

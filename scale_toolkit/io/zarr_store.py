@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from scale_toolkit.errors import ScaleError
+from scale_toolkit.errors import ScaleError, ScaleWarning
 from scale_toolkit.io import files
 from scale_toolkit.io.blocks import CHUNK, Runs, dense_chunks, strips
 
@@ -45,7 +45,9 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     try:
         with files.private_folder(final.parent, final.name) as private:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr and anndata on the future of their formats: nothing a user can do
+                # zarr and anndata warn of the future of their formats: nothing a user can do about
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("always", ScaleWarning)
                 yield zarr.open_group(private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format)
                 zarr.consolidate_metadata(str(private / "new"))
             files.flush(private / "new", deep=True)
@@ -97,8 +99,9 @@ def _write_csr(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
         at += len(run["indices"])
     if runs.all_ones:  # chunks that were never written are read as this value, and take no room
         _create(group, "data", (runs.stored,), matrix.dtype, (length,), fill_value=1)
-    _create(group, "indptr", runs.pointers.shape, np.int64, (length,))[:] = runs.pointers
-    return len(runs.pointers) - 1
+    pointers = runs.pointers
+    _create(group, "indptr", pointers.shape, pointers.dtype, (length,))[:] = pointers
+    return len(pointers) - 1
 
 
 def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None:

@@ -5,6 +5,7 @@ The order is SCALE's: regions to leave out, then cells with few open peaks, then
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import warnings
@@ -12,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
@@ -20,13 +20,21 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import PrepareConfig
+from scale_toolkit.core.features import dropped, peaks_only
 from scale_toolkit.core.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
-from scale_toolkit.stages._stage import Progress, note, stage
+from scale_toolkit.stages.join import free_name, join_inputs
 from scale_toolkit.stages.plausible import doubts, doubts_about_several, in_twos, what_was_done
+from scale_toolkit.stages.stage import Progress, Result, stage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+#: Where 10x and muon say what a feature is.
+_TYPES = "feature_types"
+#: What --layer calls the matrix and peaks of ``adata.raw``.
+_RAW = "raw"
+_LOOKED_AT = 1_000_000  # values
 
 _LOG = logging.getLogger("scale_toolkit")
 
@@ -36,14 +44,18 @@ def _reads(config: PrepareConfig) -> tuple[keys.Slot, ...]:
     return (counts, keys.OBS_NAMES, keys.VAR_NAMES)
 
 
-@stage("prepare", PrepareConfig, reads=_reads)
+_WRITES = (keys.N_PEAKS, keys.N_COUNTS, keys.N_CELLS, keys.BATCH, keys.QC)
+
+
+@stage("prepare", PrepareConfig, reads=_reads, writes=_WRITES, makes_new=True)
 def prepare(
     adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData],
     config: PrepareConfig,
     *,
     progress: Progress | None = None,
     blacklist: pd.DataFrame | None = None,
-) -> AnnData:
+    metadata: pd.DataFrame | None = None,
+) -> Result:
     """Check counts, join inputs, and keep the cells and peaks that hold enough.
 
     Parameters
@@ -57,6 +69,8 @@ def prepare(
         Called after each input and each filter.
     blacklist
         Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are dropped.
+    metadata
+        Columns to add to obs, indexed by barcode (with ``-<batch>``, if several inputs share it).
 
     Returns
     -------
@@ -81,12 +95,13 @@ def prepare(
     NothingLeftError
         A filter leaves no cell or no peak; it tells the distribution and a value that keeps some.
     """
-    inputs = _named(adata)
+    inputs = _named(adata, config.layer)
     counts = {}
     for name, one in inputs.items():
         where = f"input {name!r}: " if name else ""
         _check_names(one, where)
-        counts[name] = _counts(one, config.layer, where)
+        layer = config.layer if config.layer in one.layers or config.layer != _RAW else None
+        counts[name] = _counts(one, layer, where)
         for doubt in doubts(one.obs_names, one.var_names):
             warnings.warn(where + doubt, ScaleWarning, stacklevel=3)
         if twos := in_twos(counts[name]):
@@ -98,7 +113,10 @@ def prepare(
     else:
         for doubt in doubts_about_several({name: one.var_names for name, one in inputs.items()}):
             warnings.warn(doubt, ScaleWarning, stacklevel=3)
-        rest, matrix = _join(inputs, counts, config.join)
+        rest, matrix = join_inputs(inputs, counts, config.join)
+        _keep_foreign(rest, is_ours=all(_is_ours(adata) for adata in inputs.values()))
+    if metadata is not None:
+        _add_metadata(rest, metadata)
     before = matrix.shape
 
     peaks = _outside_regions(rest.var_names, config.drop_chromosomes, blacklist)
@@ -113,28 +131,32 @@ def prepare(
     if progress:
         progress("filtering", 1, 1)
 
-    result = rest[cells, peaks].copy()
-    result.X = matrix
-    keys.N_PEAKS.set(result, _row_counts(matrix))
-    keys.N_COUNTS.set(result, np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel())
-    keys.N_CELLS.set(result, _column_counts(matrix))
-    keys.QC.set(result, found)
-    note(
-        result,
-        cells_before=before[0],
-        peaks_before=before[1],
-        cells=matrix.shape[0],
-        peaks=matrix.shape[1],
-        blacklist=None if blacklist is None else _digest(blacklist),
-    )
+    target = rest[cells, peaks].copy()
+    target.X = matrix
+    facts = {
+        "cells_before": before[0],
+        "peaks_before": before[1],
+        "cells": matrix.shape[0],
+        "peaks": matrix.shape[1],
+        "blacklist": None if blacklist is None else _digest(blacklist),
+    }
     _LOG.info(
-        "kept %s of %s cells and %s of %s peaks", *(f"{n:,}" for n in (matrix.shape[0], before[0], matrix.shape[1], before[1]))
+        "kept %s of %s cells and %s of %s peaks",
+        *(f"{n:,}" for n in (matrix.shape[0], before[0], matrix.shape[1], before[1])),
     )
-    return result
+    slots = {
+        keys.N_PEAKS: _row_counts(matrix),
+        keys.N_COUNTS: np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel(),
+        keys.N_CELLS: _column_counts(matrix),
+        keys.QC: found,
+    }
+    return Result(target=target, slots=slots, facts=facts)
 
 
-def _named(adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData]) -> dict[str, AnnData]:
-    """Inputs by batch name; a single one without a batch has the name ''."""
+def _named(
+    adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], layer: str | None
+) -> dict[str, AnnData]:
+    """Inputs by batch name, in memory, with peaks only; a single one without a batch has the name ''."""
     if isinstance(adata, Mapping):
         named = {str(name): one for name, one in adata.items()}
     elif isinstance(adata, Sequence):
@@ -143,7 +165,37 @@ def _named(adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData]) -> dict[s
         named = {"": adata}
     if not named:
         raise InputError("no input", "one AnnData or more")
-    return {name: one.to_memory() if one.isbacked else one for name, one in named.items()}
+    read = {name: adata.to_memory() if adata.isbacked else adata for name, adata in named.items()}
+    if layer == _RAW and not any(_RAW in adata.layers for adata in read.values()):
+        read = {name: _with_raw(adata, name) for name, adata in read.items()}
+    return {name: _peaks_of(adata, f"input {name!r}: " if name else "") for name, adata in read.items()}
+
+
+def _with_raw(adata: AnnData, name: str) -> AnnData:
+    """Return the cells with the counts and peaks of ``raw``."""
+    if adata.raw is None:
+        where = f"input {name!r}: " if name else ""
+        raise InputError(f"{where}raw is missing", "an AnnData with raw", "drop --layer raw")
+    return AnnData(
+        adata.raw.X,
+        obs=adata.obs,
+        var=adata.raw.var,
+        uns=dict(adata.uns),
+        obsm=dict(adata.obsm),
+        obsp=dict(adata.obsp),
+    )
+
+
+def _peaks_of(adata: AnnData, where: str) -> AnnData:
+    """Leave out what ``var['feature_types']`` calls anything but peaks: the genes of a multiome."""
+    if _TYPES not in adata.var:
+        return adata
+    kinds = adata.var[_TYPES].astype(str).to_numpy(dtype=object)
+    is_peak = peaks_only(kinds, f"{where}var[{_TYPES!r}]", known_words=False)
+    if is_peak.all():
+        return adata
+    _LOG.info("%skept %s peaks; dropped %s", where, f"{is_peak.sum():,}", dropped(kinds))
+    return adata[:, is_peak]
 
 
 def _check_names(adata: AnnData, where: str) -> None:
@@ -167,7 +219,9 @@ def _check_names(adata: AnnData, where: str) -> None:
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     """The counts as a new CSR float32 matrix in canonical form."""
     layers = [name for name in adata.layers if name is not None]  # from anndata 0.13 on, X is also the layer None
-    if layer is not None and layer not in layers:
+    if adata.raw is not None and _holds_counts(adata.raw.X):
+        layers.append(f"{_RAW} (it holds counts)")
+    if layer is not None and layer not in adata.layers:
         raise InputError(
             f"{where}there is no layer {layer!r}", f"one of: {', '.join(layers) or 'none is there'}", "name another layer"
         )
@@ -197,13 +251,19 @@ def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     return matrix
 
 
+def _holds_counts(values: Any) -> bool:
+    """Whether the first values of a matrix are counts."""
+    some = np.asarray((values.data if sparse.issparse(values) else np.asarray(values).ravel())[:_LOOKED_AT])
+    return bool(len(some) and (some >= 0).all() and (some == np.rint(some)).all() and (some > 0).any())
+
+
 def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) -> None:
     data = values.data
     if data.dtype.kind in "bu" or not len(data):
         return
     faults = [("negative", data < 0, "counts of 0 or more", "check the step that made them")]
     if data.dtype.kind == "f":
-        raw = f"; layers here: {', '.join(layers)}" if layers else ""
+        raw = f"; it is one of: {', '.join(layers)}" if layers else ""
         faults = [
             ("missing or infinite", ~np.isfinite(data), "a count everywhere", "write 0 where nothing was counted"),
             *faults,
@@ -233,7 +293,7 @@ def _rest_of(adata: AnnData) -> AnnData:
     """Everything of a single input but X and raw, not yet copied."""
     if adata.raw is not None:
         _LOG.info("raw is left out: its peaks are not those that are filtered")
-    return AnnData(
+    rest = AnnData(
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         uns=dict(adata.uns),
@@ -242,80 +302,68 @@ def _rest_of(adata: AnnData) -> AnnData:
             for name in ("obsm", "varm", "obsp", "varp", "layers")
         },
     )
+    _keep_foreign(rest, is_ours=_is_ours(adata))
+    return rest
 
 
-def _join(inputs: dict[str, AnnData], counts: dict[str, sparse.csr_matrix], join: str) -> tuple[AnnData, sparse.csr_matrix]:
-    """Put the inputs under one another; peaks in the order in which they are first met."""
-    _check_shared_peaks(inputs, join)
-    barcodes = _distinct_barcodes(inputs)
-    obs = anndata.concat(
-        {name: AnnData(obs=one.obs.set_axis(barcodes[name], axis=0)) for name, one in inputs.items()},
-        join="outer",
-        label=keys.BATCH.name,
-    ).obs
-    joined = anndata.concat(
-        {
-            name: AnnData(counts[name], obs=pd.DataFrame(index=barcodes[name]), var=one.var.copy())
-            for name, one in inputs.items()
-        },
-        join=join,
-        merge="same",
-    )
-    order = _in_order([one.var_names for one in inputs.values()], joined.var_names)
-    matrix = joined.X if (order == np.arange(len(order))).all() else joined.X[:, order]
-    matrix = sparse.csr_matrix(matrix)
-    matrix.sort_indices()
-    return AnnData(obs=obs, var=joined.var.iloc[order]), matrix
-
-
-def _in_order(names: list[pd.Index], joined: pd.Index) -> NDArray[np.intp]:
-    """Columns of the joined matrix by first appearance: a library may sort a union of names."""
-    met = pd.Index(np.concatenate([one.to_numpy(dtype=object) for one in names])).unique()
-    return joined.get_indexer(met[met.isin(joined)])
-
-
-def _check_shared_peaks(inputs: dict[str, AnnData], join: str) -> None:
-    names = {name: one.var_names for name, one in inputs.items()}
-    for name, peaks in names.items():
-        others = [other for key, other in names.items() if key != name]
-        shared = (
-            any(peaks.isin(other).any() for other in others)
-            if join == "outer"
-            else bool(np.logical_and.reduce([np.ones(len(peaks), bool), *(peaks.isin(other) for other in others)]).any())
-        )
-        if not shared:
-            shown = ", ".join(f"{key}: {index[0]}" for key, index in list(names.items())[:3])
-            raise InputError(
-                f"the {len(inputs)} inputs share no peak (first of {shown})",
-                "peaks of one set, named alike",
-                "count every input over the same peaks (--fragments with --peaks)",
-            )
-
-
-def _distinct_barcodes(inputs: dict[str, AnnData]) -> dict[str, pd.Index]:
-    """Barcodes of each input, with ``-<batch>`` behind those that several inputs have."""
-    every = pd.Index(np.concatenate([one.obs_names.to_numpy(dtype=object) for one in inputs.values()]))
-    shared = every[every.duplicated()].unique()
-    if not len(shared):
-        return {name: one.obs_names for name, one in inputs.items()}
-    warnings.warn(
-        f"{len(shared):,} barcodes are in several inputs: theirs got the name of the batch behind them "
-        f"({shared[0]} -> {shared[0]}-{next(n for n, one in inputs.items() if shared[0] in one.obs_names)})",
-        ScaleWarning,
-        stacklevel=5,
-    )
-    result = {}
-    for name, one in inputs.items():
-        old = one.obs_names.to_numpy(dtype=object)
-        result[name] = pd.Index(np.where(one.obs_names.isin(shared), [f"{b}-{name}" for b in old], old), dtype=object)
-    new = pd.Index(np.concatenate([index.to_numpy() for index in result.values()]))
-    if new.has_duplicates:
+def _add_metadata(rest: AnnData, metadata: pd.DataFrame) -> None:
+    """Add columns to obs by barcode; a cell that the table lacks gets missing values."""
+    known = rest.obs_names.isin(metadata.index)
+    if not known.any():
         raise InputError(
-            f"the barcode {new[new.duplicated()][0]!r} is in several inputs, even with the batch behind it",
-            "distinct barcodes",
-            "give other batch names",
+            f"no cell is in the metadata (first cell {rest.obs_names[0]!r}, "
+            f"first row {metadata.index[0]!r})",
+            "the barcodes of these cells",
+            "check --metadata: suffixes such as -1 are part of a barcode",
         )
-    return result
+    if not known.all():
+        warnings.warn(
+            f"{int((~known).sum()):,} of {len(known):,} cells are not in the metadata: "
+            "their values are missing",
+            ScaleWarning,
+            stacklevel=5,
+        )
+    rows = metadata.reindex(rest.obs_names)
+    for name in metadata:
+        new_name = str(name)
+        if new_name in rest.obs:
+            new_name = f"{new_name}_metadata"
+            warnings.warn(
+                f"obs has a column {name!r}: that of the metadata is called {new_name!r}",
+                ScaleWarning,
+                stacklevel=5,
+            )
+        rest.obs[new_name] = rows[name].to_numpy() if rows[name].dtype != "category" else rows[name]
+
+
+def _keep_foreign(rest: AnnData, *, is_ours: bool) -> None:
+    """Keep what another program calls as this stage calls its results, under another name."""
+    if is_ours:
+        return
+    kept = []
+    for slot in (keys.RECEIPTS, keys.RUNTIME, keys.QC, keys.N_PEAKS, keys.N_COUNTS, keys.N_CELLS):
+        holder = getattr(rest, slot.where)
+        if slot.name in holder:
+            new_name = free_name(slot.name, holder)
+            holder[new_name] = holder[slot.name]
+            del holder[slot.name]
+            kept.append(f"{slot} as {new_name!r}")
+    if kept:
+        warnings.warn(
+            f"the input has values under names of this stage, which were kept: {', '.join(kept)}",
+            ScaleWarning,
+            stacklevel=5,
+        )
+
+
+def _is_ours(adata: AnnData) -> bool:
+    """Whether ``uns['scale']`` is a list of receipts, as every stage leaves it."""
+    text = adata.uns.get(keys.RECEIPTS.name)
+    try:
+        entries = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return False
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
 def _outside_regions(names: pd.Index, chromosomes: tuple[str, ...], blacklist: pd.DataFrame | None) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from typing import TYPE_CHECKING
@@ -71,6 +72,8 @@ def select_peaks(adata: AnnData, config: SelectPeaksConfig, *, progress: Progres
     """
     is_open = _binary_view(adata)
     n_cells, n_peaks = is_open.shape
+    if config.n_peaks == -1:  # SCALE's users know it as "all"
+        config = dataclasses.replace(config, n_peaks=n_peaks)
     allowed = np.ones(n_peaks, dtype=bool)
     if config.method == "episcanpy":
         score, allowed = _episcanpy.select_var_feature(is_open, n_peaks=config.n_peaks, min_score=config.min_score)

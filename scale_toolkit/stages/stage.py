@@ -90,6 +90,8 @@ class Stage:
     loads
         Libraries with threads of their own, loaded before the number of threads is limited: loaded later they would
         ignore the limit.
+    makes_new
+        Whether the result is a new AnnData: then ``uns['scale']`` of the input may be another program's.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Stage:
     writes: tuple[keys.Slot, ...] = ()
     check: Callable[..., None] | None = None
     loads: Callable[[Any], tuple[str, ...]] = lambda config: ()
+    makes_new: bool = False
 
     @property
     def inputs(self) -> set[str]:
@@ -146,7 +149,8 @@ class Stage:
         """
         inputs = inputs or {}
         self.prepare(adata, config, inputs)
-        entries(adata, keys.RECEIPTS)  # unreadable receipts are an error before the work
+        if not self.makes_new:
+            entries(adata, keys.RECEIPTS)  # unreadable receipts are an error before the work
         slots_read = self.reads(config)
         receipt: dict[str, Any] = {
             "stage": self.name,
@@ -266,6 +270,7 @@ def stage(
     writes: tuple[keys.Slot, ...] = (),
     check: Callable[..., None] | None = None,
     loads: Loads = (),
+    makes_new: bool = False,
 ) -> Callable[[Callable[..., Result]], StageFunction]:
     """Make the public function of a stage from its `run`; its `Stage` is the attribute ``stage`` (see there)."""
 
@@ -279,6 +284,7 @@ def stage(
             writes=writes,
             check=check,
             loads=_function_of_config(loads),
+            makes_new=makes_new,
         )
         return public_function(value)
 

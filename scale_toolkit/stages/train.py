@@ -11,9 +11,10 @@ from scipy import sparse
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
+from scale_toolkit.core.intervals import match_names
 from scale_toolkit.errors import InputError, ScaleWarning, TrainingError
 from scale_toolkit.memory import check_fits
-from scale_toolkit.stages._stage import Progress, digest, note, stage
+from scale_toolkit.stages._stage import Progress, digest, note, receipts, stage
 from scale_toolkit.stages.counts import check_counts, counts_of
 from scale_toolkit.stages.gpu import find_device, gpu_settings, used
 
@@ -95,6 +96,7 @@ def train(
 
     settings = config.resolved()
     device = find_device(config.device)
+    _look_at_selection(adata, all_peaks=config.all_peaks)
     modelled = modelled_peaks(adata)
     counts = modelled_counts(adata, modelled)
     _check_memory(counts, settings)
@@ -158,7 +160,7 @@ def encode(
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()][0]
         raise InputError(f"peak {twice} is there twice", "a name for each peak", "run `scale prepare` on the counts first")
-    place = adata.var_names.get_indexer(peaks)  # where each of the model's peaks is here; -1: nowhere
+    place = match_names(peaks, adata.var_names)  # where each of the model's peaks is; -1: missing
     known = place >= 0
     if not known.any():
         raise InputError(
@@ -217,7 +219,7 @@ def made_by(adata: AnnData, model: bytes) -> bool:
     content = _contents(model)
     if content.get("format") is None or not adata.var_names.is_unique:
         return False
-    place = adata.var_names.get_indexer(content["peaks"])
+    place = match_names(content["peaks"], adata.var_names)
     weight = content["weights"]["decoder.weight"].numpy()
     stored = np.asarray(keys.DECODER.get(adata))
     return bool((place >= 0).all()) and weight.shape[1] == stored.shape[1] and np.array_equal(stored[place], weight)
@@ -343,6 +345,29 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if options.get(name) != value:
             return f"{name} {options.get(name)}, here {value}"
     return "other cells or peaks"
+
+
+def _look_at_selection(adata: AnnData, *, all_peaks: bool) -> None:
+    """Report a selection that this toolkit did not make, or set it aside if all peaks are wanted."""
+    import warnings
+
+    if not keys.SELECTED.found_in(adata):
+        return
+    if all_peaks:
+        new_name = f"{keys.SELECTED.name}_original"
+        adata.var[new_name] = adata.var[keys.SELECTED.name]
+        keys.SELECTED.drop(adata)
+        log.info("modelling all peaks: %s is kept as var[%r]", keys.SELECTED, new_name)
+        return
+    n_selected = int(np.asarray(keys.SELECTED.get(adata), bool).sum())
+    is_ours = any(receipt.get("stage") == "select-peaks" for receipt in receipts(adata))
+    if not is_ours and n_selected < adata.n_vars:
+        warnings.warn(
+            f"modelling {n_selected:,} of {adata.n_vars:,} peaks, by {keys.SELECTED}, which "
+            "`scale select-peaks` did not write; --all-peaks (all_peaks=True) models all",
+            ScaleWarning,
+            stacklevel=5,
+        )
 
 
 def modelled_peaks(adata: AnnData) -> np.ndarray:

@@ -313,6 +313,11 @@ def _difference(then: Any, now: Any) -> tuple[str, float]:
     then, now = np.asarray(then), np.asarray(now)
     if then.shape != now.shape:
         return DIFFERENT, np.nan
+    if then.dtype.names or now.dtype.names:  # records, as scanpy's rank_genes_groups has them
+        if then.dtype.names != now.dtype.names:
+            return DIFFERENT, np.nan
+        fields = then.dtype.names
+        return _difference({key: then[key] for key in fields}, {key: now[key] for key in fields})
     if then.dtype.kind in "biuf" and now.dtype.kind in "biuf":
         if np.array_equal(then, now, equal_nan=then.dtype.kind == "f" and now.dtype.kind == "f"):
             return SAME, 0.0

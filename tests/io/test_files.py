@@ -13,6 +13,7 @@ import pytest
 
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.io import files
+from scale_toolkit.io.source import open_text
 
 
 class Terminal(io.BytesIO):
@@ -54,6 +55,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 WRITER = """
 import sys, time
 from scale_toolkit.io import files
+from scale_toolkit.io.source import open_text
 with files.atomic(sys.argv[1]) as private:
     private.write_bytes(b"half")
     print("writing", flush=True)
@@ -227,21 +229,21 @@ def test_closed_streams_are_refused(monkeypatch):
 def test_text_opens_plain_or_gzip_by_content(tmp_path, compressed):
     path = tmp_path / "misnamed.txt"
     path.write_bytes(gzip.compress("é\n".encode()) if compressed else "é\n".encode())
-    with files.open_text(path) as file:
+    with open_text(path) as file:
         assert file.read() == "é\n"
 
 
 def test_truncated_gzip_is_one_line(tmp_path):
     path = tmp_path / "a.tsv.gz"
     path.write_bytes(gzip.compress(os.urandom(1000).hex().encode())[:300])
-    with pytest.raises(InputError, match="is truncated or damaged gzip; expected a whole file"), files.open_text(path) as file:
+    with pytest.raises(InputError, match="is truncated or damaged gzip; expected a complete file"), open_text(path) as file:
         file.read()
 
 
 def test_binary_is_no_text(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(InputError, match="is no text"), files.open_text(path) as file:
+    with pytest.raises(InputError, match="is not text"), open_text(path) as file:
         file.read()
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scale_toolkit.config import FragmentsConfig
 from scale_toolkit.errors import InputError
 from scale_toolkit.io import fragments as module
+from scale_toolkit.io.cells import read_cells
 from scale_toolkit.io.fragments import read_fragments
 
 INTERVAL = st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 40), st.integers(1, 12)).map(
@@ -70,7 +71,7 @@ def peaks(tmp_path):
 def test_a_list_of_barcodes_keeps_them_in_its_order(tmp_path, peaks):
     (tmp_path / "f.tsv").write_text("chr1\t1\t50\tA\nchr1\t1\t50\tB\nchr1\t210\t250\tC\n")
     (tmp_path / "list.txt").write_text("C\nZ\nA\n")
-    cells = read_fragments(tmp_path / "f.tsv", peaks, barcodes=tmp_path / "list.txt")
+    cells = read_fragments(tmp_path / "f.tsv", peaks, barcodes=read_cells(tmp_path / "list.txt"))
     assert cells.obs_names.tolist() == ["C", "Z", "A"]
     assert cells.X.toarray().tolist() == [[0, 2], [0, 0], [2, 0]]
 
@@ -90,7 +91,7 @@ def test_blocked_gzip_of_several_members(tmp_path, peaks):
         ("chr1\t1\t50\tA\nchr1\t1\t50\t\n", "line 2"),
         ("chr1\t1\t50\nchr1\t1\t50\n", "line 1"),
         ("chr1\t1\t50\tA\nchr1\t1\n", "line 2"),
-        ("# only a comment\n", "holds no fragment"),
+        ("# only a comment\n", "contains no fragment"),
         ("1\t1\t50\tA\n2\t1\t50\tA\n", "lies in a peak: fragments on 1, 2, peaks on chr1; expected the same chromosome names"),
     ],
 )

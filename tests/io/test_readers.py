@@ -157,10 +157,10 @@ def test_quoted_names_with_commas(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("p\tc1\tc2\nx\t1\t2\ny\t1\n", r"line 3: 2 columns; expected 3; mend that line"),
+        ("p\tc1\tc2\nx\t1\t2\ny\t1\n", r"line 3: 2 columns; expected 3; fix that line"),
         ("p\tc1\tc2\nx\t1\t2\ny\t1\t2\t3\n", r"line 3: 4 columns; expected 3"),
         ("p\tc1\tc2\nx\t1\t2\t3\t4\n", r"line 2: 5 columns after a header of 3; expected 3 \(or 4"),
-        ("p\tc1\tc2\nx\t1\t2\ny\t1\tmany\n", r"line 3, column c2: 'many'; expected a count; mend that value"),
+        ("p\tc1\tc2\nx\t1\t2\ny\t1\tmany\n", r"line 3, column c2: 'many'; expected a count; fix that value"),
         ("p\tc1\tc2\nx\t1\tnan\n", r"line 2, column c2: 'nan'; expected a count"),
         ("p\tc1\tc2\nx\t1\t\n", r"line 2, column c2: ''; expected a count"),
         ("p\tc1\tc2\n", "has a header but no row; expected a line a peak"),
@@ -186,7 +186,7 @@ def test_truncated_gzip_through_every_text_door(tmp_path, blood):
     for path, place in ((table, table), (folder / "count.mtx.gz", folder), (folder / "peak.txt.gz", folder)):
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(InputError, match="is truncated or damaged gzip; expected a whole file"):
+        with pytest.raises(InputError, match="is truncated or damaged gzip; expected a complete file"):
             read_any(place)
         path.write_bytes(whole)
 
@@ -198,14 +198,14 @@ def test_files_of_no_known_format(tmp_path):
 
     accepted = "expected an h5ad, h5mu or zarr store, a count table"
     cases = [
-        (write("a.xyz", "p\tc\nx\t1\n"), f"the format of .*a.xyz is unknown; {accepted}"),
+        (write("a.xyz", "words and words\nwithout columns\n"), f"the format of .*a.xyz is unknown; {accepted}"),
         (
             write("a.mtx", "%%MatrixMarket\n"),
-            "is the counts without their names.*give the folder that also has peaks and barcodes",
+            "contains counts without their names.*give the folder that also has peaks and barcodes",
         ),
         (write("a.h5ad", "text"), "a.h5ad is not an HDF5 file"),
-        (write("a.bed", "chr1\t1\t2\n"), "holds regions, no counts.*--fragments FILE --peaks BED"),
-        (write("f.tsv", "# id=x\nchr1\t1\t2\tACGT-1\t1\n"), "is a fragments file.*use --fragments FILE --peaks BED"),
+        (write("a.bed", "chr1\t1\t2\n"), "contains regions without counts.*--fragments FILE --peaks BED"),
+        (write("f.tsv", "# id=x\nchr1\t1\t2\tACGT-1\t1\n"), "is a fragments file.*use `scale prepare --fragments FILE --peaks BED"),
         (tmp_path / "none.h5ad", "does not exist"),
         (write("empty.tsv", ""), r"is empty \(0 bytes\)"),
     ]
@@ -237,10 +237,10 @@ def test_folders_that_lack_a_file_or_have_two(tmp_path, blood):
         ("barcode.txt", "c1\nc2\nc3\n", r"count.mtx is 4 × 2, peak.txt has 4 lines, barcode.txt 3; expected a row a peak"),
         (
             "peak.txt",
-            "peak\nchr1:1-2\nchr1:3-4\nchr1:5-6\nchr1:7-8\n",
-            "count.mtx is 4 × 2, peak.txt has 5 lines.*no names file has a header",
+            "chr1:0-1\nchr1:1-2\nchr1:3-4\nchr1:5-6\nchr1:7-8\n",
+            "count.mtx is 4 × 2, peak.txt has 5 lines.*check that the three belong together",
         ),
-        ("peak.txt", "\n", "peak.txt holds no name; expected one a line"),
+        ("peak.txt", "\n", "peak.txt contains no name; expected one a line"),
         (
             "count.mtx",
             "%%MatrixMarket matrix coordinate integer general\n4 2 9000000000000\n1 1 1\n",
@@ -268,7 +268,7 @@ def test_folders_that_lack_a_file_or_have_two(tmp_path, blood):
                 ("coordinate integer general\n4 2 2\n1 1 1\n1 1 1 1\n", "count.mtx, entries: Expected 3 fields"),
                 ("coordinate integer general\n4 2 1\n1 1 1 1\n", "count.mtx, entries: more than 3 columns"),
                 ("coordinate integer general\n4 2 1\n1 1 \0\n", "count.mtx, entries: "),
-                ("coordinate integer general\n4 2 1\n1 0 1\n", "entry 1: column 0 of 2"),
+                ("coordinate integer general\n4 2 1\n1 0 1\n", "numbers its columns from 0; expected numbers from 1"),
                 ("array integer general\n4 2\n1\n", "has 1 entries, its header states 8"),
             )
         ),

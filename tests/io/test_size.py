@@ -80,7 +80,7 @@ def test_the_counts_are_not_read(cells, tmp_path):
 
 def test_text_tells_no_size(tmp_path):
     (tmp_path / "cells.txt").write_text("\ta\tb\nchr1:1-2\t1\t0\n")
-    with pytest.raises(InputError, match=r"does not tell its size before it is read.*run `scale prepare`"):
+    with pytest.raises(InputError, match=r"does not state its size at its beginning.*run `scale prepare`"):
         size_of(tmp_path / "cells.txt")
 
 

@@ -371,7 +371,7 @@ def test_whole_numbers_of_any_type_are_counts():
 
 def test_fractional_values_point_to_the_layers():
     cells = cells_of([[0.5]], layers={"counts": sparse.csr_matrix([[1.0]])})
-    with pytest.raises(InputError, match="give the raw counts, or name their layer; layers here: counts"):
+    with pytest.raises(InputError, match="give the raw counts, or name their layer; it is one of: counts"):
         prepare(cells, **KEEP_ALL)
     with pytest.raises(InputError, match="there is no layer 'count'; expected one of: counts; name another layer"):
         prepare(cells, layer="count", **KEEP_ALL)
