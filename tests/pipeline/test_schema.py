@@ -44,7 +44,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
     parameters = {f"--{spec.name.replace('_', '-')}" for spec, *_ in module.fields(stage)}
     # a part of the values, their files and going on from a checkpoint are for the command line; -resume repeats a whole task
     by_hand = {
-        "prepare": {"--modality"},
+        "prepare": {"--modality", "--barcodes", "--gtf", "--metadata"},
         "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
