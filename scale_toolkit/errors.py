@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class ScaleError(Exception):
     """The data or the work failed (exit code 1).
@@ -66,3 +69,16 @@ class NotReproducedError(ScaleError):
 
 class ScaleWarning(UserWarning):
     """Something the user should know that does not stop the work; always one line."""
+
+
+def warn(message: str) -> None:
+    """Issue a `ScaleWarning` that points to the line outside this package which called it."""
+    # Python 3.12 has skip_file_prefixes for this; 3.11 needs the level
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, ScaleWarning, stacklevel=level)
+
+
+_PACKAGE = __file__.removesuffix("errors.py")

@@ -134,6 +134,7 @@ VERDICT = (VALIDATION, CELL_RECOVERY, PEAK_RECOVERY, FALSE_SIGN_RATE, TRUST)
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
 TSNE = Slot("obsm", "X_tsne", "embed", "cells × 2", "float32", "tSNE of the latent space")
+UMAP_PARAMETERS = Slot("uns", "umap", "embed", "", "dict", "scanpy's record of a, b and the seed")
 EMBED_NEIGHBORS = Slot("uns", "embed_neighbors", "embed", "", "dict", "UMAP's graph, where uns['neighbors'] holds another")
 EMBED_DISTANCES = Slot("obsp", "embed_neighbors_distances", "embed", "cells × cells", "float64 CSR", "its distances")
 EMBED_CONNECTIVITIES = Slot("obsp", "embed_neighbors_connectivities", "embed", "cells × cells", "float32 CSR", "its weights")

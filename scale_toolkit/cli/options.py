@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +21,11 @@ from typing import Annotated, Any
 import typer
 
 from scale_toolkit.cli.outcome import outcome, spelled
+from scale_toolkit.cli.spelling import INPUTS
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import Config
 from scale_toolkit.errors import OptionError, UsageError
+from scale_toolkit.validation import field_types
 
 
 def given(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
@@ -99,6 +100,7 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     def run(**words: Any) -> None:
         talk = Talk(quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug"))
         talk.label = body.__name__.replace("_", "-")
+        talk.spellings = INPUTS | _spellings(configs)
         with outcome(talk, _spellings(configs)), talk.listening():
             built = {name: _build(name, kind, how, words) for name, (kind, how) in configs.items()}
             body(**words, **built, talk=talk)
@@ -140,7 +142,7 @@ def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
 
 def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Options) -> inspect.Parameter:
     """One field as a Typer option: its Python name carries the config's, so that two configs may share a field."""
-    rule, value, many = spec.metadata, _kind(kind, spec), _is_tuple(kind, spec)
+    rule, (value, many, _) = spec.metadata, field_types(kind)[spec.name]
     settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": how.panel}
     if value is not bool:
         settings["metavar"] = rule["metavar"] or _metavar(value, many, rule)
@@ -166,28 +168,15 @@ def _metavar(value: type, many: bool, rule: Any) -> str:
     return (f"{word},{word}" if many else word) + limits
 
 
-def _is_tuple(kind: type[Config], spec: dataclasses.Field) -> bool:
-    hint = typing.get_type_hints(kind)[spec.name]
-    return any(typing.get_origin(part) is tuple for part in (hint, *typing.get_args(hint)))
-
-
-def _kind(kind: type[Config], spec: dataclasses.Field) -> type:
-    """Return the type of a field's value, or of a tuple's items: bool, int, float or str."""
-    hint = typing.get_type_hints(kind)[spec.name]
-    while typing.get_args(hint):
-        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        hint = next(part for part in typing.get_args(hint) if not is_union or part is not type(None))
-    return hint
-
-
 def _build(name: str, kind: type[Config], how: Options, words: dict[str, Any]) -> Config:
     values = {}
     for spec in _shown(kind, how):
         value = words.pop(f"{name}__{spec.name}")
-        if _is_tuple(kind, spec):
+        item, many, _ = field_types(kind)[spec.name]
+        if many:
             if not value:  # not given: the config's own default
                 continue
-            value = tuple(_items(",".join(value), _kind(kind, spec), flags(spec, how)[0]))
+            value = tuple(_items(",".join(value), item, flags(spec, how)[0]))
         elif spec.metadata["choices"] and value is not None:
             value = value.lower()  # SCALE's users write UMAP and tSNE
         values[spec.name] = value
@@ -202,7 +191,7 @@ def _items(text: str, kind: type, flag: str) -> list[Any]:
     try:
         return [kind(item) for item in items]
     except ValueError:
-        raise OptionError(f"{flag} is {text!r}", "whole numbers separated by commas") from None
+        raise OptionError(f"{flag} is {text!r}", "integers separated by commas") from None
 
 
 def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from scale_toolkit.bars import LINE_SECONDS, Lines, Progress, bar, labelled
+from scale_toolkit.cli.spelling import as_typed
 from scale_toolkit.errors import ScaleWarning
 
 _SECONDS_BETWEEN_LINES = 1.0
@@ -36,6 +37,7 @@ class Talk:
         self.quiet, self.json_logs, self.debug = quiet, json_logs, debug
         self.stdout = sys.stdout
         self.verbose = False
+        self.spellings: dict[str, str] = {}  # keyword -> flag of this command
         self.label = ""  # the command's name, in front of its progress
         self.line_seconds = LINE_SECONDS
 
@@ -71,7 +73,7 @@ class Talk:
 
     def say(self, level: str, message: str, **facts: Any) -> None:
         """Write one line: ``warning: ...``, ``error: ...``, or the bare message where the level is ``info``."""
-        line = " ".join(message.split())
+        line = as_typed(" ".join(message.split()), self.spellings)
         if self.json_logs:
             line = json.dumps({"level": level, "message": line, **facts}, ensure_ascii=False)
         elif level != "info":

@@ -41,7 +41,7 @@ def load() -> ModuleType:
             raise ScaleError(
                 f"episcanpy cannot be imported ({type(error).__name__}: {error})",
                 "episcanpy 0.4",
-                "use --method variability, which gives the same scores without it",
+                "use `method=variability`, which gives the same scores without it",
             ) from error
     return episcanpy
 

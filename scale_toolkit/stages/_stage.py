@@ -6,14 +6,13 @@ They run on a copy that shares all matrices, and what they changed there becomes
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import keys
 from scale_toolkit.stages.receipts import digest, receipts, versions
-from scale_toolkit.stages.stage import Loads, Progress, Reads, Result, StageFunction
+from scale_toolkit.stages.stage import Loads, Progress, Reads, Result, StageFunction, shallow_copy
 from scale_toolkit.stages.stage import stage as stage_of_result
 
 if TYPE_CHECKING:
@@ -66,30 +65,6 @@ def stage(
         )(as_result)
 
     return wrap
-
-
-def shallow_copy(adata: AnnData) -> AnnData:
-    """Return a new AnnData with its own obs, var and uns that shares the matrices of `adata`."""
-    import anndata
-
-    if adata.isbacked:
-        return adata.to_memory()
-    layers = {name: layer for name, layer in adata.layers.items() if name is not None}  # None is X from anndata 0.13
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* names are not unique")  # said when the input was made
-        return anndata.AnnData(
-            adata.X,
-            obs=adata.obs.copy(),
-            var=adata.var.copy(),
-            uns=dict(adata.uns),
-            obsm=dict(adata.obsm),
-            varm=dict(adata.varm),
-            obsp=dict(adata.obsp),
-            varp=dict(adata.varp),
-            layers=layers,
-            raw=adata.raw,
-            shape=None if adata.X is not None else adata.shape,
-        )
 
 
 def _changes(before: AnnData, after: AnnData) -> tuple[dict[keys.Slot, Any], tuple[keys.Slot, ...]]:

@@ -18,7 +18,7 @@ from scale_toolkit.core.intervals import check_chromosomes, nearest_starts, requ
 from scale_toolkit.core.specificity import outlying_loadings, specificity_of_counts
 from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages._stage import note, stage
-from scale_toolkit.stages.select_peaks import _binary_view
+from scale_toolkit.stages.counts import open_peaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -110,7 +110,7 @@ def markers(
         A cluster without markers; peaks on chromosomes without a gene.
     """
     labels = _clusters(adata, config.cluster_by)
-    whole = _binary_view(adata)
+    whole = open_peaks(adata)
     used = np.flatnonzero(labels.notna().to_numpy() & (np.diff(whole.indptr) > 0))
     labels = labels.iloc[used].cat.remove_unused_categories()
     if len(labels.cat.categories) < 2:

@@ -214,6 +214,31 @@ def _loaded(view: AnnData) -> AnnData:
     return view.to_memory() if view.isbacked else view.copy()
 
 
+def shallow_copy(adata: AnnData) -> AnnData:
+    """Return a new AnnData with its own obs, var and uns that shares the matrices of `adata`."""
+    from anndata import AnnData
+
+    if adata.isbacked:
+        return adata.to_memory()
+    # from anndata 0.13, X is also the layer None
+    layers = {name: layer for name, layer in adata.layers.items() if name is not None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* names are not unique")  # said when the input was made
+        return AnnData(
+            adata.X,
+            obs=adata.obs.copy(),
+            var=adata.var.copy(),
+            uns=dict(adata.uns),
+            obsm=dict(adata.obsm),
+            varm=dict(adata.varm),
+            obsp=dict(adata.obsp),
+            varp=dict(adata.varp),
+            layers=layers,
+            raw=adata.raw,
+            shape=None if adata.X is not None else adata.shape,
+        )
+
+
 def _check_fit(target: AnnData, values: Mapping[keys.Slot, Any]) -> None:
     """Raise what AnnData would raise for a value that does not fit, before anything is written."""
     import pandas as pd

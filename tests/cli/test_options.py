@@ -77,7 +77,7 @@ def test_words_reach_the_config(words, field, value):
         ("--real nan", "error: --real is nan; expected a number"),
         ("--word green", "error: --word is 'green'; expected one of red, blue"),
         ("--yes-no --widths 0", "error: --widths is 0; expected 1 or more"),
-        ("--widths 3,x", "error: --widths is '3,x'; expected whole numbers separated by commas"),
+        ("--widths 3,x", "error: --widths is '3,x'; expected integers separated by commas"),
     ],
 )
 def test_a_value_out_of_range_is_named_as_typed(words, message):

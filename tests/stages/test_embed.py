@@ -22,7 +22,7 @@ from scale_toolkit.stages.cluster import cluster
 from scale_toolkit.stages.embed import embed
 from scale_toolkit.stages.receipts import receipts
 
-FEW = "ignore:.*(fewer than n_neighbors|perplexity 30 is too much):scale_toolkit.errors.ScaleWarning"
+FEW = "ignore:.*(fewer than n_neighbors|.perplexity. 30 is too large):scale_toolkit.errors.ScaleWarning"
 SLOT = {"umap": keys.UMAP, "tsne": keys.TSNE}
 
 
@@ -187,7 +187,7 @@ def test_clusters_do_not_depend_on_a_picture_drawn_before():
 @pytest.mark.parametrize("method", ["umap", "tsne"])
 def test_fewer_than_three_cells_are_an_error(n_cells, method):
     cells = cells_of(3)[:n_cells].copy()
-    with pytest.raises(InputError, match=f"{n_cells} cells; expected at least 3" if n_cells else "has shape"):
+    with pytest.raises(InputError, match=f"{n_cells} cells; expected at least 3"):
         embed(cells, method=method, n_threads=1)
 
 
@@ -207,7 +207,7 @@ def test_few_cells_say_what_is_used_instead():
     with pytest.warns(ScaleWarning, match="13 cells are fewer than n_neighbors 30"):
         embed(cells)
     assert cells.uns["neighbors"]["params"]["n_neighbors"] == 13
-    with pytest.warns(ScaleWarning, match="perplexity 30 is too much for 13 cells: 4 is used"):
+    with pytest.warns(ScaleWarning, match="`perplexity` 30 is too large for 13 cells: 4 is used"):
         embed(cells, method="tsne", n_threads=1)
     assert receipts(cells)[-1]["notes"] == {"perplexity": 4.0}
 

@@ -199,7 +199,7 @@ def test_a_cluster_of_one_cell(cells):
         (lambda c: c.obs.pop("cell_type"), MissingSlotError, r"no column 'cell_type'.*--cluster-by"),
         (lambda c: c.obs.__setitem__("cell_type", "a"), InputError, r"has 1 cluster in 600 cells.*expected two or more"),
         (lambda c: c.obs.__setitem__("cell_type", np.linspace(0, 1, 600)), InputError, r"600 distinct values \(float64\)"),
-        (lambda c: setattr(c, "X", -c.X), InputError, r"X runs from -"),
+        (lambda c: setattr(c, "X", -c.X), InputError, r"X ranges from -"),
     ],
 )
 def test_what_cannot_be_compared_is_told(cells, change, error, message):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -279,23 +280,23 @@ def test_fewer_peaks_than_the_default_is_no_news(planted, caplog):
 
 
 def test_fewer_peaks_than_asked_is_a_warning(planted):
-    with pytest.warns(errors.ScaleWarning, match="301 peaks were asked for and there are 300") as caught:
+    with pytest.warns(errors.ScaleWarning, match="`n_peaks` is 301 and there are 300 peaks") as caught:
         assert scale.select_peaks(planted, n_peaks=301).n_vars == 300
     assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_left_names_a_score_that_keeps_something(planted, method):
-    with pytest.raises(errors.NothingLeftError, match=f"no peak scores 1e\\+06 or more by {method}: scores run from") as caught:
+    with pytest.raises(errors.NothingLeftError, match=f"no peak scores 1e\\+06 or more by {method}: scores range from") as caught:
         scale.select_peaks(planted, method=method, min_score=1e6)
-    words = str(caught.value).split("--min-score ")[1].split()
-    result = scale.select_peaks(planted, method=method, min_score=float(words[0]))
-    assert result.n_vars == int(words[3]) > 0
+    proposal, n_kept = re.search(r"`min_score=(\S+)` would keep (\d+)", str(caught.value)).groups()
+    result = scale.select_peaks(planted, method=method, min_score=float(proposal))
+    assert result.n_vars == int(n_kept) > 0
 
 
 def test_nothing_left_where_scores_are_not_numbers():
     cells = anndata.AnnData(sparse.csr_matrix((5, 30), dtype=np.float32))
-    with pytest.raises(errors.NothingLeftError, match="no peak has a score by --method hvg"):
+    with pytest.raises(errors.NothingLeftError, match="no peak has a score by `method=hvg`"):
         scale.select_peaks(cells, method="hvg", min_score=0)
 
 
@@ -335,9 +336,9 @@ def test_cells_left_without_an_open_peak_are_counted(planted):
 @pytest.mark.parametrize(
     ("X", "words"),
     [
-        (np.array([[1.0, -2.0], [0, 1]]), "X runs from -2 to 1; expected counts, 0 or more"),
-        (np.array([[1.0, np.nan], [0, 1]]), "X runs from nan to nan"),
-        (np.array([[1.0, np.inf], [0, 1]]), "X runs from 0 to inf|X runs from 1 to inf"),
+        (np.array([[1.0, -2.0], [0, 1]]), "X ranges from -2 to 1; expected counts of 0 or more"),
+        (np.array([[1.0, np.nan], [0, 1]]), "X ranges from nan to nan"),
+        (np.array([[1.0, np.inf], [0, 1]]), "X ranges from 0 to inf|X ranges from 1 to inf"),
         (np.zeros((0, 3)), "X is 0 cells × 3 peaks; expected one or more of each"),
         (np.zeros((3, 0)), "X is 3 cells × 0 peaks"),
     ],
@@ -388,5 +389,5 @@ def test_the_library_opens_no_figure_and_prints_nothing(planted, capfd):
 
 def test_a_library_that_cannot_be_imported(planted, monkeypatch):
     monkeypatch.setitem(sys.modules, "episcanpy", None)
-    with pytest.raises(errors.ScaleError, match=r"episcanpy cannot be imported .*; use --method variability"):
+    with pytest.raises(errors.ScaleError, match=r"episcanpy cannot be imported .*; use `method=variability`"):
         scale.select_peaks(planted, method="episcanpy")
