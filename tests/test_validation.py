@@ -22,12 +22,12 @@ from scale_toolkit.validation import Config, field_types, option
         (TrainConfig(encode_dim=np.int32(64)), "encode_dim", (64,)),
         (TrainConfig(encode_dim=64), "encode_dim", (64,)),
         (TrainConfig(lr=np.float32(0.5)), "lr", 0.5),
-        (TrainConfig(log_transform=np.bool_(True)), "log_transform", True),
+        (TrainConfig(log_transform=np.True_), "log_transform", True),
         (TrainConfig(preset=np.str_("paper")), "preset", "paper"),
         (ClusterConfig(n_clusters=4.0), "n_clusters", 4),
         (ClusterConfig(n_clusters=np.float64(4.0)), "n_clusters", 4),
         (ClusterConfig(n_clusters=np.array(4)), "n_clusters", 4),
-        (ImputeConfig(binary=np.bool_(False)), "binary", False),
+        (ImputeConfig(binary=np.False_), "binary", False),
         (PrepareConfig(min_peaks=100), "min_peaks", 100),
         (PrepareConfig(drop_chromosomes="chrM"), "drop_chromosomes", ("chrM",)),
         (PrepareConfig(drop_chromosomes=["chrM", np.str_("chrX")]), "drop_chromosomes", ("chrM", "chrX")),
@@ -66,7 +66,7 @@ def test_a_wrong_value_is_named(make, message):
 def test_an_unsupported_field_type_is_an_error_of_the_programmer():
     @dataclass(frozen=True)
     class Strange(Config):
-        value: dict = option(None, "A dict.")
+        value: dict = option(None, "A dict.")  # noqa: RUF009
 
     with pytest.raises(TypeError, match="a field cannot be"):
         field_types(Strange)

@@ -36,7 +36,7 @@ STAGES = {
     "embed": ("embed", "embed"),
     "cluster": ("cluster", "cluster"),
     "markers": ("markers", "markers"),
-    "simulate": ("simulate", "whole"),
+    "simulate": ("simulate", "simulate_stage"),
 }
 
 #: What the digests covered before receipts listed it (up to the release of 0.1.0).

@@ -183,7 +183,7 @@ def test_the_result_can_be_written_and_read(tmp_path, small):
 def test_progress_tells_the_cells_done():
     told = []
     simulate(**SMALL, progress=lambda *words: told.append(words))
-    assert told == [("simulating", 200, 200)]
+    assert told == [("computing X", 200, 200)]
 
 
 def test_the_signature_shows_the_options_and_no_input():
