@@ -9,11 +9,15 @@ imports (``imports_mb``) and after reading (``base_mb``), and what the method sa
 
 tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), truncated SVD of 31, the first dropped, rows to unit
             length.
-snapatac2   ``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024).
+signac-lsi  Signac's weighting, log1p(10⁴ · tf · cells / peak count), u · s of 30, first dropped, unit length (Stuart et al. 2021).
+scopen      scOpen's objective by scikit-learn: NMF of 30 of the TF-IDF matrix, rows to unit length (Li et al. 2021).
+cistopic    cisTopic's model by scikit-learn: LDA of 30 topics, square roots of the shares (Bravo González-Blas et al. 2019).
+snapatac2   ``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024); ``snapatac2:unit`` to unit length.
 peakvi      scvi-tools ``PEAKVI``, its own size, 500 epochs with early stopping (Ashuach et al. 2022); lr as --lr says.
 release     ``scale`` 1.1.2's own classes with the options of its command line (Xiong et al. 2019); the latent space is the mean
             of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`, `clip_grad_norm`) are put
             back, nothing else.
+start       the coordinates that this project's training starts from (`model.views.find_start`).
 scale       this project's ``train`` with its defaults; ``scale:PRESET`` with another preset.
 """
 
@@ -44,13 +48,78 @@ def tfidf_svd(late, args):
     yield z / np.linalg.norm(z, axis=1, keepdims=True), {}
 
 
+def signac_lsi(late, args):
+    import numpy as np
+    from scipy.sparse.linalg import svds
+
+    yield
+    x = late.cells.X.astype(np.float64).tocsr()
+    row, column = np.asarray(x.sum(1)).ravel(), np.asarray(x.sum(0)).ravel()
+    share = x.data / np.repeat(row, np.diff(x.indptr))
+    x.data = np.log1p(1e4 * share * (x.shape[0] / column)[x.indices])
+    u, s, _ = svds(x, k=min(31, min(x.shape) - 1), v0=start_vector(x, args.seed))
+    yield unit_rows((u * s)[:, np.argsort(-s)[1:]]), {}
+
+
+def scopen(late, args):
+    import numpy as np
+    from sklearn.decomposition import NMF
+
+    yield
+    x = late.cells.X.tocsr().astype(np.float64)
+    x.data[:] = 1
+    row, column = np.asarray(x.sum(1)).ravel(), np.asarray(x.sum(0)).ravel()
+    share = x.data / np.repeat(row, np.diff(x.indptr))
+    x.data = share * np.log(1 + x.shape[0] / column)[x.indices] * 1e4
+    model = NMF(min(30, min(x.shape)), init="nndsvd", random_state=args.seed, max_iter=500)
+    yield unit_rows(model.fit_transform(x)), {}
+
+
+def cistopic(late, args):
+    import numpy as np
+    from sklearn.decomposition import LatentDirichletAllocation
+
+    yield
+    x = (late.cells.X > 0).astype(np.float64)
+    model = LatentDirichletAllocation(30, random_state=args.seed, max_iter=50, n_jobs=args.n_threads)
+    shares = model.fit_transform(x)
+    yield np.sqrt(shares / shares.sum(1, keepdims=True)), {}
+
+
+def start(late, args):
+    import numpy as np
+
+    from scale_toolkit.core.open_peaks import OpenPeaks
+    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.model.products import ProductsOnHost
+    from scale_toolkit.model.views import find_start
+
+    yield
+    opened = OpenPeaks.of_source(MatrixRows(late.cells.X), args.n_threads)
+    made = find_start(ProductsOnHost(opened), opened.peak_sums(), None, args.seed)
+    yield np.asarray(made.coordinates), {"latent": made.coordinates.shape[1]}
+
+
+def start_vector(x, seed):
+    """Where ARPACK begins, so that a seed gives the same result again."""
+    import numpy as np
+
+    return np.random.default_rng(seed).uniform(-1, 1, min(x.shape))
+
+
+def unit_rows(z):
+    """Rows to unit length."""
+    import numpy as np
+
+    return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+
+
 def snapatac2(late, args):
     import snapatac2
 
     yield
-    cells = late.cells
-    _, z = snapatac2.tl.spectral(cells, n_comps=30, features=None, random_state=args.seed, inplace=False)
-    yield z, {}
+    _, z = snapatac2.tl.spectral(late.cells, n_comps=30, features=None, random_state=args.seed, inplace=False)
+    yield (unit_rows(z) if args.method.endswith(":unit") else z), {}
 
 
 def peakvi(late, args):
@@ -124,20 +193,44 @@ def ours(late, args):
     trained = scale.train(cells, seed=args.seed, preset=preset, n_threads=args.n_threads)
     notes = scale.receipts(trained)[-1]["notes"]
     history = keys.HISTORY.get(trained)
-    facts = {name: notes[name] for name in ("epochs", "best_epoch", "steps")}
+    facts = {name: notes[name] for name in ("epochs", "best_epoch", "steps", "latent")}
     if "held_out" in history:
         facts["held_out_start"] = float(history["held_out"][0])
         facts["held_out_end"] = float(history["held_out"][notes["best_epoch"]])
     yield keys.LATENT.get(trained), facts
 
 
-METHODS = {"tfidf-svd": tfidf_svd, "snapatac2": snapatac2, "peakvi": peakvi, "release": release, "scale": ours}
+METHODS = {
+    "tfidf-svd": tfidf_svd,
+    "signac-lsi": signac_lsi,
+    "scopen": scopen,
+    "cistopic": cistopic,
+    "snapatac2": snapatac2,
+    "peakvi": peakvi,
+    "release": release,
+    "start": start,
+    "scale": ours,
+}
 
 
 class Late:
     """Where the cells will be: they are read after the imports, so that the memory of both can be told apart."""
 
     cells = None
+
+
+def latent_space(method, cells, seed, n_threads):
+    """One latent space in this process: (cells, dimensions) and what the method says of itself."""
+    import numpy as np
+
+    late = Late()
+    args = argparse.Namespace(method=method, seed=seed, n_threads=n_threads, epochs=0, iterations=0, lr=1e-3, workers=0)
+    work = METHODS[method.partition(":")[0]](late, args)
+    next(work)  # imports
+    late.cells = cells
+    started = time.perf_counter()
+    latent, facts = next(work)
+    return np.asarray(latent, np.float32), {"seconds": time.perf_counter() - started, **facts}
 
 
 def peak_mb() -> float:

@@ -10,13 +10,35 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from scale_toolkit.core.rows import RowSource
+from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
+from scale_toolkit.core.rows import RowSource, blocks
 from scale_toolkit.model.cells import Cells, CellsOnDevice, EncoderView, idf_on
 from scale_toolkit.model.packed import PackedRows, StoredRows
-from scale_toolkit.model.views import Shuffled, View, WeightedRows
 
 if TYPE_CHECKING:
     from scale_toolkit.model.cells import EncoderInput
+    from scale_toolkit.model.views import View
+
+
+class WeightedProducts(Protocol):
+    """Weighted rows of cells (cells × peaks), for products with narrow dense matrices."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and peaks."""
+        ...
+
+    def times(self, dense: np.ndarray) -> np.ndarray:
+        """Rows · dense, (cells, c) float32."""
+        ...
+
+    def transposed_times(self, dense: np.ndarray) -> np.ndarray:
+        """Rowsᵀ · dense, (peaks, c) float32."""
+        ...
+
+    def square_norms(self) -> np.ndarray:
+        """Sum of squared weights of each row, (cells,) float64."""
+        ...
 
 
 class Products(Protocol):
@@ -28,17 +50,17 @@ class Products(Protocol):
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> ViewRows | WeightedRows:
+    ) -> WeightedProducts:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         ...
 
-    def seen(self, see: EncoderInput) -> ViewRows | WeightedRows:
+    def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
         ...
 
     def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[Products, np.ndarray]:
         """These cells with their open peaks dealt out again at random, and the sums of the peaks
-        (`views.Shuffled`).
+        (`OpenPeaks.shuffled`).
         """
         ...
 
@@ -47,29 +69,84 @@ def products_of(cells: Cells) -> Products:
     """Products of these cells, where the cells are."""
     if isinstance(cells, CellsOnDevice):
         return ProductsOnDevice(cells.store)
-    return ProductsOnHost(cells.source, torch.get_num_threads())
+    n_threads = torch.get_num_threads()
+    return ProductsOnHost(OpenPeaks.of_source(cells.source, n_threads), cells.source)
 
 
 class ProductsOnHost:
-    """Rows of a source in host memory or a file."""
+    """Open peaks in host memory.
 
-    def __init__(self, source: RowSource, n_threads: int) -> None:
-        self.source, self.n_threads, self.n_cells = source, n_threads, source.n_cells
+    Parameters
+    ----------
+    opened
+        The open peaks.
+    source
+        Counts of the same cells, for `seen` with log-transformed counts.
+    """
 
-    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> WeightedRows:
+    def __init__(self, opened: OpenPeaks, source: RowSource | None = None) -> None:
+        self.opened, self.source, self.n_cells = opened, source, opened.n_cells
+
+    def weighted(
+        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
+    ) -> WeightedRows:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
-        return WeightedRows(self.source, view.weighting(peak_sums, n_cells), self.n_threads, cells)
+        opened = self._chosen(cells)
+        return WeightedRows(opened, view.peak_weights(peak_sums, n_cells), log=view.log)
 
-    def seen(self, see: EncoderInput) -> WeightedRows:
+    def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
-        return WeightedRows(self.source, see, self.n_threads)
+        if isinstance(see, EncoderView) and see.weighting is not None and not see.log_transform:
+            return WeightedRows(self.opened, see.weighting.idf, log=True)
+        if self.source is None:
+            raise TypeError("log-transformed counts need the counts")
+        return SeenRows(self.source, see)
 
-    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnHost, np.ndarray]:
+    def shuffled(
+        self, cells: np.ndarray, rng: np.random.Generator
+    ) -> tuple[ProductsOnHost, np.ndarray]:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """
-        source = Shuffled(self.source, cells, rng)
-        return ProductsOnHost(source, self.n_threads), source.peak_sums
+        opened = self._chosen(cells).shuffled(rng)
+        return ProductsOnHost(opened), opened.peak_sums()
+
+    def _chosen(self, cells: np.ndarray | None) -> OpenPeaks:
+        if cells is None or len(cells) == self.n_cells:
+            return self.opened
+        return self.opened.chosen(cells)
+
+
+@dataclass
+class SeenRows:
+    """Rows of counts as the encoder sees them, made again in every pass: for counts whose weights
+    do not follow from the open peaks.
+    """
+
+    source: RowSource
+    see: EncoderInput
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and peaks."""
+        return self.source.n_cells, self.source.n_peaks
+
+    def times(self, dense: np.ndarray) -> np.ndarray:
+        """Rows · dense, (cells, c) float32."""
+        products = [self.see(rows) @ dense for _, rows in blocks(self.source)]
+        return np.concatenate(products).astype(np.float32)
+
+    def transposed_times(self, dense: np.ndarray) -> np.ndarray:
+        """Rowsᵀ · dense, (peaks, c) float32."""
+        total = np.zeros((self.source.n_peaks, dense.shape[1]), np.float32)
+        for cells, rows in blocks(self.source):
+            total += self.see(rows).T @ dense[cells]
+        return total
+
+    def square_norms(self) -> np.ndarray:
+        """Sum of squared weights of each row, (cells,) float64."""
+        weighted = (self.see(rows).astype(np.float64) for _, rows in blocks(self.source))
+        return np.concatenate([np.asarray(rows.multiply(rows).sum(1)).ravel() for rows in weighted])
 
 
 class ProductsOnDevice:

@@ -425,7 +425,7 @@ def train_model(
         "latent": settings.latent,
         "encode_dim": settings.encode_dim,
         "decode_dim": settings.decode_dim,
-        "lr": fast_learning_rate(source.n_cells) if settings.lr is None else settings.lr,
+        "lr": settings.lr,
         "batch_size": batch_size,
         "max_iter": settings.max_iter,
         "max_epochs": settings.max_epochs,
@@ -449,7 +449,7 @@ def train_model(
     except Diverged as error:
         raise TrainingError(
             f"training met a value that is not a number in epoch {error.epoch}, in {error.parameter}",
-            do=f"lower the learning rate: --lr {common['lr'] / 10:g}",
+            do=f"lower the learning rate: --lr {settings.lr / 10:g}",
         ) from None
     if trained.stopped:
         import warnings
@@ -460,11 +460,6 @@ def train_model(
             stacklevel=2,
         )
     return trained
-
-
-def fast_learning_rate(n_cells: int) -> float:
-    """Learning rate of the fast preset: 0.0003 up to 1,000 cells, where a good start needs little, 0.001 from 11,000 on."""
-    return float(np.clip(3e-4 * np.sqrt(n_cells / 1000), 3e-4, 1e-3))
 
 
 def fast_batch_size(n_cells: int) -> int:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from scale_toolkit.core.open_peaks import OpenPeaks
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.core.weighting import fit_weighting
 from scale_toolkit.model.cells import EncoderView
@@ -15,7 +16,8 @@ CPU = torch.device("cpu")
 
 
 def both(counts):
-    return ProductsOnHost(MatrixRows(counts), 1), ProductsOnDevice(pack(MatrixRows(counts), CPU))
+    source = MatrixRows(counts)
+    return ProductsOnHost(OpenPeaks.of_source(source, 1), source), ProductsOnDevice(pack(MatrixRows(counts), CPU))
 
 
 def sums_of(counts):
