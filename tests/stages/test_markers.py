@@ -189,14 +189,14 @@ def test_a_cluster_of_one_cell(cells):
     with pytest.warns(ScaleWarning, match="0 marker peaks"):
         scale.markers(cells, cluster_by="one")
     assert np.isfinite(keys.MARKER_SCORE.get(cells)).sum() > 0
-    with pytest.raises(InputError, match=r"cluster 'alone' has one cell.*--method logistic"):
+    with pytest.raises(InputError, match=r"cluster 'alone' has one cell.*`method=logistic`"):
         scale.markers(cells, cluster_by="one", method="wilcoxon")
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda c: c.obs.pop("cell_type"), MissingSlotError, r"no column 'cell_type'.*--cluster-by"),
+        (lambda c: c.obs.pop("cell_type"), MissingSlotError, r"no column 'cell_type'.*`cluster_by`"),
         (lambda c: c.obs.__setitem__("cell_type", "a"), InputError, r"has 1 cluster in 600 cells.*expected two or more"),
         (lambda c: c.obs.__setitem__("cell_type", np.linspace(0, 1, 600)), InputError, r"600 distinct values \(float64\)"),
         (lambda c: setattr(c, "X", -c.X), InputError, r"X ranges from -"),
@@ -214,7 +214,7 @@ def test_without_clusters_the_stage_that_makes_them_is_named(cells):
 
 
 def test_no_peak_in_enough_cells(cells):
-    with pytest.raises(NothingLeftError, match=r"none of 300 peaks is open in 600 cells.*--min-cells"):
+    with pytest.raises(NothingLeftError, match=r"none of 300 peaks is open in 600 cells.*`min_cells`"):
         marked(cells, min_cells=600)
 
 
@@ -342,7 +342,7 @@ def test_a_partial_match_is_told_and_the_rest_has_no_gene(cells):
 
 def test_peaks_that_are_no_intervals_have_no_genes(cells):
     cells.var_names = [f"peak_{j}" for j in range(300)]
-    with pytest.raises(InputError, match=r"first 'peak_0'.*leave out --gtf"):
+    with pytest.raises(InputError, match=r"first 'peak_0'.*leave out `genes`"):
         marked(cells, genes=genes_of(("chr1", 5, "+", "A", "a")))
 
 
