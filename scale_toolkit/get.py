@@ -11,11 +11,90 @@ from scipy import sparse
 from scale_toolkit import keys
 from scale_toolkit.core.specificity import specificity_of_matrix
 from scale_toolkit.errors import InputError, MissingSlotError, OptionError
+from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["decoder_weights", "specificity", "top_markers"]
+__all__ = [
+    "decoder_weights",
+    "imputed",
+    "latent",
+    "markers",
+    "motifs",
+    "posterior",
+    "specificity",
+    "top_markers",
+]
+
+
+def latent(adata: AnnData) -> pd.DataFrame:
+    """Return the latent space, cells × dimensions (float32), from ``obsm['X_scale']``."""
+    values = np.asarray(keys.LATENT.get(adata))
+    return pd.DataFrame(values, index=adata.obs_names, columns=_numbers(values.shape[1]))
+
+
+def posterior(adata: AnnData) -> pd.DataFrame:
+    """Return the responsibility of each mixture component for each cell.
+
+    Returns
+    -------
+    Cells × components, float32; rows sum to 1; from ``obsm['scale_posterior']``.
+    """
+    values = np.asarray(keys.POSTERIOR.get(adata))
+    return pd.DataFrame(values, index=adata.obs_names, columns=_numbers(values.shape[1]))
+
+
+def imputed(adata: AnnData, peaks: Any = slice(None), cells: Any = slice(None)) -> pd.DataFrame:
+    """Return the probability that each of these peaks is open in each of these cells.
+
+    Parameters
+    ----------
+    adata
+        The output of `scale train`; the values are decoded here and not stored.
+    peaks, cells
+        Names, positions or masks; all by default, which takes cells × peaks × 4 bytes.
+
+    Returns
+    -------
+    Cells × peaks, float32, in [0, 1]; peaks that are not modelled have no column.
+    """
+    # decoding belongs to the stages, and this module is read without them
+    from scale_toolkit.stages.imputed import imputed as decoded
+
+    values = decoded(adata).to_adata(peaks=peaks, cells=cells)
+    return pd.DataFrame(values.X, index=values.obs_names, columns=values.var_names)
+
+
+def markers(adata: AnnData, cluster: str | None = None) -> pd.DataFrame:
+    """Return the table of marker peaks from ``uns['scale_markers']``, best first.
+
+    Parameters
+    ----------
+    adata
+        The output of `scale markers`.
+    cluster
+        Only the markers of this cluster.
+    """
+    return _of_cluster(keys.MARKERS.get(adata), cluster)
+
+
+def motifs(adata: AnnData, cluster: str | None = None) -> pd.DataFrame:
+    """Return the table of motif enrichment from ``uns['scale_motifs']``, the smallest p first."""
+    return _of_cluster(keys.MOTIFS.get(adata), cluster)
+
+
+def _of_cluster(table: pd.DataFrame, cluster: str | None) -> pd.DataFrame:
+    if cluster is None:
+        return table.copy()
+    clusters = table["cluster"].astype("category").cat.categories.astype(str)
+    if cluster not in clusters:
+        raise InputError(f"there is no cluster {cluster!r}", "one of " + first_names(clusters, 12))
+    return table[table["cluster"].astype(str) == cluster].copy()
+
+
+def _numbers(n: int) -> list[str]:
+    return [str(number) for number in range(n)]
 
 
 def decoder_weights(adata: AnnData) -> np.ndarray[Any, Any]:

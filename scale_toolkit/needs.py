@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from scale_toolkit import registry
 from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 
-STAGES = ("prepare", "select_peaks", "train", "cluster", "embed", "markers", "impute", "report")
+#: What is estimated, in the order of an analysis: the stages, then the report.
+STAGES = (*(entry.module for entry in registry.STAGES.values() if entry.needs_estimate), "report")
 
 
 class Size(NamedTuple):

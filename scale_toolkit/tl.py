@@ -1,20 +1,26 @@
-"""Training and after, the way scanpy does it: ``scale.tl.train(adata)`` writes into `adata`; ``copy=True`` returns another."""
+"""Training and what follows it, in scanpy's manner.
+
+``scale.tl.train(adata)`` writes into `adata` and returns None; with ``copy=True`` it returns a new
+AnnData.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit._in_place import run, with_options
-from scale_toolkit.config import ClusterConfig, EmbedConfig, ImputeConfig, TrainConfig
+from scale_toolkit.config import ClusterConfig, EmbedConfig, ImputeConfig, MarkersConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import numpy as np
+    import pandas as pd
     from anndata import AnnData
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["cluster", "embed", "encode", "impute", "train"]
+__all__ = ["cluster", "embed", "encode", "impute", "markers", "train"]
 
 
 @with_options(TrainConfig)
@@ -65,7 +71,7 @@ def encode(
     adata: AnnData,
     *,
     model: bytes,
-    peaks: Sequence[str] | None = None,
+    peaks: Sequence[str] | Callable[[], Sequence[str] | None] | None = None,
     copy: bool = False,
     **options: Any,
 ) -> AnnData | None:
@@ -202,3 +208,63 @@ def impute(
         None of the peaks or cells is left.
     """
     return run("impute", adata, copy=copy, progress=progress, peaks=peaks, cells=cells, model=model, **options)
+
+
+@with_options(MarkersConfig)
+def markers(
+    adata: AnnData,
+    *,
+    copy: bool = False,
+    progress: Progress | None = None,
+    genes: pd.DataFrame | None = None,
+    sequences: Sequence[str] | None = None,
+    motifs: Mapping[str, np.ndarray[Any, Any]] | None = None,
+    **options: Any,
+) -> AnnData | None:
+    """Find the peaks that are open in more cells of a cluster than in other cells of the same depth.
+
+    `scale_toolkit.get.markers` reads the table, `scale_toolkit.get.top_markers` the best of each
+    cluster.
+
+    Parameters
+    ----------
+    adata
+        Counts or binary, cells × peaks, with clusters in obs.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called as peaks are tested.
+    genes
+        Starts of genes (``chrom``, ``tss``, ``strand``, ``gene_id``, ``gene_name``).
+    sequences, motifs
+        Sequence of each peak, and motifs by name: both or neither.
+    **options
+        ``cluster_by``, ``method``, ``max_fdr``, …: see `scale_toolkit.markers`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``uns['scale_markers']`` (DataFrame),
+    ``varm['scale_marker_score']``, ``varm['scale_specificity']`` (peaks × clusters, float32),
+    ``varm['scale_marker_fdr']`` (float64), ``varm['scale_weight_peaks']`` (peaks × latent, int8),
+    with `genes` ``var['nearest_gene']`` and ``var['tss_distance']``, with `motifs`
+    ``uns['scale_motifs']``, a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The column of clusters is missing.
+    InputError
+        The column does not hold two clusters or more.
+    NothingLeftError
+        No peak is open in ``min_cells`` cells.
+    """
+    return run(
+        "markers",
+        adata,
+        copy=copy,
+        progress=progress,
+        genes=genes,
+        sequences=sequences,
+        motifs=motifs,
+        **options,
+    )

@@ -6,8 +6,9 @@ import dataclasses
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from scale_toolkit import config, keys
+from scale_toolkit import keys
 from scale_toolkit.receipts import entries
+from scale_toolkit.registry import config_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,8 +69,7 @@ def last(adata: AnnData, stage: str) -> Run | None:
 
 def _changed(stage: str, options: dict[str, Any]) -> list[str]:
     """The options that differ from the stage's config; all of them where it is not known."""
-    name = "".join(word.title() for word in stage.split("-")) + "Config"
-    kind = getattr(config, name, None)
+    kind = config_of(stage)
     defaults = kind().as_dict() if kind is not None else {}
     words = []
     order = [*(option for option in defaults if option in options), *(option for option in options if option not in defaults)]

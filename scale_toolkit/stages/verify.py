@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from scipy import sparse
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import UNRECORDED
 from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.registry import STAGES
 from scale_toolkit.stages.receipts import digest, receipts, versions
 from scale_toolkit.threads import available_cores
 
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
     from scale_toolkit.stages.stage import Progress
 
 _LOG = logging.getLogger("scale_toolkit")
-
-#: Receipt's stage -> where its function is.
-STAGES = {
-    "prepare": ("prepare", "prepare"),
-    "select-peaks": ("select_peaks", "select_peaks"),
-    "train": ("train", "train"),
-    "impute": ("impute", "impute"),
-    "embed": ("embed", "embed"),
-    "cluster": ("cluster", "cluster"),
-    "markers": ("markers", "markers"),
-    "simulate": ("simulate", "simulate_stage"),
-}
 
 #: What the digests covered before receipts listed it (up to the release of 0.1.0).
 READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
@@ -190,10 +178,11 @@ def _function(receipt: dict[str, Any]) -> Any:
             f"stages of version {__version__}: {', '.join(STAGES)}",
             "verify with the version that wrote it",
         )
-    module, function = STAGES[name]
     if name == "train" and receipt.get("notes", {}).get("pretrained"):
-        function = "encode"
-    return getattr(importlib.import_module(f"scale_toolkit.stages.{module}"), function)
+        from scale_toolkit.stages.train import encode
+
+        return encode
+    return STAGES[name].load()
 
 
 def _reads(receipt: dict[str, Any]) -> tuple[keys.Slot, ...]:
