@@ -182,6 +182,11 @@ class ImputeConfig(Config):
     validate_share: float = option(
         0.1, "Share of the open peaks to hide (with --model: of the reads to take out).", minimum=0.01, maximum=0.5
     )
+    validate_by: str | None = option(
+        None,
+        "Column of obs whose groups --validate reports one by one, best known labels; left out, scale_cluster.",
+        metavar="COLUMN",
+    )
     trust_level: float = option(
         0.05, "Share of the trusted peaks that may be no better than their frequency.", minimum=0.0001, maximum=0.5
     )

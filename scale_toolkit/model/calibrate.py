@@ -20,7 +20,8 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
-from scale_toolkit.core.recovery import hidden_log_odds, natural, products
+from scale_toolkit.core.recovery import natural, products
+from scale_toolkit.core.reliability import hidden_log_odds
 from scale_toolkit.core.rows import binarise
 
 GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells

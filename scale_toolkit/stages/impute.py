@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.core.decode import UINT8_STEP, BinaryRows, NumericRows
 from scale_toolkit.errors import InputError, NothingLeftError, OptionError, ScaleWarning
-from scale_toolkit.stages._stage import note, stage
 from scale_toolkit.stages.choose import as_names, find_cells, find_peaks
 from scale_toolkit.stages.decoder import check_finite, modelled_positions, read_decoder
 from scale_toolkit.stages.group_means import mean_by_group
-from scale_toolkit.stages.validate import trusted_peaks, validate
+from scale_toolkit.stages.stage import Result, stage
+from scale_toolkit.stages.validate import WRITES as VALIDATED
+from scale_toolkit.stages.validate import check_column, trusted_peaks, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scale_toolkit.lazy import RowBlocks
-    from scale_toolkit.stages._stage import Progress
+    from scale_toolkit.stages.stage import Progress
 
 _REQUIRES = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
+_MATRICES = (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)
+_WRITES = (*_MATRICES, keys.IMPUTED_PEAKS, keys.IMPUTED_STEP, keys.GROUP_MEANS, *VALIDATED)
 _N_NOTED = 100  # a receipt lists up to this many of the peaks asked for; of more, their number
-
-log = logging.getLogger("scale_toolkit")
 
 
 def _libraries(config: ImputeConfig) -> tuple[str, ...]:
@@ -51,10 +51,49 @@ def _reads(config: ImputeConfig) -> tuple[keys.Slot, ...]:
         slots.append(keys.TRUST)
     if config.validate:
         slots += [keys.X, keys.CLUSTER, keys.COMPONENT]
+        if config.validate_by is not None:
+            slots.append(keys.column("obs", config.validate_by))
     return tuple(slots)
 
 
-@stage("impute", ImputeConfig, reads=_reads, requires=_REQUIRES, loads=_libraries)
+def _check(
+    adata: AnnData,
+    config: ImputeConfig,
+    *,
+    peaks: str | Sequence[str] | None = None,
+    cells: str | Sequence[str] | None = None,
+    model: bytes | None = None,
+) -> None:
+    """Raise what can be known before `validate` trains a model."""
+    if peaks is not None and config.to == "layers":
+        raise OptionError(
+            "to is 'layers' and only some peaks are asked for",
+            "obsm: a layer has a value for every peak",
+            "drop one of the two",
+        )
+    if not keys.BIAS.found_in(adata):
+        return  # a stage before this one will train the model, and may write the columns
+    for keyword in ("per_group", "validate_by"):
+        column = getattr(config, keyword)
+        if column is not None:
+            check_column(adata, column, keyword)
+    if cells is not None:
+        find_cells(adata, cells)
+    if peaks is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ScaleWarning)  # `impute` gives it
+            find_peaks(adata, peaks)
+
+
+@stage(
+    "impute",
+    ImputeConfig,
+    reads=_reads,
+    requires=_REQUIRES,
+    writes=_WRITES,
+    check=_check,
+    loads=_libraries,
+)
 def impute(
     adata: AnnData,
     config: ImputeConfig,
@@ -63,8 +102,8 @@ def impute(
     peaks: str | Sequence[str] | None = None,
     cells: str | Sequence[str] | None = None,
     model: bytes | None = None,
-) -> AnnData:
-    """Add imputed values to a trained AnnData, in memory; `streamed` does so without holding them.
+) -> Result:
+    """Add imputed values to a trained AnnData; `impute.streamed` gives the matrices as blocks.
 
     A value is sigmoid(w_j · h_i + b_j + s), rounded once to float32, where s is the offset of the
     data's median depth for every cell, or the cell's own (`depth`). X is not read. Peaks are taken
@@ -103,7 +142,7 @@ def impute(
     - ``uns['scale_imputed_peaks']``: the peak names of the columns, or bits, of these;
     - ``varm['imputed_groups']`` (peaks × groups, float32, a DataFrame; NaN for other peaks): with
       `per_group`, the mean probability in each group;
-    - with `validate` what `stages.validate.validate` writes: ``uns['scale_validation']``,
+    - with `validate` what `stages.validate.validate` gives: ``uns['scale_validation']``,
       ``var['scale_trust']`` and more;
     - with ``to="layers"`` instead ``layers['imputed']`` and ``layers['binary']`` (cells × peaks).
 
@@ -117,92 +156,51 @@ def impute(
     NothingLeftError
         None of the peaks was modelled, or none of the cells or peaks is asked for.
     """
-    adata, results = _begin(adata, config, peaks, cells, model, progress)
-    for path, rows in results.items():
-        attribute, name = path.split("/")
-        log.info("%s: %d cells × %d peaks", path, *rows.shape)
-        getattr(adata, attribute)[name] = _in_memory(rows, path, progress)
-    return adata
-
-
-def streamed(
-    adata: AnnData,
-    config: ImputeConfig | None = None,
-    *,
-    progress: Progress | None = None,
-    peaks: str | Sequence[str] | None = None,
-    cells: str | Sequence[str] | None = None,
-    model: bytes | None = None,
-    **options: Any,
-) -> tuple[AnnData, dict[str, RowBlocks]]:
-    """Do what `impute` does without holding the matrices.
-
-    Returns
-    -------
-    The AnnData with the receipt of `impute` and ``uns['scale_imputed_peaks']``; and by path
-    (``obsm/imputed``, ``layers/binary``, …) the matrices, which are computed while their blocks
-    are read.
-    """
-    results: dict[str, RowBlocks] = {}
-    inputs = {"peaks": peaks, "cells": cells, "model": model, "into": results}
-    adata = _impute_streamed(adata, config, progress=progress, **inputs, **options)
-    return adata, results
-
-
-@stage("impute", ImputeConfig, reads=_reads, requires=_REQUIRES, loads=_libraries)
-def _impute_streamed(
-    adata: AnnData,
-    config: ImputeConfig,
-    *,
-    progress: Progress | None = None,
-    peaks: str | Sequence[str] | None = None,
-    cells: str | Sequence[str] | None = None,
-    model: bytes | None = None,
-    into: dict[str, RowBlocks],
-) -> AnnData:
-    """Write all of `impute` except its matrices, which are put `into` a dict, not yet computed."""
-    adata, results = _begin(adata, config, peaks, cells, model, progress)
-    into.update(results)
-    return adata
-
-
-def _begin(
-    adata: AnnData,
-    config: ImputeConfig,
-    peaks: str | Sequence[str] | None,
-    cells: str | Sequence[str] | None,
-    model: bytes | None,
-    progress: Progress | None,
-) -> tuple[AnnData, dict[str, RowBlocks]]:
-    """Return the chosen cells with all that is small, and the matrices, not computed yet."""
+    result = Result()
     if config.validate:
-        validate(adata, config, progress=progress, model=model)
+        result = validate(adata, config, progress=progress, model=model)
+    trust = result.slots.get(keys.TRUST)
     if cells is not None:
-        chosen = find_cells(adata, cells)
-        facts = {"n_cells": len(chosen), "of_cells": adata.n_obs}
-        adata = adata[chosen].copy()
-        note(adata, cells=cells if isinstance(cells, str) else len(cells), **facts)
-    columns = _columns(adata, config, peaks)
-    results = _row_blocks(adata, config, columns)
+        result.cells = find_cells(adata, cells)
+        result.facts |= {
+            "cells": cells if isinstance(cells, str) else len(cells),
+            "n_cells": len(result.cells),
+            "of_cells": adata.n_obs,
+        }
+        if keys.CELL_RECOVERY in result.slots:
+            result.slots[keys.CELL_RECOVERY] = result.slots[keys.CELL_RECOVERY][result.cells]
+        adata = adata[result.cells]
+    columns = _columns(adata, config, peaks, trust)
     if peaks is not None:
         names = as_names(peaks, "peaks")
-        note(adata, n_peaks=len(columns), peaks=names if len(names) <= _N_NOTED else len(names))
-    _name_columns(adata, config, results, adata.var_names[columns].to_numpy(dtype=object))
+        listed = names if len(names) <= _N_NOTED else len(names)
+        result.facts |= {"n_peaks": len(columns), "peaks": listed}
+    result.blocks = _row_blocks(adata, config, columns)
+    _name_columns(adata, config, result, adata.var_names[columns].to_numpy(dtype=object))
     if config.per_group is not None:
         means = mean_by_group(
-            adata, columns, config.per_group, depth=config.depth, n_threads=config.n_threads, progress=progress
+            adata,
+            columns,
+            config.per_group,
+            depth=config.depth,
+            n_threads=config.n_threads,
+            progress=progress,
         )
-        keys.GROUP_MEANS.set(adata, means.reindex(adata.var_names))
-        note(adata, groups=list(means.columns))
-    return adata, results
+        result.slots[keys.GROUP_MEANS] = means.reindex(adata.var_names)
+        result.facts["groups"] = list(means.columns)
+    return result
 
 
-def _row_blocks(adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.int64]) -> dict[str, RowBlocks]:
-    """Return the matrices asked for of these peaks, by path; nothing is computed yet."""
-    results: dict[str, RowBlocks] = {}
+#: The same without holding the matrices, which are computed while their blocks are read.
+streamed = impute.streamed
+
+
+def _row_blocks(adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.int64]) -> dict[keys.Slot, RowBlocks]:
+    """Return the matrices asked for of these peaks; nothing is computed yet."""
+    blocks: dict[keys.Slot, RowBlocks] = {}
     if config.numeric or not (config.binary or config.per_group or config.validate):
         decoder = read_decoder(adata, columns, config.depth)
-        results[f"{config.to}/{keys.IMPUTED.name}"] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
+        blocks[_placed(keys.IMPUTED, config)] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
     if config.binary:
         rates = {
             keys.CELL_OPEN_RATE: keys.CELL_OPEN_RATE.get(adata).to_numpy(),
@@ -210,23 +208,28 @@ def _row_blocks(adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.in
         }
         check_finite(rates)
         packed = config.binary_format == "packed"
-        slot = keys.BINARY_PACKED if packed else keys.BINARY
-        decoder = read_decoder(adata, columns, "own")  # the rates were measured at the cells' depth
-        results[f"{config.to}/{slot.name}"] = BinaryRows(decoder, *rates.values(), packed=packed, n_threads=config.n_threads)
-    return results
+        decoder = read_decoder(adata, columns, "own")  # the rates were measured at that depth
+        blocks[_placed(keys.BINARY_PACKED if packed else keys.BINARY, config)] = BinaryRows(
+            decoder, *rates.values(), packed=packed, n_threads=config.n_threads
+        )
+    return blocks
 
 
-def _columns(adata: AnnData, config: ImputeConfig, peaks: str | Sequence[str] | None) -> npt.NDArray[np.int64]:
+def _placed(slot: keys.Slot, config: ImputeConfig) -> keys.Slot:
+    """Return the slot in obsm or in layers."""
+    return dataclasses.replace(slot, where=config.to)
+
+
+def _columns(
+    adata: AnnData,
+    config: ImputeConfig,
+    peaks: str | Sequence[str] | None,
+    trust: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[np.int64]:
     """Return the positions of the peaks to impute; a layer needs all of them."""
-    if peaks is not None:
-        if config.to == "layers":
-            raise OptionError(
-                "to is 'layers' and only some peaks are asked for",
-                "obsm: a layer has a value for every peak",
-                "drop one of the two",
-            )
-        return _trusted(adata, find_peaks(adata, peaks), config)
-    modelled = _trusted(adata, modelled_positions(adata), config)
+    modelled = modelled_positions(adata) if peaks is None else find_peaks(adata, peaks)
+    if config.only_trusted:
+        modelled = _trusted(modelled, trusted_peaks(adata, trust))
     if config.to == "layers" and len(modelled) < adata.n_vars:
         if config.only_trusted:
             what, remedy = "are trusted", "write to obsm with only_trusted"
@@ -241,11 +244,9 @@ def _columns(adata: AnnData, config: ImputeConfig, peaks: str | Sequence[str] | 
     return modelled
 
 
-def _trusted(adata: AnnData, columns: npt.NDArray[np.int64], config: ImputeConfig) -> npt.NDArray[np.int64]:
-    """Return those of the peaks that are trusted, if only they are asked for."""
-    if not config.only_trusted:
-        return columns
-    trusted: npt.NDArray[np.int64] = columns[trusted_peaks(adata)[columns]]
+def _trusted(columns: npt.NDArray[np.int64], trust: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return those of the peaks that are trusted."""
+    trusted: npt.NDArray[np.int64] = columns[trust[columns]]
     if len(trusted) == 0:
         raise NothingLeftError(
             f"none of the {len(columns):,} peaks asked for is trusted",
@@ -255,36 +256,23 @@ def _trusted(adata: AnnData, columns: npt.NDArray[np.int64], config: ImputeConfi
     return trusted
 
 
-def _name_columns(adata: AnnData, config: ImputeConfig, results: dict[str, RowBlocks], names: npt.NDArray[Any]) -> None:
-    """Write the names of the columns and the step of uint8; drop older results of other peaks."""
-    if config.numeric_format == "uint8" and any(p.endswith(keys.IMPUTED.name) for p in results):
-        keys.IMPUTED_STEP.set(adata, UINT8_STEP)
-    if config.to == "layers" or not results:
+def _name_columns(adata: AnnData, config: ImputeConfig, result: Result, names: npt.NDArray[Any]) -> None:
+    """Add the names of the columns and the step of uint8; drop older matrices of other peaks."""
+    if config.numeric_format == "uint8" and _placed(keys.IMPUTED, config) in result.blocks:
+        result.slots[keys.IMPUTED_STEP] = UINT8_STEP
+    if config.to == "layers" or not result.blocks:
         return
-    if keys.IMPUTED_PEAKS.found_in(adata) and not np.array_equal(keys.IMPUTED_PEAKS.get(adata), names):
-        for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED):
-            if slot.found_in(adata) and slot.path not in results:
-                warnings.warn(
-                    f"{slot} is removed: its columns are other peaks than the {len(names)} "
-                    "imputed now; ask for numeric and binary together",
-                    ScaleWarning,
-                    stacklevel=4,
-                )
-                slot.drop(adata)
-    keys.IMPUTED_PEAKS.set(adata, names)
-
-
-def _in_memory(rows: RowBlocks, path: str, progress: Progress | None) -> npt.NDArray[Any] | sparse.csr_matrix:
-    """Return all blocks as one matrix; a dense one is filled in place, so that it is held once."""
-    dense = np.empty(rows.shape, rows.dtype) if rows.format == "dense" else None
-    sparse_blocks: list[sparse.csr_matrix] = []
-    start = 0
-    for block in rows.blocks():
-        if dense is None:
-            sparse_blocks.append(block)
-        else:
-            dense[start : start + block.shape[0]] = block
-        start += block.shape[0]
-        if progress is not None:
-            progress(f"imputing {path}", start, rows.shape[0])
-    return sparse.vstack(sparse_blocks, "csr", rows.dtype) if dense is None else dense
+    result.slots[keys.IMPUTED_PEAKS] = names
+    if not keys.IMPUTED_PEAKS.found_in(adata):
+        return
+    if np.array_equal(keys.IMPUTED_PEAKS.get(adata), names):
+        return
+    stale = [slot for slot in _MATRICES if slot.found_in(adata) and slot not in result.blocks]
+    for slot in stale:
+        warnings.warn(
+            f"{slot} is removed: its columns are other peaks than the {len(names)} imputed now; "
+            "ask for numeric and binary together",
+            ScaleWarning,
+            stacklevel=4,
+        )
+    result.drops = (*result.drops, *stale)

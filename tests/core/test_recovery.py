@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from scale_toolkit.core import recovery
+from scale_toolkit.core import metacells, recovery, reliability, separation, trust
 
 
 def some_open(n_cells=60, n_peaks=400, seed=0, share=0.1):
@@ -112,10 +112,10 @@ def test_the_chance_to_be_hidden_is_seen_in_a_simulation():
         n_hidden = rng.binomial(n_open, q)
         seen = n_hidden / (entries - n_open + n_hidden)
         p_left = (1 - q) * p  # what a model of the rest says
-        predicted = np.exp(recovery.hidden_log_odds(np.array([logit(p_left)]), q))[0]
+        predicted = np.exp(reliability.hidden_log_odds(np.array([logit(p_left)]), q))[0]
         assert predicted == pytest.approx(q * p / (1 - (1 - q) * p), rel=1e-9)
         assert predicted == pytest.approx(seen, rel=0.015)
-    assert np.exp(recovery.hidden_log_odds(np.array([50.0]), 0.1))[0] < 1  # a model that is surer than hiding allows
+    assert np.exp(reliability.hidden_log_odds(np.array([50.0]), 0.1))[0] < 1  # a model that is surer than hiding allows
 
 
 def predicted_and_seen(n=300_000, seed=0, slope=1.0):
@@ -127,18 +127,18 @@ def predicted_and_seen(n=300_000, seed=0, slope=1.0):
 
 def test_a_calibrated_chance_has_ratio_slope_and_intercept_of_calibration():
     chance, hidden = predicted_and_seen()
-    found = recovery.calibration(chance, hidden, np.ones(len(chance)))
+    found = reliability.calibration(chance, hidden, np.ones(len(chance)))
     np.testing.assert_allclose(found["ratio"], 1, atol=4 * max(found["error"]))
     assert found["slope"] == pytest.approx(1, abs=0.03) and found["intercept"] == pytest.approx(0, abs=0.15)
     assert len(found["ratio"]) == 10
     surer, hidden = predicted_and_seen(slope=0.5)  # logits twice as far apart as they should be
-    assert recovery.calibration(surer, hidden, np.ones(len(surer)))["slope"] == pytest.approx(0.5, abs=0.02)
+    assert reliability.calibration(surer, hidden, np.ones(len(surer)))["slope"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_bins_and_errors_of_calibration_are_the_definition():
     chance, hidden = predicted_and_seen(20_000)
     weight = np.random.default_rng(3).uniform(0.5, 3, len(chance))
-    found = recovery.calibration(chance, hidden, weight, n_bins=5)
+    found = reliability.calibration(chance, hidden, weight, n_bins=5)
     order = np.argsort(chance)
     share = np.cumsum((weight * chance)[order]) / (weight * chance).sum()
     parts = np.split(order, np.searchsorted(share, [0.2, 0.4, 0.6, 0.8]))
@@ -154,7 +154,7 @@ def test_bins_and_errors_of_calibration_are_the_definition():
 
 
 def test_nothing_hidden_has_no_slope():
-    assert np.isnan(recovery.cox(np.arange(3.0), np.zeros(3), np.ones(3))).all()
+    assert np.isnan(reliability.cox(np.arange(3.0), np.zeros(3), np.ones(3))).all()
 
 
 def test_model_logits_and_products_are_the_dense_ones():
@@ -172,7 +172,8 @@ def test_neighbour_average_is_the_mean_of_the_nearest_others(n_neighbors):
     latent = rng.normal(size=(60, 4))
     scored = np.array([3, 10, 59])
     cells, peaks = rng.integers(0, 3, 200), rng.integers(0, 400, 200)
-    (found,) = recovery.neighbour_average(kept, latent, scored, n_neighbors, [(cells, peaks)])
+    average = separation.nearest_average(latent, scored, n_neighbors)
+    (found,) = recovery.neighbour_average(kept, average, [(cells, peaks)])
     dense = kept.toarray()
     for cell, peak, value in zip(cells, peaks, found, strict=True):
         distance = np.linalg.norm(latent - latent[scored[cell]], axis=1)
@@ -201,7 +202,7 @@ def test_ranks_within_a_peak_compare_with_its_closed_cells_of_like_depth():
         seen.append((cells, peaks))
         return table[cells, peaks]
 
-    below, rank = recovery.within_peak_ranks(hidden, opened, depth, score, np.random.default_rng(0))
+    below, rank = trust.within_peak_ranks(hidden, opened, depth, score, np.random.default_rng(0))
     dense = opened.toarray() > 0
     order = np.argsort(depth, kind="stable")
     for i in range(0, len(below), 37):
@@ -214,7 +215,7 @@ def test_ranks_within_a_peak_compare_with_its_closed_cells_of_like_depth():
     assert np.nanmean(below) == pytest.approx(0.5, abs=0.03)
     known = rank[np.isfinite(rank)]
     assert np.abs(np.histogram(known, 5, (0, 1))[0] / len(known) - 0.2).max() < 0.05  # uniform: the score says nothing
-    truth = recovery.within_peak_ranks(
+    truth = trust.within_peak_ranks(
         hidden, opened, depth, lambda cells, peaks: gone.toarray()[cells, peaks], np.random.default_rng(0)
     )
     assert np.nanmin(truth[0]) == 1
@@ -229,17 +230,17 @@ def lehmann(n_peaks, per_peak, alpha, seed=0):
 
 def test_where_no_peak_is_recovered_none_is_trusted():
     peaks, rank = lehmann(1000, 8, np.ones(1000))
-    rates = recovery.false_sign_rates(peaks, rank, np.zeros(1000, int))
-    assert recovery.trusted(rates, 0.05).sum() <= 5
+    rates = trust.false_sign_rates(peaks, rank, np.zeros(1000, int))
+    assert trust.trusted(rates, 0.05).sum() <= 5
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2])
 def test_the_share_of_false_trust_is_what_was_asked(level):
     alpha = np.where(np.arange(4000) % 2 == 0, 1.0, 4.0)
     peaks, rank = lehmann(4000, 10, alpha)
-    trust = recovery.trusted(recovery.false_sign_rates(peaks, rank, np.zeros(4000, int)), level)
-    assert trust.sum() > 1000
-    assert (alpha[trust] == 1).mean() <= 1.5 * level
+    chosen = trust.trusted(trust.false_sign_rates(peaks, rank, np.zeros(4000, int)), level)
+    assert chosen.sum() > 1000
+    assert (alpha[chosen] == 1).mean() <= 1.5 * level
 
 
 def test_a_peak_with_few_hidden_entries_leans_on_its_group():
@@ -249,9 +250,9 @@ def test_a_peak_with_few_hidden_entries_leans_on_its_group():
     missing = np.r_[np.arange(20), n + np.arange(20)]  # nothing hidden at these
     keep = ~np.isin(peaks, missing)
     group = np.repeat([0, 1], n)
-    rates = recovery.false_sign_rates(peaks[keep], rank[keep], group)
+    rates = trust.false_sign_rates(peaks[keep], rank[keep], group)
     assert rates[:20].min() > 0.5 and rates[n : n + 20].max() < 0.2
-    assert recovery.false_sign_rates(peaks[:0], rank[:0], group).min() == 1  # nothing known of any
+    assert trust.false_sign_rates(peaks[:0], rank[:0], group).min() == 1  # nothing known of any
 
 
 def test_false_sign_rates_are_the_posterior_of_the_fitted_mixture():
@@ -261,7 +262,7 @@ def test_false_sign_rates_are_the_posterior_of_the_fitted_mixture():
 
     n, total = np.array([4.0, 10, 0]), np.array([1.5, 14, 0])
     null, shape, rate = 0.4, 3.0, 1.5
-    found = recovery.no_better(n, total, null, shape, rate)
+    found = trust.no_better(n, total, null, shape, rate)
     for one, n_j, t_j in zip(found, n, total, strict=True):
         weighed = lambda a, n_j=n_j, t_j=t_j: a**n_j * np.exp(-a * t_j) * gamma.pdf(a, shape, scale=1 / rate)  # noqa: E731
         below, above = quad(weighed, 0, 1)[0], quad(weighed, 1, 60)[0]
@@ -271,17 +272,17 @@ def test_false_sign_rates_are_the_posterior_of_the_fitted_mixture():
 
 def test_trusted_takes_as_many_as_the_level_allows():
     rates = np.array([0.5, 0.01, 0.09, 0.02, 1.0])
-    np.testing.assert_array_equal(recovery.trusted(rates, 0.05), [False, True, True, True, False])
-    np.testing.assert_array_equal(recovery.trusted(rates, 0.001), np.zeros(5, bool))
-    assert recovery.trusted(np.zeros(3), 0.05).all()
+    np.testing.assert_array_equal(trust.trusted(rates, 0.05), [False, True, True, True, False])
+    np.testing.assert_array_equal(trust.trusted(rates, 0.001), np.zeros(5, bool))
+    assert trust.trusted(np.zeros(3), 0.05).all()
 
 
 def test_like_peaks_are_groups_of_enough_size():
     rng = np.random.default_rng(0)
     frequency, spread = rng.integers(0, 50, 3000), rng.random(3000)
-    group = recovery.like_peaks(frequency, spread)
+    group = trust.like_peaks(frequency, spread)
     assert np.bincount(group)[np.unique(group)].min() >= 190 and len(np.unique(group)) > 9
-    assert len(np.unique(recovery.like_peaks(frequency[:150], spread[:150]))) == 1
+    assert len(np.unique(trust.like_peaks(frequency[:150], spread[:150]))) == 1
 
 
 def test_metacell_correlation_leaves_the_cell_out():
@@ -290,7 +291,7 @@ def test_metacell_correlation_leaves_the_cell_out():
     cluster[28], cluster[29] = -1, 3  # in none; alone in its own
     imputed = np.random.default_rng(0).random(opened.shape)
     cells = np.array([0, 4, 28, 29, 11])
-    measured, filled = recovery.metacell_correlation(opened, cluster, cells, lambda index: imputed[index])
+    measured, filled = metacells.metacell_correlation(opened, cluster, cells, lambda index: imputed[index])
     dense = opened.toarray()
     for i, cell in enumerate(cells):
         if cell in (28, 29):

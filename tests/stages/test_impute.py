@@ -294,7 +294,7 @@ def test_an_older_result_of_other_peaks_is_removed_and_one_of_the_same_kept():
 def test_progress_tells_the_cells_done():
     told = []
     impute(trained_like(), numeric=True, binary=True, progress=lambda *words: told.append(words))
-    assert told == [("imputing obsm/imputed", 30, 30), ("imputing obsm/binary", 30, 30)]
+    assert told == [("computing obsm/imputed", 30, 30), ("computing obsm/binary", 30, 30)]
 
 
 @pytest.mark.parametrize("slot", [keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT])

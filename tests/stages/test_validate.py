@@ -52,6 +52,61 @@ def test_report_and_slots(proved):
     assert receipts(proved)[-1]["notes"]["trusted"] == report["peaks"]["trusted"]
 
 
+def test_values_are_read_between_cells_in_four_ways(trained):
+    adata = trained[0].copy()
+    adata.obs["half"] = np.where(np.arange(300) % 2, "x", "y")  # says nothing
+    by_type, by_chance = (
+        json.loads(keys.VALIDATION.get(validated((adata, trained[1]), with_model=True, validate_by=column)))
+        for column in ("cell_type", "half")
+    )
+    between = by_type["between_cells"]
+    assert between["column"] == "cell_type" and between["markers"] == 20 and between["neighbours"] == 30
+    assert set(between["auc"]) == {"raw", "neighbours", "own", "equal"}
+    assert between["auc"]["equal"] > 0.99 > 0.9 > between["auc"]["raw"] > 0.55
+    assert set(between["groups"]) == set(by_type["clusters"]) == set(adata.obs["cell_type"].unique())
+    assert sum(group["cells"] for group in between["groups"].values()) == between["cells"] == 150
+    for way, mean in between["auc"].items():
+        assert mean == pytest.approx(np.mean([group[way] for group in between["groups"].values()]))
+    assert by_chance["between_cells"]["auc"]["equal"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_cells_without_a_label_and_small_groups_are_left_out_between_cells(trained):
+    adata = trained[0].copy()
+    label = adata.obs["cell_type"].astype(object).to_numpy().copy()
+    label[:4], label[4:20] = "rare", " "
+    adata.obs["label"] = label
+    report = json.loads(keys.VALIDATION.get(validated((adata, trained[1]), with_model=True, validate_by="label")))
+    assert report["between_cells"]["groups"]["rare"] is None
+    assert report["between_cells"]["cells"] == 140
+
+
+def test_what_fails_early_fails_before_the_training(trained, monkeypatch):
+    from scale_toolkit.stages import validate as module
+
+    monkeypatch.setattr(module, "train_model", lambda *_: pytest.fail("trained"))
+    for inputs, words in [
+        ({"cells": "nonsense =="}, "cannot be answered"),
+        ({"peaks": "chrX:1-2"}, "no peak is on chrX"),
+        ({"per_group": "no"}, "obs has no column 'no'"),
+        ({"validate_by": "no"}, r"obs has no column 'no' \(validate_by\)"),
+    ]:
+        adata = trained[0].copy()
+        before = dict(adata.uns)
+        with pytest.raises(InputError, match=words):
+            scale.impute(adata, validate=True, **inputs)
+        assert adata.uns.keys() == before.keys() and receipts(adata) == receipts(trained[0])
+
+
+def test_a_verdict_of_the_chosen_cells_and_trusted_peaks_of_the_same_call(trained):
+    options = {"with_model": True, "validate_share": 0.4}
+    made = validated(trained, cells="cell_type == 'type1'", only_trusted=True, numeric=True, **options)
+    whole = validated(trained, **options)
+    chosen = (trained[0].obs["cell_type"] == "type1").to_numpy()
+    assert made.n_obs == chosen.sum()
+    np.testing.assert_array_equal(keys.CELL_RECOVERY.get(made), keys.CELL_RECOVERY.get(whole)[chosen])
+    assert list(keys.IMPUTED_PEAKS.get(made)) == list(whole.var_names[keys.TRUST.get(whole)])
+
+
 def test_the_peaks_that_are_trusted_are_those_planted(proved):
     """Of 400 peaks those of the three programs (every tenth, from 0, 1 and 2) differ between clusters; the others don't."""
     programs = np.isin(np.arange(400) % 10, [0, 1, 2])
