@@ -18,9 +18,9 @@ from scale_toolkit.cli import app
 from scale_toolkit.config import ClusterConfig, PrepareConfig, TrainConfig
 from scale_toolkit.errors import DeviceError, InputError, NothingLeftError, OptionError, ScaleError
 from scale_toolkit.io import files
+from scale_toolkit.io.cells import read_cells
 from scale_toolkit.io.checkpoints import Checkpoints
 from scale_toolkit.io.export import export
-from scale_toolkit.io.fragments import read_fragments
 from scale_toolkit.io.h5ad import write_h5ad
 from scale_toolkit.io.readers import read_any
 from scale_toolkit.stages.train import counts_of, find_device
@@ -144,11 +144,9 @@ def test_a_checkpoint_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 def test_a_list_of_barcodes_without_one(tmp_path):
-    (tmp_path / "f.tsv").write_text("chr1\t1\t50\tA\n")
-    (tmp_path / "peaks.bed").write_text("chr1\t0\t100\n")
     (tmp_path / "barcodes.txt").write_text("\n \n")
-    with pytest.raises(InputError, match=r"barcodes.txt holds no barcode; expected one a line"):
-        read_fragments(tmp_path / "f.tsv", tmp_path / "peaks.bed", barcodes=tmp_path / "barcodes.txt")
+    with pytest.raises(InputError, match=r"barcodes.txt contains no name; expected one a line"):
+        read_cells(tmp_path / "barcodes.txt")
 
 
 @pytest.mark.parametrize(

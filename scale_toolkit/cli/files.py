@@ -74,11 +74,11 @@ def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> No
             raise UsageError(f"{flag} {path} is also the input or output h5ad", "a path of its own")
 
 
-def check_readable(path: Path | None) -> None:
-    """Refuse a second input (``--pretrain FILE``) that is not there."""
-    from scale_toolkit.io.files import existing_file
+def check_readable(path: str | Path | None) -> None:
+    """Refuse a further input (``--pretrain FILE``) that does not exist; ``-`` is standard input."""
+    from scale_toolkit.io.files import existing_file, is_stream
 
-    if path is not None:
+    if path is not None and not is_stream(path):
         existing_file(path)
 
 

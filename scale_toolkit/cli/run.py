@@ -163,7 +163,7 @@ def run(
         check_measurable(fragments)
     check_folder(outdir)
     check_pretrain(pretrain, pretrain_peaks)
-    for path in (fragments, peaks, blacklist, gtf):
+    for path in (*(fragments or ()), peaks, blacklist, gtf):
         check_readable(path)
     if dry_run:
         stages = [
@@ -196,7 +196,7 @@ def run(
 
 
 def check_sources(
-    sources: list[str], fragments: Path | None, peaks: Path | None, modality: str | None
+    sources: list[str], fragments: list[str] | None, peaks: Path | None, modality: str | None
 ) -> None:
     """Refuse a call without input, or with two kinds of input."""
     if bool(fragments) != bool(peaks):
@@ -216,7 +216,7 @@ def check_sources(
         )
 
 
-def check_measurable(fragments: Path | None) -> None:
+def check_measurable(fragments: list[str] | None) -> None:
     """Refuse --dry-run with fragments: how many cells and open peaks they hold is known only after counting."""
     if fragments:
         raise UsageError(

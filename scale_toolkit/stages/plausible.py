@@ -50,6 +50,20 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
     return found
 
 
+def without_intervals(peaks: pd.Index) -> str:
+    """Return a sentence if no peak name is an interval, else an empty one.
+
+    Nothing here needs intervals, so it is no doubt; but a file of names that was read in another
+    way than it was meant shows in it.
+    """
+    if _share_of_intervals(peaks) > 0:
+        return ""
+    return (
+        f"no peak name is an interval (first: {peaks[0]!r}): --blacklist, --drop-chromosomes, genes, motifs "
+        "and bigWig files need names such as chr1:100-200"
+    )
+
+
 def in_twos(counts: sparse.csr_matrix) -> str:
     """A sentence where counts come in twos: both ends of a fragment (Martens et al., Nature Methods 2024); else an empty one.
 

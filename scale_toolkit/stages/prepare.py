@@ -24,7 +24,13 @@ from scale_toolkit.core.features import dropped, peaks_only
 from scale_toolkit.core.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages.join import free_name, join_inputs
-from scale_toolkit.stages.plausible import doubts, doubts_about_several, in_twos, what_was_done
+from scale_toolkit.stages.plausible import (
+    doubts,
+    doubts_about_several,
+    in_twos,
+    what_was_done,
+    without_intervals,
+)
 from scale_toolkit.stages.stage import Progress, Result, stage
 
 if TYPE_CHECKING:
@@ -104,6 +110,8 @@ def prepare(
         counts[name] = _counts(one, layer, where)
         for doubt in doubts(one.obs_names, one.var_names):
             warnings.warn(where + doubt, ScaleWarning, stacklevel=3)
+        if missing := without_intervals(one.var_names):
+            _LOG.warning("%s%s", where, missing)
         if twos := in_twos(counts[name]):
             _LOG.info("%s%s", where, twos)
         if progress:

@@ -154,3 +154,10 @@ def test_all_peaks_can_be_selected_by_minus_one(planted):
     assert scale.select_peaks(planted, n_peaks=-1).n_vars == planted.n_vars
     with pytest.raises(OptionError, match="n_peaks is 0; expected 1 or more, or -1 for all"):
         scale.select_peaks(planted, n_peaks=0)
+
+
+def test_names_of_peaks_that_are_not_intervals_are_reported(caplog):
+    prepared(cells(["a", "b"], peaks=["p1", "p2", "chr1:1-2"]))
+    assert "no peak name is an interval" not in caplog.text
+    prepared(cells(["a", "b"], peaks=["p1", "p2", "p3"]))
+    assert "no peak name is an interval (first: 'p1')" in caplog.text
