@@ -10,6 +10,7 @@ from scipy import sparse
 import scale_toolkit as scale
 from scale_toolkit.core.intervals import match_names
 from scale_toolkit.errors import InputError, OptionError, ScaleWarning
+from scale_toolkit.stages.verify import verify
 
 KEEP_ALL = {"min_peaks": 1, "min_cells": 1}
 PEAKS = ["chr1:1000-1500", "chr1:2000-2500", "chr2:1000-1500"]
@@ -161,3 +162,13 @@ def test_names_of_peaks_that_are_not_intervals_are_reported(caplog):
     assert "no peak name is an interval" not in caplog.text
     prepared(cells(["a", "b"], peaks=["p1", "p2", "p3"]))
     assert "no peak name is an interval (first: 'p1')" in caplog.text
+
+
+def test_records_of_another_program_are_verified():
+    adata = cells(["a", "b"])
+    scores = np.array([(0.5, 1.5), (2.5, np.nan)], [("x", "f8"), ("y", "f8")])
+    adata.uns["rank_genes_groups"] = {"scores": scores, "names": scores.astype([("x", "U9"), ("y", "U9")])}
+    result = prepared(adata)
+    assert verify(result, adata).reproduced
+    result.uns["rank_genes_groups"]["scores"]["x"][0] = 7
+    assert not verify(result, adata).reproduced
