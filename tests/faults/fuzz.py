@@ -189,6 +189,24 @@ def _fragments() -> Files:
     return {"fragments.tsv": "\n".join(lines).encode(), "peaks.bed": _mtx()["peaks.bed"]}
 
 
+def _loom() -> Files:
+    cells, file = small(), io.BytesIO()
+    with h5py.File(file, "w") as root:
+        root["matrix"] = cells.X.toarray().T if sparse.issparse(cells.X) else np.asarray(cells.X).T
+        root["row_attrs/Peak"] = np.array(list(cells.var_names), dtype=object)
+        root["col_attrs/CellID"] = np.array(list(cells.obs_names), dtype=object)
+    return {"cells.loom": file.getvalue()}
+
+
+_FEATURES = b"""ENSG1\tG1\tGene Expression\tchr1\t1\t9
+chr1:10-20\tchr1:10-20\tPeaks\tchr1\t10\t20
+"""
+_SINGLE_CELL = b"""barcode,total,is__cell_barcode
+NO_BARCODE,9,0
+AAACGAAAGAAACGCC-1,5,1
+"""
+
+
 def _model() -> Files:
     import scale_toolkit
 
@@ -248,6 +266,19 @@ KINDS: dict[str, tuple[Callable[[], Files], Callable[[Path], object]]] = {
     "tsv-gzip": (lambda: {"counts.tsv.gz": gzip.compress(_table("\t"))}, _read("counts.tsv.gz")),
     "mtx": (_mtx, _read(".")),
     "fragments": (_fragments, lambda folder: read_any(None, fragments=folder / "fragments.tsv", peaks=folder / "peaks.bed")),
+    "loom": (_loom, _read("cells.loom")),
+    "h5ad-packed": (
+        lambda: {"cells.h5ad.gz": gzip.compress(_h5ad()["cells.h5ad"])},
+        _read("cells.h5ad.gz"),
+    ),
+    "features": (
+        lambda: {"features.tsv": _FEATURES},
+        _read_text("names:read_features", "features.tsv"),
+    ),
+    "barcodes": (
+        lambda: {"singlecell.csv": _SINGLE_CELL},
+        _read_text("cells:read_cells", "singlecell.csv"),
+    ),
     "bed": (lambda: {"peaks.bed": _mtx()["peaks.bed"]}, _read_text("regions:read_bed", "peaks.bed")),
     "wanted": (
         lambda: {"peaks.txt": _mtx()["peaks.bed"]},
