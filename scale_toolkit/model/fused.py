@@ -47,17 +47,19 @@ def _row_scale(values, start, length, key, threshold, HAS_VALUES: tl.constexpr, 
     return 1e4 / tl.maximum(tl.sum(total, 0), 1e-30)
 
 
-@triton.jit
+# Each constant, and each number that is 1 or a multiple of 16, makes another variant to compile.
+_PLAIN_NUMBERS = ["n_rows", "n_columns", "threshold", "n_splits"]
+
+
+@triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _gather(
-    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold,
-    HAS_IDS: tl.constexpr, HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
-    SQUARE: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold, n_splits,
+    HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
+    SQUARE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    cell = row
-    if HAS_IDS:
-        cell = tl.load(ids + row)
+    cell = tl.load(ids + row)
     start = tl.load(starts + cell)
     length = tl.load(lengths + cell)
     key = tl.full([], 0, tl.uint32)
@@ -70,7 +72,7 @@ def _gather(
     column = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     within = column < n_columns
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
-    for first in range(split * BLOCK, length, SPLITS * BLOCK):
+    for first in range(split * BLOCK, length, n_splits * BLOCK):
         entry = first + lane
         valid = entry < length
         peak = tl.load(indices + start + entry, mask=valid, other=0)
@@ -91,17 +93,15 @@ def _gather(
     tl.store(out + (split * n_rows + row) * n_columns + column, result, mask=within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _scatter(
-    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold,
-    HAS_IDS: tl.constexpr, HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
-    SQUARE: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold, n_splits,
+    HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
+    SQUARE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
-    cell = row
-    if HAS_IDS:
-        cell = tl.load(ids + row)
+    cell = tl.load(ids + row)
     start = tl.load(starts + cell)
     length = tl.load(lengths + cell)
     key = tl.full([], 0, tl.uint32)
@@ -114,7 +114,7 @@ def _scatter(
     column = tl.program_id(2) * WIDTH + tl.arange(0, WIDTH)
     within = column < n_columns
     upstream = tl.load(dense + row * n_columns + column, mask=within, other=0.0)
-    for first in range(split * BLOCK, length, SPLITS * BLOCK):
+    for first in range(split * BLOCK, length, n_splits * BLOCK):
         entry = first + lane
         valid = entry < length
         peak = tl.load(indices + start + entry, mask=valid, other=0)
@@ -167,7 +167,7 @@ def _splits(rows: StoredRows) -> int:
 def _launch(kernel, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, splits: int) -> None:
     store, mask = rows.store, rows.mask
     n_columns = dense.shape[1]
-    width = min(triton.next_power_of_2(max(n_columns, 8)), 64)
+    width = 32 if n_columns <= 32 else 64
     anything = store.indices  # stands in for what a kernel does not read
     if len(rows) == 0:
         return
@@ -176,7 +176,7 @@ def _launch(kernel, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, sp
         anything if store.values is None or rows.as_ones else store.values,
         store.starts,
         store.lengths,
-        anything if rows.index is None else rows.index,
+        store.every_row if rows.index is None else rows.index,
         anything if rows.idf is None else rows.idf,
         anything if mask is None else mask.keys,
         dense,
@@ -184,12 +184,11 @@ def _launch(kernel, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, sp
         len(rows),
         n_columns,
         0 if mask is None else mask.threshold,
-        HAS_IDS=rows.index is not None,
+        splits,
         HAS_VALUES=store.values is not None and not rows.as_ones,
         HAS_IDF=rows.idf is not None,
         HAS_MASK=mask is not None,
         SQUARE=rows.square,
-        SPLITS=splits,
         BLOCK=TILE // width,
         WIDTH=width,
         num_warps=4,

@@ -73,6 +73,11 @@ class PackedRows:
         """Entries of the longest row."""
         return int(self.host_lengths.max(initial=0))
 
+    @cached_property
+    def every_row(self) -> torch.Tensor:
+        """Numbers of all cells, int64."""
+        return torch.arange(self.n_cells, device=self.device)
+
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""

@@ -28,15 +28,15 @@ class WeightedProducts(Protocol):
         """Cells and peaks."""
         ...
 
-    def times(self, dense: np.ndarray) -> np.ndarray:
+    def times(self, dense: torch.Tensor) -> torch.Tensor:
         """Rows · dense, (cells, c) float32."""
         ...
 
-    def transposed_times(self, dense: np.ndarray) -> np.ndarray:
+    def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
         """Rowsᵀ · dense, (peaks, c) float32."""
         ...
 
-    def square_norms(self) -> np.ndarray:
+    def square_norms(self) -> torch.Tensor:
         """Sum of squared weights of each row, (cells,) float64."""
         ...
 
@@ -47,10 +47,9 @@ class Products(Protocol):
     """
 
     n_cells: int
+    device: torch.device
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> WeightedProducts:
+    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> WeightedProducts:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         ...
 
@@ -86,25 +85,22 @@ class ProductsOnHost:
 
     def __init__(self, opened: OpenPeaks, source: RowSource | None = None) -> None:
         self.opened, self.source, self.n_cells = opened, source, opened.n_cells
+        self.device = torch.device("cpu")
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> WeightedRows:
+    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> RowsOnHost:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         opened = self._chosen(cells)
-        return WeightedRows(opened, view.peak_weights(peak_sums, n_cells), log=view.log)
+        return RowsOnHost(WeightedRows(opened, view.peak_weights(peak_sums, n_cells), log=view.log))
 
     def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
         if isinstance(see, EncoderView) and see.weighting is not None and not see.log_transform:
-            return WeightedRows(self.opened, see.weighting.idf, log=True)
+            return RowsOnHost(WeightedRows(self.opened, see.weighting.idf, log=True))
         if self.source is None:
             raise TypeError("log-transformed counts need the counts")
-        return SeenRows(self.source, see)
+        return RowsOnHost(SeenRows(self.source, see))
 
-    def shuffled(
-        self, cells: np.ndarray, rng: np.random.Generator
-    ) -> tuple[ProductsOnHost, np.ndarray]:
+    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnHost, np.ndarray]:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """
@@ -115,6 +111,30 @@ class ProductsOnHost:
         if cells is None or len(cells) == self.n_cells:
             return self.opened
         return self.opened.chosen(cells)
+
+
+@dataclass
+class RowsOnHost:
+    """The products of NumPy's rows, with tensors on the CPU in and out."""
+
+    rows: WeightedRows | SeenRows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and peaks."""
+        return self.rows.shape
+
+    def times(self, dense: torch.Tensor) -> torch.Tensor:
+        """Rows · dense, (cells, c) float32."""
+        return torch.from_numpy(self.rows.times(dense.numpy()))
+
+    def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
+        """Rowsᵀ · dense, (peaks, c) float32."""
+        return torch.from_numpy(self.rows.transposed_times(dense.numpy()))
+
+    def square_norms(self) -> torch.Tensor:
+        """Sum of squared weights of each row, (cells,) float64."""
+        return torch.from_numpy(self.rows.square_norms())
 
 
 @dataclass
@@ -153,7 +173,7 @@ class ProductsOnDevice:
     """Rows of packed cells in the memory of a device."""
 
     def __init__(self, store: PackedRows) -> None:
-        self.store, self.n_cells = store, store.n_cells
+        self.store, self.n_cells, self.device = store, store.n_cells, store.device
 
     def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> ViewRows:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
@@ -174,16 +194,13 @@ class ProductsOnDevice:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """
-        device = self.store.device
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-        store = shuffled(self.store, torch.from_numpy(cells).to(device), generator)
+        store = shuffled(self.store, torch.from_numpy(cells).to(self.device), rng)
         return ProductsOnDevice(store), store.open_sums()[1]
 
 
 @dataclass
 class ViewRows:
-    """Stored rows times weights of the peaks, with the products of `views.WeightedRows`: NumPy
-    arrays in and out.
+    """Stored rows times weights of the peaks.
 
     Attributes
     ----------
@@ -201,42 +218,35 @@ class ViewRows:
         """Cells and peaks."""
         return self.rows.shape
 
-    def times(self, dense: np.ndarray) -> np.ndarray:
+    def times(self, dense: torch.Tensor) -> torch.Tensor:
         """Rows · dense, (cells, c) float32."""
-        values = self._on_device(dense)
-        if self.column is not None:
-            values *= self.column[:, None]
-        return self.rows.times(values).cpu().numpy()
+        return self.rows.times(dense if self.column is None else self.column[:, None] * dense)
 
-    def transposed_times(self, dense: np.ndarray) -> np.ndarray:
+    def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
         """Rowsᵀ · dense, (peaks, c) float32."""
-        product = self.rows.transposed_times(self._on_device(dense))
-        if self.column is not None:
-            product *= self.column[:, None]
-        return product.cpu().numpy()
+        product = self.rows.transposed_times(dense)
+        return product if self.column is None else self.column[:, None] * product
 
-    def square_norms(self) -> np.ndarray:
+    def square_norms(self) -> torch.Tensor:
         """Sum of squared weights of each row, (cells,) float64."""
         if self.column is not None:
             squares = self.rows.times(self.column.square()[:, None])
         else:
-            squares = self.rows.squared().times(torch.ones((self.shape[1], 1), device=self.rows.device))
-        return squares[:, 0].double().cpu().numpy()
-
-    def _on_device(self, dense: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(dense, np.float32)).to(self.rows.device)
+            ones = torch.ones((self.shape[1], 1), device=self.rows.device)
+            squares = self.rows.squared().times(ones)
+        return squares[:, 0].double()
 
 
-def shuffled(store: PackedRows, cells: torch.Tensor, generator: torch.Generator) -> PackedRows:
-    """Rows of `cells` with their open peaks dealt out again at random; a peak dealt twice to a
-    cell is kept once.
+def shuffled(store: PackedRows, cells: torch.Tensor, rng: np.random.Generator) -> PackedRows:
+    """Rows of `cells` with their open peaks dealt out again at random; a peak dealt twice to a cell
+    is kept once. The same `rng` deals as `OpenPeaks.shuffled`.
     """
     device = store.device
     lengths = store.lengths[cells].long()
     row = torch.repeat_interleave(torch.arange(len(cells), device=device), lengths)
-    position = store.starts[cells][row] + torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
-    peaks = store.indices[position].long()
-    dealt = peaks[torch.randperm(len(peaks), generator=generator, device=device)]
+    entry = torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
+    peaks = store.indices[store.starts[cells][row] + entry].long()
+    dealt = peaks[torch.from_numpy(rng.permutation(len(peaks))).to(device)]
     entries = torch.unique(row * store.n_peaks + dealt)  # in rising order: by row, then by peak
     row, peak = entries // store.n_peaks, entries % store.n_peaks
     lengths = torch.bincount(row, minlength=len(cells))

@@ -182,7 +182,8 @@ def train_fast(
         layer.requires_grad_(False)
     with torch.no_grad():
         if not decode_dim:
-            z = directions(torch.from_numpy(rows.times(projection)), latent).numpy()
+            z = rows.times(torch.from_numpy(projection).to(products.device))
+            z = directions(z, latent).cpu().numpy()
             model.decoder.weight.copy_(torch.from_numpy(decoder_step(cells, z, offset, bias, ridge)))
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)

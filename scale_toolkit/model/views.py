@@ -22,14 +22,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scale_toolkit.model.products import Products, WeightedProducts
 
-MOST_DIMENSIONS = 40  # eigenvectors of a view at most: 30 planted types of `--like mouse-atlas` need 29
-FEWEST_DIMENSIONS = 2  # a plane, even if nothing rises above chance: one axis cannot be drawn or clustered by angle
+# eigenvectors of a view at most: 30 planted types of `--like mouse-atlas` need 29
+MOST_DIMENSIONS = 40
+# a plane, even if nothing rises above chance: one axis cannot be drawn or clustered by angle
+FEWEST_DIMENSIONS = 2
 FIRST_DIMENSIONS = 16  # eigenvectors of a view at first; doubled as long as all are above chance
 SPARE = 8  # columns of a block beyond the eigenvectors asked for
 FIRST_BLOCKS = 7  # Krylov blocks from random columns
@@ -46,32 +49,33 @@ class Kinship:
     """The Gram matrix of weighted rows without its diagonal; for cosine views, normalised by each
     cell's total.
 
-    With rows w_i to unit length first (cosine) and degree d_i = Σ_{k≠i} w_i·w_k, the symmetric normalised Laplacian's
-    part d_i^−½ (w_i·w_k) d_k^−½, i ≠ k.
+    With rows w_i to unit length first (cosine) and degree d_i = Σ_{k≠i} w_i·w_k, the symmetric
+    normalised Laplacian's part d_i^−½ (w_i·w_k) d_k^−½, i ≠ k.
     """
 
     def __init__(self, rows: WeightedProducts, *, cosine: bool) -> None:
         self.rows = rows
         squares = rows.square_norms()
-        scale = np.ones(len(squares))
+        scale = torch.ones_like(squares)
         if cosine:
-            scale = 1 / np.sqrt(np.maximum(squares, 1e-30))
-            degree = scale * rows.times(rows.transposed_times(scale[:, None]))[:, 0] - squares * scale**2
-            scale /= np.sqrt(np.maximum(degree, 1e-30))
+            scale = squares.clamp_min(1e-30).rsqrt()
+            shared = rows.times(rows.transposed_times(scale[:, None].float()))[:, 0]
+            degree = scale * shared - squares * scale.square()
+            scale = scale * degree.clamp_min(1e-30).rsqrt()
             scale[degree <= 1e-9] = 0  # a cell that shares nothing with any other
-        self.scale = scale.astype(np.float32)[:, None]
-        self.diagonal = (squares * scale**2).astype(np.float32)[:, None]
+        self.scale = scale.float()[:, None]
+        self.diagonal = (squares * scale.square()).float()[:, None]
 
-    def times(self, block: np.ndarray) -> np.ndarray:
+    def times(self, block: torch.Tensor) -> torch.Tensor:
         """The matrix times a block, (cells, c) float32."""
         return self.scale * self.rows.times(self.loadings(block)) - self.diagonal * block
 
-    def loadings(self, block: np.ndarray) -> np.ndarray:
+    def loadings(self, block: torch.Tensor) -> torch.Tensor:
         """Weighted rowsᵀ · block, (peaks, c)."""
         return self.rows.transposed_times(self.scale * block)
 
 
-def leading_eigenvectors(matrix: Kinship, block: np.ndarray, n: int, n_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+def leading_eigenvectors(matrix: Kinship, block: torch.Tensor, n: int, n_blocks: int) -> tuple[np.ndarray, torch.Tensor]:
     """The `n` largest eigenvalues and their vectors, by block Krylov (Musco & Musco 2015, algorithm
     2).
 
@@ -89,33 +93,37 @@ def leading_eigenvectors(matrix: Kinship, block: np.ndarray, n: int, n_blocks: i
     Eigenvalues (n,) in falling order, and vectors (cells, n) float32; fewer if the space has fewer
     dimensions.
     """
-    basis = np.empty((len(block), 0), np.float32)
-    images = np.empty((len(block), 0), np.float32)
+    basis = images = block[:, :0]
     for _ in range(n_blocks):
         new = _orthonormal_to(basis, block)
         if new.shape[1] == 0:
             break
         block = matrix.times(new)
-        basis, images = np.hstack([basis, new]), np.hstack([images, block])
-    inner = basis.T.astype(np.float64) @ images
+        basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
+    inner = (basis.T.double() @ images.double()).cpu().numpy()
     values, mix = np.linalg.eigh((inner + inner.T) / 2)
     chosen = np.argsort(-values, kind="stable")[:n]
-    return values[chosen], basis @ mix[:, chosen].astype(np.float32)
+    return values[chosen], basis @ _like(basis, mix[:, chosen])
 
 
-def _orthonormal_to(basis: np.ndarray, block: np.ndarray) -> np.ndarray:
+def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to
     c)."""
     residual = block
     for _ in range(2):
         residual = residual - basis @ (basis.T @ residual)
-    gram = residual.T.astype(np.float64) @ residual
+    gram = (residual.T.double() @ residual.double()).cpu().numpy()
     sizes, mix = np.linalg.eigh(gram)
-    is_large = sizes > 1e-9 * max(np.square(block, dtype=np.float64).sum(), 1e-300)
+    is_large = sizes > 1e-9 * max(float(block.double().square().sum()), 1e-300)
     if basis.shape[1] + is_large.sum() > len(block):
         is_large &= np.arange(len(is_large)) >= len(is_large) - (len(block) - basis.shape[1])
-    new = residual @ (mix[:, is_large] / np.sqrt(sizes[is_large])).astype(np.float32)
-    return np.linalg.qr(new - basis @ (basis.T @ new))[0]
+    new = residual @ _like(block, mix[:, is_large] / np.sqrt(sizes[is_large]))
+    return torch.linalg.qr(new - basis @ (basis.T @ new))[0]
+
+
+def _like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:
+    """An array as a tensor of the same type on the same device."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(tensor)
 
 
 @dataclass(frozen=True)
@@ -144,32 +152,54 @@ VIEWS = (
 )
 
 
-def null_edge(
-    view: View, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator
-) -> float:
-    """The second eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can reach.
+class Shuffles:
+    """Cells whose open peaks are dealt out again at random, for the nulls of all views.
 
-    Computed from `cells`. If those are fewer than `n_cells`, extrapolated from them and from a
-    quarter of them along a + b/√n, the upper edge of the Marchenko-Pastur law less the diagonal,
-    as a share of the first eigenvalue.
+    Parameters
+    ----------
+    products
+        Makes them.
+    cells
+        Which cells; if they are fewer than `n_cells`, a quarter of them is dealt out too.
+    n_cells
+        Number of all cells.
+    rng
+        Deals.
     """
 
-    def edge(n: int) -> tuple[float, float]:
-        fewer_cells = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
-        shuffled, peak_sums = products.shuffled(fewer_cells, rng)
-        matrix = Kinship(shuffled.weighted(view, peak_sums, n), cosine=view.cosine)
-        block = np.column_stack([np.ones(n), rng.standard_normal((n, 2))]).astype(np.float32)
-        values, _ = leading_eigenvectors(matrix, block, 2, NULL_BLOCKS)
+    def __init__(self, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator) -> None:
+        self.sizes = [len(cells)] if len(cells) == n_cells else [len(cells), max(len(cells) // 4, 2)]
+        self.dealt = []
+        for n in self.sizes:
+            chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
+            self.dealt.append(products.shuffled(chosen, rng))
+
+    def edges(self, view: View, rng: np.random.Generator) -> list[tuple[float, float]]:
+        """The second eigenvalue of each as a share of the first, and the first."""
+        return [self._edge(view, i, rng) for i in range(len(self.sizes))]
+
+    def _edge(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
+        (products, peak_sums), n = self.dealt[i], self.sizes[i]
+        matrix = Kinship(products.weighted(view, peak_sums, n), cosine=view.cosine)
+        block = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
+        values, _ = leading_eigenvectors(matrix, _like(matrix.scale, block), 2, NULL_BLOCKS)
         if len(values) < 2 or values[0] <= 0:
             return 0.0, 0.0
         return float(values[1] / values[0]), float(values[0])
 
-    n_many = len(cells)
-    many, first = edge(n_many)
-    if n_many == n_cells:
+
+def null_edge(view: View, sizes: list[int], edges: list[tuple[float, float]], n_cells: int) -> float:
+    """The second eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can
+    reach.
+
+    Computed from `Shuffles`, their sizes and edges. If those hold fewer cells than `n_cells`,
+    extrapolated from them and from a quarter of them along a + b/√n, the upper edge of the
+    Marchenko-Pastur law less the diagonal, as a share of the first eigenvalue.
+    """
+    n_many, (many, first) = sizes[0], edges[0]
+    if n_many == n_cells or len(sizes) == 1:
         return many * first
-    n_few = max(n_many // 4, 2)
-    slope = (edge(n_few)[0] - many) / (n_few**-0.5 - n_many**-0.5)
+    slope = (edges[1][0] - many) / (sizes[1] ** -0.5 - n_many**-0.5)
     growth = 1 if view.cosine else n_cells / n_many  # of the first eigenvalue
     return (many - slope * (n_many**-0.5 - n_cells**-0.5)) * first * growth
 
@@ -191,9 +221,7 @@ class Start:
     above_chance: dict[str, int]
 
 
-def find_start(
-    products: Products, peak_sums: np.ndarray, n_latent: int | None, seed: int
-) -> Start:
+def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, seed: int) -> Start:
     """Return coordinates of all cells from all views.
 
     Parameters
@@ -214,16 +242,16 @@ def find_start(
     subset, null_cells = (_random_cells(n_cells, n / n_open, rng) for n in (SUBSET_PEAKS, NULL_PEAKS))
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
-    block = np.ones((len(subset), 1), np.float32)
+    shuffles = Shuffles(products, null_cells, n_cells, rng)
+    block = torch.ones((len(subset), 1), device=products.device)
     coordinates, above_chance = [], {}
     for view in VIEWS:
-        edge = subset_edge = null_edge(view, products, null_cells, n_cells, rng)
-        if len(subset) < n_cells:
-            subset_edge = null_edge(view, products, null_cells, len(subset), rng)
+        edges = shuffles.edges(view, rng)
+        edge, subset_edge = (null_edge(view, shuffles.sizes, edges, n) for n in (n_cells, len(subset)))
         matrix = Kinship(products.weighted(view, peak_sums, n_cells, subset), cosine=view.cosine)
         while True:
             spare = rng.standard_normal((len(subset), n + 1 + SPARE - block.shape[1]))
-            block = np.hstack([block, spare.astype(np.float32)])
+            block = torch.hstack([block, _like(block, spare)])
             values, block = leading_eigenvectors(matrix, block, n + 1, n_blocks)
             n_blocks = NEXT_BLOCKS
             if values[-1] <= subset_edge or n == most:
@@ -232,7 +260,7 @@ def find_start(
         vectors = block
         if len(subset) < n_cells:
             rows = products.weighted(view, peak_sums, n_cells)
-            loadings = matrix.loadings(vectors) / np.maximum(np.abs(values), 1e-12)
+            loadings = matrix.loadings(vectors) / _like(vectors, np.maximum(np.abs(values), 1e-12))
             matrix = Kinship(rows, cosine=view.cosine)
             guess = matrix.scale * rows.times(loadings)
             values, vectors = leading_eigenvectors(matrix, guess, n + 1, ALL_CELLS_BLOCKS)
@@ -240,7 +268,8 @@ def find_start(
         n_kept = max(above_chance[view.name], FEWEST_DIMENSIONS, n_latent or 0)
         coordinates.append(_unit(_shrunk(values[1 : n_kept + 1], vectors[:, 1 : n_kept + 1], edge)))
     n_latent = n_latent or max(int(np.median(list(above_chance.values()))), FEWEST_DIMENSIONS)
-    return Start(_unit(_reduced(np.hstack(coordinates), n_latent)), above_chance)
+    reduced = _unit(_reduced(torch.hstack(coordinates), n_latent))
+    return Start(reduced.cpu().numpy(), above_chance)
 
 
 def _random_cells(n_cells: int, n: float, rng: np.random.Generator) -> np.ndarray:
@@ -250,34 +279,35 @@ def _random_cells(n_cells: int, n: float, rng: np.random.Generator) -> np.ndarra
     return np.sort(rng.choice(n_cells, int(np.ceil(n)), replace=False))
 
 
-def _shrunk(values: np.ndarray, vectors: np.ndarray, edge: float) -> np.ndarray:
+def _shrunk(values: np.ndarray, vectors: torch.Tensor, edge: float) -> torch.Tensor:
     """Vectors times the square root of their shrunk eigenvalue; those at the edge or below it keep
     a tenth of the edge.
 
     The tenth matters only if more coordinates are asked for than rise above chance.
     """
     shrunk = np.sqrt(np.maximum(values**2 - edge**2, (0.1 * edge) ** 2 + 1e-12))
-    return vectors * np.sqrt(shrunk).astype(np.float32)
+    return vectors * _like(vectors, np.sqrt(shrunk))
 
 
-def _reduced(stacked: np.ndarray, n: int) -> np.ndarray:
+def _reduced(stacked: torch.Tensor, n: int) -> torch.Tensor:
     """The `n` leading principal coordinates (about the origin) of stacked coordinates, zeros if
-    there are fewer."""
-    sizes, mix = np.linalg.eigh(stacked.T.astype(np.float64) @ stacked)
+    there are fewer; the sum of their cubes is not negative, so that their sign is defined.
+    """
+    sizes, mix = np.linalg.eigh((stacked.T.double() @ stacked.double()).cpu().numpy())
     leading = mix[:, np.argsort(-sizes, kind="stable")[:n]]
-    reduced = np.zeros((len(stacked), n), np.float32)
-    reduced[:, : leading.shape[1]] = stacked @ leading.astype(np.float32)
+    reduced = stacked.new_zeros((len(stacked), n))
+    coordinates = stacked @ _like(stacked, leading)
+    is_negative = coordinates.double().pow(3).sum(0) < 0
+    reduced[:, : leading.shape[1]] = torch.where(is_negative, -coordinates, coordinates)
     return reduced
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit(rows: torch.Tensor) -> torch.Tensor:
     """Rows to unit length; a row of zeros stays one."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def linear_map(
-    rows: WeightedProducts, coordinates: np.ndarray, ridge: float = RIDGE, n_blocks: int = MAP_BLOCKS
-) -> np.ndarray:
+def linear_map(rows: WeightedProducts, coordinates: np.ndarray, ridge: float = RIDGE, n_blocks: int = MAP_BLOCKS) -> np.ndarray:
     """Return the loadings M (peaks, d) for which rows · M are the coordinates, by ridge regression.
 
     The dual solution M = Rᵀ α of min ‖R M − S‖² + λ ‖M‖², with α in the block Krylov space of
@@ -294,17 +324,19 @@ def linear_map(
     n_blocks
         Products with R Rᵀ.
     """
-    target = coordinates.astype(np.float32)
-    penalty = ridge * rows.square_norms().mean()
-    basis = images = np.empty((len(target), 0), np.float32)
-    block = np.column_stack([target, np.ones(len(target), np.float32)])
+    squares = rows.square_norms()
+    penalty = ridge * float(squares.mean())
+    target = torch.from_numpy(coordinates.astype(np.float32)).to(squares.device)
+    basis = images = target[:, :0]
+    block = torch.hstack([target, torch.ones_like(target[:, :1])])
     for _ in range(n_blocks):
         new = _orthonormal_to(basis, block)
         if new.shape[1] == 0:
             break
         block = rows.times(rows.transposed_times(new))
-        basis, images = np.hstack([basis, new]), np.hstack([images, block])
-    inner = images.T.astype(np.float64) @ images + penalty * (basis.T.astype(np.float64) @ images)
+        basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
+    inner = images.T.double() @ images.double() + penalty * (basis.T.double() @ images.double())
+    inner, right = (part.cpu().numpy() for part in (inner, images.T.double() @ target.double()))
     inner += 1e-9 * np.trace(inner) / max(len(inner), 1) * np.eye(len(inner))
-    mix = np.linalg.solve(inner, images.T.astype(np.float64) @ target)
-    return rows.transposed_times(basis @ mix.astype(np.float32))
+    mix = np.linalg.solve(inner, right)
+    return rows.transposed_times(basis @ _like(basis, mix)).cpu().numpy()
