@@ -8,6 +8,7 @@ import platform
 import resource
 import sys
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,6 +18,9 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError
+
+#: Bytes of a piece of a large array, which is digested apart.
+PIECE = 1 << 26
 
 #: Libraries whose version can change a result. Those that are not installed are left out.
 LIBRARIES = (
@@ -72,7 +76,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a receipt cannot hold a {type(value).__name__}")
 
 
-def digest(adata: Any, slots: Iterable[keys.Slot]) -> str:
+def digest(adata: Any, slots: Iterable[keys.Slot], n_threads: int = 1) -> str:
     """Return the BLAKE2b digest (32 hex digits) of what a stage reads.
 
     Parameters
@@ -82,6 +86,8 @@ def digest(adata: Any, slots: Iterable[keys.Slot]) -> str:
         or None for a stage that reads nothing.
     slots
         What is read. A slot that is missing counts as missing, so that adding it changes the digest.
+    n_threads
+        Threads that share large arrays; the digest is the same for any number.
 
     Notes
     -----
@@ -98,29 +104,42 @@ def digest(adata: Any, slots: Iterable[keys.Slot]) -> str:
         state.update("\n".join(map(str, source.shape)).encode())
         for slot in slots:
             if slot.found_in(source):
-                _feed(state, slot.get(source))
+                _feed(state, slot.get(source), n_threads)
             else:
                 state.update(f"missing: {slot.path}".encode())
     return state.hexdigest()
 
 
-def _feed(state: Any, value: Any) -> None:
+def _feed(state: Any, value: Any, n_threads: int) -> None:
     if hasattr(value, "to_memory"):  # the sparse X of a backed AnnData
         value = value.to_memory()
     if sparse.issparse(value):
         parts = (value.indptr.astype(np.int64), value.indices.astype(np.int32, copy=False), value.data)
         for part in parts:
-            state.update(np.ascontiguousarray(part))
+            _feed_array(state, part, n_threads)
     elif isinstance(value, Mapping):
         for key in sorted(value):
             state.update(key.encode())
-            _feed(state, value[key])
+            _feed(state, value[key], n_threads)
     elif value is not None:
         array = np.asarray(value)
         if array.dtype.kind in "biuf":
-            state.update(np.ascontiguousarray(array))
+            _feed_array(state, array, n_threads)
         else:
             state.update("\n".join(map(str, array.ravel())).encode())
+
+
+def _feed_array(state: Any, array: np.ndarray, n_threads: int) -> None:
+    """Feed the bytes of an array; of a large one the digests of its pieces, which threads share."""
+    array = np.ascontiguousarray(array)
+    if array.nbytes <= PIECE:
+        state.update(array)
+        return
+    content = memoryview(array).cast("B")
+    pieces = [content[first : first + PIECE] for first in range(0, array.nbytes, PIECE)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        for piece_digest in pool.map(lambda piece: blake2b(piece, digest_size=32).digest(), pieces):
+            state.update(piece_digest)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from scipy import sparse
 from scale_toolkit import __version__, keys
 from scale_toolkit.errors import OptionError
 from scale_toolkit.stages.receipts import appended, digest, entries, runtime_entry, versions
-from scale_toolkit.threads import limited_threads
+from scale_toolkit.threads import available_cores, limited_threads
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -157,7 +157,7 @@ class Stage:
             "version": __version__,
             "options": config.as_dict(),
             "reads": [slot.path for slot in slots_read],
-            "input": digest(adata, slots_read),
+            "input": digest(adata, slots_read, getattr(config, "n_threads", 0) or available_cores()),
             "libraries": versions(),
         }
         started = time.perf_counter()

@@ -162,6 +162,16 @@ def test_the_digest_covers_what_was_read(planted):
     assert len({digest(planted, (keys.X, SCORE)), digest(planted, (keys.X,))}) == 2
 
 
+def test_the_digest_of_a_large_array_covers_every_piece_whatever_the_threads(planted, monkeypatch):
+    monkeypatch.setattr("scale_toolkit.stages.receipts.PIECE", 1000)
+    before = digest(planted, (keys.X,))
+    assert digest(planted, (keys.X,), 3) == before
+    for entry in (0, planted.X.nnz // 2, planted.X.nnz - 1):
+        changed = planted.copy()
+        changed.X.data[entry] += 1
+        assert digest(changed, (keys.X,), 2) != before
+
+
 def test_a_backed_anndata_has_the_digest_of_the_loaded_one(planted, tmp_path):
     import anndata
 
