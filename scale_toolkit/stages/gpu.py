@@ -67,17 +67,39 @@ def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
     DeviceError
         The GPU has too little memory, is held by another process, or fails.
     """
+    if device.type == "cuda":
+        with _set_up(settings), _reported(device):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _set_up(settings: TrainConfig) -> Iterator[None]:
+    """Set torch's precision and determinism, and put back what was set before."""
     import torch
 
     before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    if device.type == "cuda":
-        # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the
-        # peaks does
-        torch.set_float32_matmul_precision("high" if settings.precision == "auto" else "highest")
+    # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the peaks does
+    torch.set_float32_matmul_precision("high" if settings.precision == "auto" else "highest")
+    if settings.deterministic:
+        # read when cuBLAS is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        # imports torch's compiler, seconds: only if it is needed
+        torch.use_deterministic_algorithms(mode=True)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
         if settings.deterministic:
-            # read when cuBLAS is first used
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(mode=True)
+            torch.use_deterministic_algorithms(before[1])
+
+
+@contextmanager
+def _reported(device: torch.device) -> Iterator[None]:
+    """Turn a failure of the GPU into a `DeviceError` of one line."""
+    import torch
+
     try:
         yield
     except torch.OutOfMemoryError:
@@ -88,7 +110,7 @@ def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
         ) from None
     except RuntimeError as error:
         first_line = str(error).partition("\n")[0].removesuffix(".")
-        if device.type != "cuda" or not ("CUDA" in first_line or "cu" in type(error).__name__.lower()):
+        if "CUDA" not in first_line:
             raise
         if any(words in first_line for words in _BUSY):
             raise DeviceError(
@@ -99,9 +121,6 @@ def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
             "a GPU that stays available",
             "run the same command again: with --checkpoint it goes on after the last checkpoint",
         ) from None
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.use_deterministic_algorithms(before[1])
 
 
 def _memory(device: torch.device) -> str:

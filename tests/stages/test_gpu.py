@@ -90,3 +90,21 @@ def test_a_gpu_lost_half_way_leaves_its_checkpoint(planted, tmp_path, monkeypatc
         scale.train(planted.copy(), progress=lost, checkpoints=Checkpoints(tmp_path / "c", 0), **options)
     resumed = scale.train(planted.copy(), checkpoints=Checkpoints(tmp_path / "c", 0), **options)
     np.testing.assert_array_equal(keys.LATENT.get(resumed), keys.LATENT.get(whole))
+
+
+def test_the_cpu_does_not_load_torchs_compiler():
+    """`torch.use_deterministic_algorithms` imports it: seconds of every call of ``scale train``."""
+    import subprocess
+    import sys
+
+    code = """
+import sys, torch
+from scale_toolkit.config import TrainConfig
+from scale_toolkit.stages.gpu import used
+for name in ("cpu", "cuda"):
+    with used(torch.device(name), TrainConfig(deterministic=name == "cpu")):
+        pass
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
