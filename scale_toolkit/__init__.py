@@ -25,7 +25,7 @@ _STAGES = {
     "prepare": "prepare",
     "select_peaks": "select_peaks",
     "train": "train",
-    "encode": "train",
+    "encode": "encode",
     "impute": "impute",
     "imputed": "imputed",
     "embed": "embed",

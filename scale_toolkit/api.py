@@ -306,7 +306,7 @@ class SCALE:
         from scale_toolkit.io.files import existing_file
         from scale_toolkit.io.h5ad import open_h5ad
         from scale_toolkit.io.regions import model_peaks
-        from scale_toolkit.stages.train import made_by, options_of
+        from scale_toolkit.stages.encode import made_by, options_of
 
         path = Path(dir_path)
         file = existing_file(path / MODEL if path.is_dir() else path)
@@ -348,7 +348,7 @@ class SCALE:
         from anndata import AnnData
 
         from scale_toolkit.stages.counts import counts_of
-        from scale_toolkit.stages.train import encode
+        from scale_toolkit.stages.encode import encode
 
         # encode only reads X, so that the copy may share it
         beside = AnnData(counts_of(adata), obs=adata.obs[[]].copy(), var=adata.var[[]].copy())

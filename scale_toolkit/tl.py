@@ -99,7 +99,7 @@ def encode(
     InputError
         The bytes are no model, or model and cells share no peak.
     """
-    return run("train", adata, copy=copy, name="encode", model=model, peaks=peaks, **options)
+    return run("encode", adata, copy=copy, model=model, peaks=peaks, **options)
 
 
 @with_options(ClusterConfig)

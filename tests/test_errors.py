@@ -23,7 +23,8 @@ from scale_toolkit.io.checkpoints import Checkpoints
 from scale_toolkit.io.export import export
 from scale_toolkit.io.h5ad import write_h5ad
 from scale_toolkit.io.readers import read_any
-from scale_toolkit.stages.train import counts_of, find_device
+from scale_toolkit.stages.counts import counts_of
+from scale_toolkit.stages.gpu import find_device
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_name_of_a_peak_twice_where_a_model_encodes(plant):
     kept: list[bytes] = []
     scale_toolkit.train(cells.copy(), n_components=2, max_iter=3, n_threads=1, keep_model=kept.append)
     cells.var_names = [cells.var_names[1], *cells.var_names[1:]]
-    with pytest.raises(InputError, match="is there twice; expected a name for each peak"):
+    with pytest.raises(InputError, match="is duplicated; expected unique names of peaks"):
         scale_toolkit.encode(cells, model=kept[0])
 
 

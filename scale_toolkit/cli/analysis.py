@@ -90,7 +90,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.stages.embed import embed
     from scale_toolkit.stages.impute import streamed
     from scale_toolkit.stages.prepare import prepare
-    from scale_toolkit.stages.train import find_device
+    from scale_toolkit.stages.gpu import find_device
 
     find_device(
         plan.train.device
@@ -182,7 +182,8 @@ def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
     from scale_toolkit.io.files import write_bytes
     from scale_toolkit.io.regions import model_peaks
     from scale_toolkit.stages.select_peaks import select_peaks
-    from scale_toolkit.stages.train import encode, train
+    from scale_toolkit.stages.encode import encode
+    from scale_toolkit.stages.train import train
 
     if plan.pretrain:
         talk.info("the peaks are the model's: --n-feature is not applied")

@@ -53,7 +53,7 @@ def train(
         from scale_toolkit.io.checkpoints import Checkpoints
         from scale_toolkit.io.files import write_bytes
         from scale_toolkit.io.regions import model_peaks
-        from scale_toolkit.stages.train import encode
+        from scale_toolkit.stages.encode import encode
         from scale_toolkit.stages.train import train as stage
 
         with talk.progress() as progress:

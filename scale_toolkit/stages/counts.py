@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from scale_toolkit import keys
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,3 +80,30 @@ def over_all(values: np.ndarray, positions: np.ndarray, n_peaks: int, fill: floa
     spread = np.full((n_peaks, *values.shape[1:]), fill, values.dtype)
     spread[positions] = values
     return spread
+
+
+def modelled_peaks(adata: AnnData) -> np.ndarray:
+    """Return which peaks the model sees, (peaks,) bool: the selected ones, or all without a selection."""
+    if not keys.SELECTED.found_in(adata):
+        return np.ones(adata.n_vars, bool)
+    selected = np.asarray(keys.SELECTED.get(adata), bool)
+    if not selected.any():
+        raise InputError(
+            f"{keys.SELECTED} marks none of {adata.n_vars:,} peaks",
+            "at least one",
+            "run `scale select-peaks` again",
+        )
+    return selected
+
+
+def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
+    """Return the counts of the modelled peaks, checked: integers of at least two cells."""
+    counts = counts_of(adata)
+    if adata.n_obs < 2 or adata.n_vars < 1:
+        raise InputError(
+            f"{adata.n_obs} cells × {adata.n_vars} peaks",
+            "two cells or more",
+            "check the filters of `scale prepare`",
+        )
+    check_counts(counts)
+    return counts if modelled.all() else counts[:, np.flatnonzero(modelled)]

@@ -18,11 +18,13 @@ from scale_toolkit.core.separation import nearest_average, separation
 from scale_toolkit.core.validation import MAX_CELLS, Judgement, Recovered, judge
 from scale_toolkit.errors import InputError, NothingLeftError
 from scale_toolkit.stages.choose import first_names
+from scale_toolkit.stages.counts import modelled_counts
 from scale_toolkit.stages.decoder import DEPTHS, read_decoder
+from scale_toolkit.stages.encode import in_model_order
 from scale_toolkit.stages.gpu import find_device
 from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.stage import Result
-from scale_toolkit.stages.train import in_model_order, modelled_counts, train_model
+from scale_toolkit.stages.train import train_model
 
 if TYPE_CHECKING:
     import numpy.typing as npt

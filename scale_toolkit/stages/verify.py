@@ -179,7 +179,7 @@ def _function(receipt: dict[str, Any]) -> Any:
             "verify with the version that wrote it",
         )
     if name == "train" and receipt.get("notes", {}).get("pretrained"):
-        from scale_toolkit.stages.train import encode
+        from scale_toolkit.stages.encode import encode
 
         return encode
     return STAGES[name].load()

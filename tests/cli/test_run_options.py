@@ -198,13 +198,15 @@ class Fakes:
             obs=pd.DataFrame({"scale_cluster": pd.Categorical(["0", "1"]), "celltype": ["a", "b"]}, index=["c1", "c2"]),
         )
         names = {
-            "prepare": ["prepare"], "select_peaks": ["select_peaks"], "train": ["train", "encode"],
+            "prepare": ["prepare"], "select_peaks": ["select_peaks"], "train": ["train"], "encode": ["encode"],
             "cluster": ["cluster"], "embed": ["embed"], "markers": ["markers"], "impute": ["streamed"],
         }  # fmt: skip
         for module, functions in names.items():
             stub = SimpleNamespace(**{function: self.stage(function) for function in functions})
             monkeypatch.setitem(sys.modules, f"scale_toolkit.stages.{module}", stub)
-        sys.modules["scale_toolkit.stages.train"].find_device = lambda name: self.calls.append(("device", name))
+        import scale_toolkit.stages.gpu
+
+        monkeypatch.setattr(scale_toolkit.stages.gpu, "find_device", lambda name: self.calls.append(("device", name)))
         import scale_toolkit.io.h5ad
         import scale_toolkit.plot
         import scale_toolkit.report

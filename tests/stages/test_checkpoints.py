@@ -139,7 +139,7 @@ def test_a_checkpoint_of_other_cells_is_refused(planted, plant, tmp_path):
 
 def test_a_checkpoint_of_another_version_is_refused(planted, tmp_path, monkeypatch):
     interrupted(planted, tmp_path)
-    monkeypatch.setattr("scale_toolkit.stages.train.__version__", "99")
+    monkeypatch.setattr("scale_toolkit.stages.train_checkpoints.__version__", "99")
     with pytest.raises(InputError, match=r"version .*, here 99"):
         scale.train(planted.copy(), checkpoints=Checkpoints(tmp_path, 0), **OPTIONS["fast"])
 

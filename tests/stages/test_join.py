@@ -142,7 +142,7 @@ def test_metadata_is_added_by_barcode():
 
 def test_a_selection_that_select_peaks_did_not_make_is_reported(planted):
     planted.var["selected"] = np.arange(planted.n_vars) < 60
-    with pytest.warns(ScaleWarning, match=r"modelling 60 of 300 peaks, by var\['selected'\].*--all-peaks"):
+    with pytest.warns(ScaleWarning, match=r"modelling 60 of 300 peaks, by var\['selected'\].*all_peaks=True"):
         some = scale.train(planted.copy(), n_components=2, max_iter=3)
     every = scale.train(planted.copy(), n_components=2, max_iter=3, all_peaks=True)
     assert np.isfinite(some.var["scale_bias"]).sum() == 60

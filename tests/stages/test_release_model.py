@@ -172,7 +172,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(planted, capsys, data, m
 def test_cells_with_a_peak_twice_are_refused(planted):
     twice = planted.copy()
     twice.var_names = [twice.var_names[1], *twice.var_names[1:]]
-    with pytest.raises(InputError, match=rf"peak {twice.var_names[1]} is there twice; .*scale prepare"):
+    with pytest.raises(InputError, match=rf"peak {twice.var_names[1]} is duplicated; .*scale prepare"):
         scale.encode(twice, model=saved(released()), peaks=list(planted.var_names))
 
 
@@ -182,7 +182,7 @@ def test_cells_with_a_peak_twice_are_refused(planted):
         (None, "which does not name its 300 peaks; .*--pretrain-peaks"),
         (lambda: None, "which does not name its 300 peaks"),
         (["chr1:1-2"], "has 300 peaks, and 1 names of peaks are given"),
-        (["same"] * PEAKS, "a peak is named twice"),
+        (["same"] * PEAKS, "a name is duplicated"),
         ([f"x{j}" for j in range(PEAKS)], "none of the model's 300 peaks is here"),
     ],
 )

@@ -98,6 +98,14 @@ def test_every_option_changes_the_result(planted, name):
         epochs = [scale.receipts(quick(planted, max_iter=400, patience=p))[-1]["notes"]["epochs"] for p in (1, 0)]
         assert epochs[0] < epochs[1]
         return
+    if name == "all_peaks":
+        planted.var["selected"] = np.arange(planted.n_vars) < 200
+        with pytest.warns(ScaleWarning, match="modelling 200 of 300 peaks"):
+            plain = quick(planted, max_iter=8)
+        changed = quick(planted, max_iter=8, all_peaks=True)
+        assert [keys.BIAS.get(a).notna().sum() for a in (plain, changed)] == [200, 300]
+        assert "selected" not in changed.var and changed.var["selected_original"].sum() == 200
+        return
     plain, changed = (quick(planted, **options) for options in ({"max_iter": 8}, {name: CHANGES[name]}))
     results = [np.concatenate([keys.LATENT.get(a).ravel(), keys.POSTERIOR.get(a).ravel()]) for a in (plain, changed)]
     assert results[0].shape != results[1].shape or not np.array_equal(*results)
@@ -249,7 +257,7 @@ def test_training_that_breaks_at_once_is_an_error_that_says_what_to_do(planted, 
         raise trainer.Diverged(1, "decoder.weight", trainer.History())
 
     monkeypatch.setattr(recipes, "fit", broken)
-    with pytest.raises(TrainingError, match=r"epoch 1, in decoder.weight; lower the learning rate: --lr 0.0001"):
+    with pytest.raises(TrainingError, match=r"epoch 1, in decoder.weight; lower the learning rate: `lr=0.0001`"):
         quick(planted)
 
 
