@@ -262,7 +262,7 @@ def sizes(names: list[str], *, profile: bool) -> None:
             flush=True,
         )
         if profile:
-            pstats.Stats(profiler).sort_stats("tottime").print_stats(14)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(14).sort_stats("cumtime").print_stats("scale_toolkit", 30)
         del cells, done
         if DEVICE.type == "cuda":
             torch.cuda.empty_cache()
