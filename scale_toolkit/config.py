@@ -301,7 +301,10 @@ class PlotEmbeddingConfig(Config):
 
     basis: str | None = option(None, "Coordinates in obsm; left out, X_umap, or X_tsne where only that is there.")
     color: tuple[str, ...] = option(
-        ("scale_cluster",), "Columns of obs, or peaks, one panel each.", flags=("-c",), metavar="COLUMN,COLUMN"
+        ("scale_cluster",),
+        "Columns of obs, peaks, regions (chr1:1000-9000), or genes with --gtf: a panel each.",
+        flags=("-c",),
+        metavar="COLUMN,COLUMN",
     )
     size: float | None = option(None, "Area of a point in square points; left out, by the number of cells.", minimum=0.01)
     names_on_data: bool = option(False, "Write the names of the groups at their middle.")
@@ -316,7 +319,7 @@ class PlotHeatmapConfig(Config):
         None, "Peaks to show; left out, the most specific of each group.", metavar="PEAK,PEAK"
     )
     n_peaks: int = option(8, "How many specific peaks of each group.", minimum=1)
-    relative: bool = option(False, "Divide each peak by its highest share.")
+    relative: bool = option(True, "Divide each peak by its highest share; else show the shares.")
 
 
 @dataclass(frozen=True)
@@ -346,7 +349,14 @@ class PlotSpecificityConfig(Config):
 
     groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
     basis: str = option("X_scale", BASIS)
-    vmax: float = option(20.0, "-log10 p that gets the strongest colour.", minimum=0.1)
+    statistic: str = option(
+        "effect",
+        "effect: difference of the means in standard deviations (Cohen's d); p: -log10 p of an F-test.",
+        choices=("effect", "p"),
+    )
+    vmax: float | None = option(
+        None, "Value that gets the strongest colour (effect: 3; p: 20).", minimum=0.1
+    )
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,18 @@ from scale_toolkit.validation import field_types
 
 def given(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
     """Declare an option that is off, or not given, by default."""
-    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+    return typer.Option(
+        *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False
+    )
 
 
-Input = Annotated[str, typer.Argument(metavar="INPUT", help="h5ad file, or - for standard input.", show_default=True)]
-Output = Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="h5ad file, or - for standard output.")]
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="h5ad file, or - for standard input.", show_default=True),
+]
+Output = Annotated[
+    str, typer.Option("-o", "--output", metavar="FILE", help="h5ad file, or - for standard output.")
+]
 Gpu = Annotated[
     str | None,
     given(
@@ -46,10 +53,19 @@ Gpu = Annotated[
 ]
 Pretrain = Annotated[
     Path | None,
-    given("--pretrain", metavar="FILE", help="Encode with this model, of --model or of SCALE 1.1.2; train nothing."),
+    given(
+        "--pretrain",
+        metavar="FILE",
+        help="Encode with this model, of --model or of SCALE 1.1.2; train nothing.",
+    ),
 ]
 Modality = Annotated[
-    str | None, given("--modality", metavar="NAME", help="Of an h5mu; left out, the one that is named atac or peaks.")
+    str | None,
+    given(
+        "--modality",
+        metavar="NAME",
+        help="Of an h5mu; left out, the one that is named atac or peaks.",
+    ),
 ]
 PretrainPeaks = Annotated[
     Path | None,
@@ -95,10 +111,14 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             configs[name] = (kind, how)
             options += [_parameter(name, spec, kind, how) for spec in _shown(kind, how)]
         elif kind is not Talk:
-            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            plain.append(
+                parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+            )
 
     def run(**words: Any) -> None:
-        talk = Talk(quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug"))
+        talk = Talk(
+            quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug")
+        )
         talk.label = body.__name__.replace("_", "-")
         talk.spellings = INPUTS | _spellings(configs)
         with outcome(talk, _spellings(configs)), talk.listening():
@@ -117,15 +137,23 @@ def on_gpu(config: Any, gpu: str | None) -> Any:
         return config
     device = "cuda" if gpu == BARE_GPU else f"cuda:{gpu}"
     if gpu != BARE_GPU and not gpu.isdecimal():
-        raise UsageError(f"--gpu is {gpu!r}", "nothing or the number of a GPU", "use --device for another device")
+        raise UsageError(
+            f"--gpu is {gpu!r}", "nothing or the number of a GPU", "use --device for another device"
+        )
     if config.device not in ("auto", device):
         raise UsageError(f"both --gpu and --device {config.device}", "one of the two", "drop --gpu")
     return dataclasses.replace(config, device=device)
 
 
 def flags(spec: dataclasses.Field, how: Options) -> tuple[str, ...]:
-    """Return the command-line spellings of a field; the first is the one errors use."""
-    return how.names.get(spec.name) or ("--" + spec.name.replace("_", "-"), *spec.metadata["flags"])
+    """Return the command-line spellings of a field; the first is the one errors use.
+
+    A switch that is on by default gets a second spelling that turns it off: ``--relative/--no-relative``.
+    """
+    long = "--" + spec.name.replace("_", "-")
+    if spec.default is True:
+        long = f"{long}/--no-{long[2:]}"
+    return how.names.get(spec.name) or (long, *spec.metadata["flags"])
 
 
 def _parts(hint: Any) -> tuple[Any, Options]:
@@ -137,10 +165,16 @@ def _parts(hint: Any) -> tuple[Any, Options]:
 
 def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
     fields = dataclasses.fields(kind)
-    return [spec for spec in fields if spec.name in (how.only or (spec.name,)) and spec.name not in how.without]
+    return [
+        spec
+        for spec in fields
+        if spec.name in (how.only or (spec.name,)) and spec.name not in how.without
+    ]
 
 
-def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Options) -> inspect.Parameter:
+def _parameter(
+    name: str, spec: dataclasses.Field, kind: type[Config], how: Options
+) -> inspect.Parameter:
     """One field as a Typer option: its Python name carries the config's, so that two configs may share a field."""
     rule, (value, many, _) = spec.metadata, field_types(kind)[spec.name]
     settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": how.panel}
@@ -154,7 +188,10 @@ def _parameter(name: str, spec: dataclasses.Field, kind: type[Config], how: Opti
         f"{name}__{spec.name}",
         inspect.Parameter.KEYWORD_ONLY,
         default=None if many else spec.default,
-        annotation=Annotated[annotation | None if optional else annotation, typer.Option(*flags(spec, how), **settings)],
+        annotation=Annotated[
+            annotation | None if optional else annotation,
+            typer.Option(*flags(spec, how), **settings),
+        ],
     )
 
 
@@ -164,7 +201,13 @@ def _metavar(value: type, many: bool, rule: Any) -> str:
         return f"[{'|'.join(rule['choices'])}]"
     word = {int: "INT", float: "FLOAT", str: "TEXT"}[value]
     low, high = (None if end is None else f"{end:g}" for end in (rule["minimum"], rule["maximum"]))
-    limits = f" {low}..{high}" if low and high and rule["maximum"] < 2**31 else f" >={low}" if low else ""
+    limits = (
+        f" {low}..{high}"
+        if low and high and rule["maximum"] < 2**31
+        else f" >={low}"
+        if low
+        else ""
+    )
     return (f"{word},{word}" if many else word) + limits
 
 
@@ -182,7 +225,9 @@ def _build(name: str, kind: type[Config], how: Options, words: dict[str, Any]) -
         values[spec.name] = value
     try:
         return kind(**values)
-    except OptionError as error:  # spelled here, for another config of the command may have a field of that name
+    except (
+        OptionError
+    ) as error:  # spelled here, for another config of the command may have a field of that name
         raise spelled(error, _spellings({name: (kind, how)})) from None
 
 
@@ -202,7 +247,9 @@ def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, st
 
 def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:
     option = typer.Option(spelling, help=help_text, rich_help_panel="Messages")
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+    )
 
 
 _TALK = [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scale_toolkit import keys
 from scale_toolkit.cli.embed import FIGURES
-from scale_toolkit.cli.options import Input, command
+from scale_toolkit.cli.files import check_readable
+from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
     Config,
@@ -31,8 +32,27 @@ if TYPE_CHECKING:
 LABELS = ("cell_type", "celltype", "label")
 
 Figure = Annotated[
-    Path, typer.Option("-o", "--output", metavar="FIG", help="The figure: a name that ends in .pdf, .png or .svg.")
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="FIG", help="The figure: a name that ends in .pdf, .png or .svg."
+    ),
 ]
+
+Gtf = Annotated[
+    Path | None,
+    given(
+        "--gtf",
+        metavar="FILE",
+        help="Genes (GTF, plain or gzip), to colour cells by a gene's promoter: --color Gad1.",
+    ),
+]
+#: What imputed values are decoded from.
+DECODING = tuple(
+    slot.path
+    for slot in (
+        keys.LATENT, keys.HIDDEN, keys.DECODER, keys.BIAS, keys.OFFSET, keys.MEDIAN_OFFSET, keys.RECEIPTS,
+    )
+)  # fmt: skip
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -44,12 +64,56 @@ def plot() -> None:
 
 @app.command()
 @command
-def embedding(output: Figure, source: Input = "-", *, config: PlotEmbeddingConfig, talk: Talk) -> None:
-    """Cells as points in two dimensions, coloured by columns of obs or by peaks."""
-    color = config.color[0] if len(config.color) == 1 else config.color
-    named = [config.basis, f"X_{config.basis}"] if config.basis else []
-    wanted = [f"obsm/{name}" for name in (*named, keys.UMAP.name, keys.TSNE.name)]
-    _draw("embedding", source, output, config, talk, wanted, columns=config.color, color=color)
+def embedding(
+    output: Figure, source: Input = "-", gtf: Gtf = None, *, config: PlotEmbeddingConfig, talk: Talk
+) -> None:
+    """Draw cells as points, coloured by columns of obs, or by how open peaks, regions or genes are.
+
+    A peak, a region or a gene is coloured by imputed values at equal depth if the file comes from `scale train`; else only
+    peaks can be drawn, by their counts.
+    """
+    check_figure(output, source)
+    check_readable(gtf)
+    from scale_toolkit import plot
+    from scale_toolkit.io.h5ad import open_h5ad
+
+    bases = [config.basis, f"X_{config.basis}"] if config.basis else []
+    wanted = [f"obsm/{name}" for name in (*bases, keys.UMAP.name, keys.TSNE.name)]
+    titles = list(config.color)
+    with open_h5ad(source) as file:
+        adata = file.read_only(wanted)
+        regions = [
+            name for name in config.color if name not in adata.obs and name != keys.CLUSTER.name
+        ]
+        if regions and f"varm/{keys.DECODER.name}" in file.root:
+            from scale_toolkit.stages.region_values import region_values
+
+            adata = file.read_only([*wanted, *DECODING])
+            values = region_values(adata, regions, read_genes(gtf))
+            adata.obs[list(values.columns)] = values
+            titles = [f"{name} (imputed)" if name in regions else name for name in titles]
+        elif any(name in adata.var_names for name in regions):
+            adata = file.read_only([*wanted, "X"])
+    color = titles[0] if len(titles) == 1 else titles
+    adata.obs = adata.obs.rename(columns=dict(zip(config.color, titles, strict=True)))
+    plot.embedding(
+        adata,
+        config.basis,
+        color,
+        size=config.size,
+        names_on_data=config.names_on_data,
+        save=output,
+    )
+    talk.info(f"figure: {output}")
+
+
+def read_genes(gtf: Path | None) -> Any:
+    """Read the genes of --gtf, or None."""
+    if gtf is None:
+        return None
+    from scale_toolkit.io.genes import read_gtf
+
+    return read_gtf(gtf)
 
 
 @app.command()
@@ -61,21 +125,27 @@ def heatmap(output: Figure, source: Input = "-", *, config: PlotHeatmapConfig, t
 
 @app.command()
 @command
-def confusion(output: Figure, source: Input = "-", *, config: PlotConfusionConfig, talk: Talk) -> None:
+def confusion(
+    output: Figure, source: Input = "-", *, config: PlotConfusionConfig, talk: Talk
+) -> None:
     """Cells by known label and cluster, matched, with ARI and NMI."""
     _draw("confusion", source, output, config, talk, [])
 
 
 @app.command()
 @command
-def correlation(output: Figure, source: Input = "-", *, config: PlotCorrelationConfig, talk: Talk) -> None:
+def correlation(
+    output: Figure, source: Input = "-", *, config: PlotCorrelationConfig, talk: Talk
+) -> None:
     """Correlation of cells with cells over their latent vectors, sorted by cluster."""
     _draw("correlation", source, output, config, talk, [f"obsm/{config.basis}"])
 
 
 @app.command()
 @command
-def specificity(output: Figure, source: Input = "-", *, config: PlotSpecificityConfig, talk: Talk) -> None:
+def specificity(
+    output: Figure, source: Input = "-", *, config: PlotSpecificityConfig, talk: Talk
+) -> None:
     """How specific each latent dimension is for each cluster, by an F-test."""
     _draw("specificity", source, output, config, talk, [f"obsm/{config.basis}"])
 
@@ -107,7 +177,9 @@ def label_of(adata: AnnData, named: str | None, flag: str) -> str | None:
     """Return the column of known labels: the one that was named, which must be there, or the first that is."""
     if named is not None and named not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns))
-        raise InputError(f"obs has no column {named!r}", f"one of {columns}", f"name it with {flag}")
+        raise InputError(
+            f"obs has no column {named!r}", f"one of {columns}", f"name it with {flag}"
+        )
     return named or next((name for name in LABELS if name in adata.obs), None)
 
 
@@ -118,9 +190,6 @@ def _draw(
     config: Config,
     talk: Talk,
     wanted: list[str],
-    *,
-    columns: tuple[str, ...] = (),
-    **changed: object,
 ) -> None:
     """Read what the figure needs, and nothing more; draw it, and say where it is."""
     check_figure(output, source)
@@ -129,13 +198,15 @@ def _draw(
 
     with open_h5ad(source) as file:
         adata = file.read_only(wanted)
-        if any(column not in adata.obs and column in adata.var_names for column in columns):
-            adata = file.read_only([*wanted, "X"])
-    options = {spec: getattr(config, spec) for spec in config.__dataclass_fields__} | changed
+    options = {spec: getattr(config, spec) for spec in config.__dataclass_fields__}
     if name == "confusion":
         options["reference"] = label_of(adata, options["reference"], "--label")
         if options["reference"] is None:
-            raise InputError(f"obs has none of {', '.join(LABELS)}", "known labels", "name their column with --label")
+            raise InputError(
+                f"obs has none of {', '.join(LABELS)}",
+                "known labels",
+                "name their column with --label",
+            )
     draw: Callable[..., object] = getattr(plot, name)
     draw(adata, **options, save=output)
     talk.info(f"figure: {output}")

@@ -16,16 +16,13 @@ import pandas as pd
 from scale_toolkit.errors import OptionError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled
+from scale_toolkit.plot._matrix import bar as _bar
+from scale_toolkit.plot._matrix import plain as _plain
+from scale_toolkit.plot._matrix import strips
+from scale_toolkit.plot.confusion import draw_table
+from scale_toolkit.plot.correlation import draw_correlation
 from scale_toolkit.plot.embedding import draw_categories, point_size
-from scale_toolkit.plot.heatmaps import (
-    _bar,
-    _plain,
-    draw_correlation,
-    draw_specificity,
-    draw_table,
-    specificity_of_features,
-    strips,
-)
+from scale_toolkit.plot.specificity import draw_specificity, specificity_of_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

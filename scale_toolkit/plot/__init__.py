@@ -15,11 +15,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
+from scale_toolkit.plot.confusion import confusion_matrix
+from scale_toolkit.plot.correlation import correlation
 from scale_toolkit.plot.embedding import embedding
-from scale_toolkit.plot.heatmaps import confusion_matrix, correlation, feature_specificity, heatmap
+from scale_toolkit.plot.heatmaps import heatmap
 from scale_toolkit.plot.history import history
 from scale_toolkit.plot.qc import qc
 from scale_toolkit.plot.recovery import recovery, reliability
+from scale_toolkit.plot.specificity import feature_specificity
 
 if TYPE_CHECKING:
     from scale_toolkit.compat.plots import (

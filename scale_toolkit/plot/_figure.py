@@ -70,7 +70,10 @@ def colors(n: int) -> list[tuple[float, float, float]]:
     palette = [*base, *(0.55 * color for color in base), *(0.5 * color + 0.5 for color in base)]
     golden = 0.618034  # hues that never come close to one another, however many are taken
     more = range(len(palette), n)
-    palette += [hsv_to_rgb([(i * golden) % 1, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.3 * (i % 4) / 3]) for i in more]
+    palette += [
+        hsv_to_rgb([(i * golden) % 1, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.3 * (i % 4) / 3])
+        for i in more
+    ]
     return [tuple(map(float, color)) for color in palette[:n]]
 
 
@@ -120,7 +123,10 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     kind = path.suffix[1:].lower()
     if kind not in FORMATS:
-        raise OptionError(f"the figure's name is {path.name!r}", "a name that ends in " + ", ".join(f".{f}" for f in FORMATS))
+        raise OptionError(
+            f"the figure's name is {path.name!r}",
+            "a name that ends in " + ", ".join(f".{f}" for f in FORMATS),
+        )
     metadata = {
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
         "svg": {"Date": None, "Creator": None},
@@ -129,10 +135,15 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with mpl.rc_context(STYLE):
-            figure.savefig(part, format=kind, metadata=metadata[kind], bbox_inches="tight", facecolor="white")
+            figure.savefig(
+                part, format=kind, metadata=metadata[kind], bbox_inches="tight", facecolor="white"
+            )
         part.replace(path)
     except OSError as error:
-        raise ScaleError(f"{path} cannot be written ({error.strerror})", do="name a folder that exists and is yours") from error
+        raise ScaleError(
+            f"{path} cannot be written ({error.strerror})",
+            do="name a folder that exists and is yours",
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -153,7 +164,11 @@ def inches(width: float, height: float) -> tuple[float, float]:
 def ticks(axis: Axis, names: Sequence[str], **style: Any) -> None:
     """Write the names along an axis: every one, or of too many to read every so manieth."""
     step = -(-len(names) // MOST_TICKS)
-    axis.set_ticks(range(0, len(names), max(step, 1)), [shortened(name) for name in names[:: max(step, 1)]], **style)
+    axis.set_ticks(
+        range(0, len(names), max(step, 1)),
+        [shortened(name) for name in names[:: max(step, 1)]],
+        **style,
+    )
 
 
 def shortened(name: Any, letters: int = MOST_LETTERS) -> str:
@@ -169,13 +184,17 @@ def labels_of(adata: AnnData, column: str | None) -> pd.Series:
     elif column in adata.obs:
         values = adata.obs[column]
     else:
-        raise MissingSlotError(f"obs[{column!r}] is missing", "one of " + ", ".join(map(str, adata.obs.columns)))
+        raise MissingSlotError(
+            f"obs[{column!r}] is missing", "one of " + ", ".join(map(str, adata.obs.columns))
+        )
     return as_categories(values)
 
 
 def as_categories(values: Any) -> pd.Series:
     """Labels as a categorical of texts without empty categories; a categorical keeps its order, numbers go by size."""
-    series = pd.Series(np.asarray(values) if not isinstance(values, (pd.Series, pd.Categorical)) else values)
+    series = pd.Series(
+        np.asarray(values) if not isinstance(values, (pd.Series, pd.Categorical)) else values
+    )
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.cat.remove_unused_categories()
         order = list(series.cat.categories)
@@ -185,7 +204,8 @@ def as_categories(values: Any) -> pd.Series:
         order = sorted(series.dropna().unique(), key=_natural)
     text = {name: str(name) for name in order}
     return pd.Series(
-        pd.Categorical(series.map(text).to_numpy(dtype=object), categories=list(text.values())), index=series.index
+        pd.Categorical(series.map(text).to_numpy(dtype=object), categories=list(text.values())),
+        index=series.index,
     )
 
 
@@ -216,5 +236,7 @@ def palette_for(names: Sequence[str], palette: Any) -> list:
         return [cmap(x) for x in np.linspace(0, 1, len(names))]
     palette = list(palette)
     if len(palette) < len(names):
-        raise OptionError(f"the palette has {len(palette)} colours", f"{len(names)}, one for each of the labels")
+        raise OptionError(
+            f"the palette has {len(palette)} colours", f"{len(names)}, one for each of the labels"
+        )
     return palette[: len(names)]

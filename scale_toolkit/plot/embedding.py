@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+MAX_COLUMNS = 4  # panels side by side
 #: Names of the axes of the embeddings we know.
-AXES = {keys.UMAP.name: "UMAP", keys.TSNE.name: "tSNE", keys.LATENT.name: "latent", keys.LATENT_SCALE.name: "latent"}
+AXES = {
+    keys.UMAP.name: "UMAP",
+    keys.TSNE.name: "tSNE",
+    keys.LATENT.name: "latent",
+    keys.LATENT_SCALE.name: "latent",
+}
 
 
 @styled
@@ -42,8 +48,9 @@ def embedding(
 ) -> Axes | np.ndarray:
     """Draw cells as points, coloured by a column of obs or by a peak.
 
-    Points are drawn in a random order that is always the same, so that no cluster covers another, and as pixels in a
-    PDF or SVG, so that a figure of 100,000 cells stays small. Text and axes stay text and lines.
+    Points are drawn in a random order that is always the same, so that no cluster covers another (of a peak, the cells in
+    which it is open are drawn last). In a PDF or SVG they are pixels, so that a figure of 100,000 cells stays small; text
+    and axes stay text and lines.
 
     Parameters
     ----------
@@ -53,7 +60,7 @@ def embedding(
         ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. Left out, X_umap, or X_tsne where only that is there.
     color
         A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in X), None for one
-        colour, or a list of these for one panel each. Cells without a label are grey.
+        colour, or a list of these for one panel each, at most four side by side. Cells without a label are grey.
     ax
         Draw here; not with a list of colours.
     save
@@ -87,9 +94,19 @@ def embedding(
     size = point_size(len(points)) if size is None else size
     values = _values(adata, color)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        draw_categories(ax, points, values, size=size, palette=palette, legend=legend, names_on_data=names_on_data)
+        draw_categories(
+            ax,
+            points,
+            values,
+            size=size,
+            palette=palette,
+            legend=legend,
+            names_on_data=names_on_data,
+        )
     else:
-        _draw_numbers(ax, points, values.to_numpy(dtype=float), size=size, cmap=cmap, legend=legend)
+        numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        is_peak = color not in adata.obs
+        _draw_numbers(ax, points, numbers, size=size, cmap=cmap, legend=legend, high_on_top=is_peak)
     ax.set_title(title if title is not None else (color or ""))
     _frame(ax)
     ax.set(xlabel=f"{name} 1", ylabel=f"{name} 2")
@@ -110,13 +127,23 @@ def _panels(
     options: dict[str, Any],
 ) -> np.ndarray:
     if ax is not None:
-        raise InputError("got one ax and a list of colours", "one colour", "call it once for each, or leave ax out")
-    n = max(len(color), 1)
+        raise InputError(
+            "got one ax and a list of colours",
+            "one colour",
+            "call it once for each, or leave ax out",
+        )
+    n_panels = max(len(color), 1)
+    n_columns = n_panels if n_panels <= 3 else min(int(np.ceil(np.sqrt(n_panels))), MAX_COLUMNS)
+    n_rows = -(-n_panels // n_columns)
     # constrained: each panel leaves room for its legend
-    figure = _figure.new_figure((figsize[0] * 1.3 * n, figsize[1]), layout="constrained")
-    axes = figure.subplots(1, n, squeeze=False)[0]
-    for panel, one in zip(axes, color):
-        embedding(adata, color=one, ax=panel, **options)
+    size = (figsize[0] * 1.3 * n_columns, figsize[1] * n_rows)
+    figure = _figure.new_figure(size, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for panel in axes[n_panels:]:
+        panel.remove()
+    axes = axes[:n_panels]
+    for panel, column in zip(axes, color, strict=False):
+        embedding(adata, color=column, ax=panel, **options)
     if save is not None:
         _figure.save_figure(figure, save)
     return axes
@@ -151,18 +178,31 @@ def _values(adata: AnnData, color: str | None) -> pd.Series:
         return pd.Series(pd.Categorical(["cells"] * adata.n_obs))
     if color in adata.obs:
         values = adata.obs[color]
-        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(
+            values.dtype
+        )
         return values if numeric else _figure.as_categories(values)
     if color in adata.var_names:
         column = adata[:, color].X
-        return pd.Series(np.ravel(column.toarray() if sparse.issparse(column) else np.asarray(column)))
+        return pd.Series(
+            np.ravel(column.toarray() if sparse.issparse(column) else np.asarray(column))
+        )
     if color == keys.CLUSTER.name:
         keys.CLUSTER.get(adata)
-    raise MissingSlotError(f"obs[{color!r}] is missing", "a peak or one of " + ", ".join(map(str, adata.obs.columns)))
+    raise MissingSlotError(
+        f"obs[{color!r}] is missing", "a peak or one of " + ", ".join(map(str, adata.obs.columns))
+    )
 
 
 def draw_categories(
-    ax: Axes, points: np.ndarray, values: pd.Series, *, size: float, palette: Any, legend: bool, names_on_data: bool
+    ax: Axes,
+    points: np.ndarray,
+    values: pd.Series,
+    *,
+    size: float,
+    palette: Any,
+    legend: bool,
+    names_on_data: bool,
 ) -> None:
     """Draw points in the colours of their categories, with a legend beside the axes."""
     from matplotlib.colors import to_rgba_array
@@ -177,47 +217,92 @@ def draw_categories(
     if names_on_data and len(names) <= _figure.MOST_IN_LEGEND:
         middles = [np.median(points[codes == code], axis=0) for code in range(len(names))]
         halo = [withStroke(linewidth=2.5, foreground="white")]
-        style = {"ha": "center", "va": "center", "fontsize": 8, "fontweight": "bold", "path_effects": halo}
+        style = {
+            "ha": "center",
+            "va": "center",
+            "fontsize": 8,
+            "fontweight": "bold",
+            "path_effects": halo,
+        }
         _move_apart(ax, [ax.text(*middle, name, **style) for middle, name in zip(middles, names)])
     if not legend or (len(names) < 2 and (codes >= 0).all()):
         return
-    most = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(names)), kind="stable")[: _figure.MOST_IN_LEGEND]
+    most = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(names)), kind="stable")[
+        : _figure.MOST_IN_LEGEND
+    ]
     entries = [(_figure.shortened(names[code]), shades[code]) for code in np.sort(most)]
     if len(names) > len(most):
         entries.append((f"and {len(names) - len(most):,} smaller ones", "none"))
     entries = [*entries, *([("no label", shades[-1])] if (codes < 0).any() else [])]
-    dots = [Line2D([], [], marker="o", linestyle="", markersize=5.5, color=shade, label=name) for name, shade in entries]
+    dots = [
+        Line2D([], [], marker="o", linestyle="", markersize=5.5, color=shade, label=name)
+        for name, shade in entries
+    ]
     columns = 1 + (len(dots) - 1) // 16
-    ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, handletextpad=0.2, columnspacing=1)
+    ax.legend(
+        handles=dots,
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        ncols=columns,
+        handletextpad=0.2,
+        columnspacing=1,
+    )
 
 
 def _move_apart(ax: Axes, texts: list) -> None:
     """Move texts that cover one another up and down until they do not."""
     _frame(ax)  # the axes take their final shape, which the texts' extents depend on
     ax.figure.draw_without_rendering()
-    boxes = np.array([text.get_window_extent().extents for text in texts])  # left, bottom, right, top in pixels
+    boxes = np.array(
+        [text.get_window_extent().extents for text in texts]
+    )  # left, bottom, right, top in pixels
     for _ in range(200):
         wide = (boxes[:, None, 0] < boxes[None, :, 2]) & (boxes[None, :, 0] < boxes[:, None, 2])
-        over = np.minimum(boxes[:, None, 3] - boxes[None, :, 1], boxes[None, :, 3] - boxes[:, None, 1])
+        over = np.minimum(
+            boxes[:, None, 3] - boxes[None, :, 1], boxes[None, :, 3] - boxes[:, None, 1]
+        )
         lower, upper = np.nonzero(np.triu(wide & (over > 0), 1))
         if not len(lower):
             break
         swap = boxes[lower, 1] > boxes[upper, 1]
-        lower, upper, by = np.where(swap, upper, lower), np.where(swap, lower, upper), over[lower, upper] / 2 + 0.5
+        lower, upper, by = (
+            np.where(swap, upper, lower),
+            np.where(swap, lower, upper),
+            over[lower, upper] / 2 + 0.5,
+        )
         np.subtract.at(boxes, lower, by[:, None] * [0, 1, 0, 1])
         np.add.at(boxes, upper, by[:, None] * [0, 1, 0, 1])
-    centres = ax.transData.inverted().transform(np.c_[boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)])
+    centres = ax.transData.inverted().transform(
+        np.c_[boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)]
+    )
     for text, centre in zip(texts, centres):
         text.set_position(centre)
 
 
-def _draw_numbers(ax: Axes, points: np.ndarray, values: np.ndarray, *, size: float, cmap: str, legend: bool) -> None:
+def _draw_numbers(
+    ax: Axes,
+    points: np.ndarray,
+    values: np.ndarray,
+    *,
+    size: float,
+    cmap: str,
+    legend: bool,
+    high_on_top: bool,
+) -> None:
+    """Draw points coloured by numbers, cells without one in grey below.
+
+    A peak is open in few cells, which would be hidden below the others: they are drawn last. Any other number is drawn in
+    random order, so that no range of values covers another.
+    """
     known = np.isfinite(values)
     if not known.all():
         ax.scatter(*points[~known].T, s=size, c=UNKNOWN, linewidths=0, rasterized=True)
-    order = np.flatnonzero(known)
-    order = order[np.argsort(values[order], kind="stable")]  # high values on top
-    dots = ax.scatter(*points[order].T, s=size, c=values[order], cmap=cmap, linewidths=0, rasterized=True)
+    order = np.random.default_rng(0).permutation(np.flatnonzero(known))
+    if high_on_top:
+        order = order[np.argsort(values[order], kind="stable")]
+    dots = ax.scatter(
+        *points[order].T, s=size, c=values[order], cmap=cmap, linewidths=0, rasterized=True
+    )
     if legend and known.any():
         bar = ax.figure.colorbar(dots, ax=ax, fraction=0.04, pad=0.03, shrink=0.6)
         bar.outline.set_visible(False)

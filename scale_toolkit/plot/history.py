@@ -53,13 +53,21 @@ def history(
     The axes, or an array of axes where there are several.
     """
     stored = keys.HISTORY.get(adata)
-    order = [*(name for name in CURVES if name in stored), *(name for name in stored if name not in CURVES)]
-    curves = {name: np.asarray(stored[name], dtype=float) for name in order if np.ndim(stored[name]) == 1 and len(stored[name])}
+    order = [
+        *(name for name in CURVES if name in stored),
+        *(name for name in stored if name not in CURVES),
+    ]
+    curves = {
+        name: np.asarray(stored[name], dtype=float)
+        for name in order
+        if np.ndim(stored[name]) == 1 and len(stored[name])
+    }
     wanted = [quantities] if isinstance(quantities, str) else list(quantities or curves)
     missing = [name for name in wanted if name not in curves]
     if missing or not wanted:
         raise MissingSlotError(
-            f"{keys.HISTORY} has no curve {', '.join(missing)}".rstrip(), "one of " + (", ".join(curves) or "(there is none)")
+            f"{keys.HISTORY} has no curve {', '.join(missing)}".rstrip(),
+            "one of " + (", ".join(curves) or "(there is none)"),
         )
     n_epochs = min(map(len, curves.values()))
     if ax is None and len(wanted) > 1:
@@ -74,7 +82,9 @@ def history(
         panel.plot(epochs, curves[name], color=shade, linewidth=1.4, label=name.replace("_", " "))
         panel.set_xlabel("epoch")
         if "best_epoch" in stored:
-            panel.axvline(float(stored["best_epoch"]), color="#7F7F7F", linewidth=0.8, linestyle=":", zorder=0)
+            panel.axvline(
+                float(stored["best_epoch"]), color="#7F7F7F", linewidth=0.8, linestyle=":", zorder=0
+            )
         panel.xaxis.get_major_locator().set_params(integer=True)
         if ax is None:
             panel.set_title(name.replace("_", " "))

@@ -44,7 +44,10 @@ class Tally:
         """The tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: cells each is open in)."""
         if keys.QC.found_in(adata):
             found = keys.QC.get(adata)
-            return cls(*(np.asarray(found[f"{what}_{part}"]) for part in ("values", "counts")), float(found[f"{what}_least"]))
+            return cls(
+                *(np.asarray(found[f"{what}_{part}"]) for part in ("values", "counts")),
+                float(found[f"{what}_least"]),
+            )
         slot = keys.N_PEAKS if what == "cell" else keys.N_CELLS
         return cls(*np.unique(np.asarray(slot.get(adata), np.int64), return_counts=True), None)
 
@@ -128,10 +131,18 @@ def qc(
     else:
         axes = list(np.ravel(np.asarray(ax, dtype=object)))
     if len(axes) != len(panels):
-        raise OptionError(f"got {len(axes)} axes for {len(panels)} panels", "one each", "name one panel, or give three axes")
+        raise OptionError(
+            f"got {len(axes)} axes for {len(panels)} panels",
+            "one each",
+            "name one panel, or give three axes",
+        )
     draw = {"knee": _knee, "histogram": _histogram, "peaks": _histogram}
     for place, name in zip(axes, panels):
-        draw[name](place, Tally.of(adata, "peak" if name == "peaks" else "cell"), "peak" if name == "peaks" else "cell")
+        draw[name](
+            place,
+            Tally.of(adata, "peak" if name == "peaks" else "cell"),
+            "peak" if name == "peaks" else "cell",
+        )
     _figure.finish(axes[0], save)
     return axes[0] if panel is not None else np.array(axes, dtype=object)
 
@@ -147,7 +158,13 @@ def _knee(ax: Axes, tally: Tally, what: str) -> None:
     kept = values >= (tally.least or 0)
     ax.plot(ranks, values, color=_figure.UNKNOWN, linewidth=1.6)
     ax.plot(ranks[kept], values[kept], color=SHADES[what], linewidth=2)
-    ax.set(xscale="log", yscale="log", xlabel=f"{what}s, most open peaks first", ylabel=WORDS[what], title=_title(tally, what))
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"{what}s, most open peaks first",
+        ylabel=WORDS[what],
+        title=_title(tally, what),
+    )
     _plain_numbers(ax.xaxis)
     _plain_numbers(ax.yaxis)
     _limit(ax.axhline, tally)

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-NAMES = {"model": "model", "frequency": "peak frequency", "neighbours": "near cells", "tfidf_svd": "TF-IDF+SVD"}
+NAMES = {
+    "model": "model",
+    "frequency": "peak frequency",
+    "neighbours": "near cells",
+    "tfidf_svd": "TF-IDF+SVD",
+}
 
 
 @styled
@@ -51,7 +57,15 @@ def recovery(
         heights = [np.nan if f["auprc"] is None else f["auprc"] for f in figures]
         errors = [0 if f["auprc_error"] is None else 2 * f["auprc_error"] for f in figures]
         places = np.arange(len(groups)) + (i - (len(NAMES) - 1) / 2) * width
-        ax.bar(places, heights, 0.92 * width, yerr=errors, color=shade, label=label, error_kw={"elinewidth": 0.8})
+        ax.bar(
+            places,
+            heights,
+            0.92 * width,
+            yerr=errors,
+            color=shade,
+            label=label,
+            error_kw={"elinewidth": 0.8},
+        )
     ax.axhline(report["chance"]["auprc"], color="#7F7F7F", linewidth=0.8, linestyle=":")
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set_ylabel("AUPRC, frequency-matched")
@@ -80,18 +94,52 @@ def reliability(
         Draw here; write the figure there; inches.
     """
     found = _report(adata)["calibration"]
-    predicted, observed, ratio, error = (np.asarray(found[name]) for name in ("predicted", "observed", "ratio", "error"))
+    predicted, observed, ratio, error = (
+        np.asarray(found[name]) for name in ("predicted", "observed", "ratio", "error")
+    )
     ax = _figure.axes_for(ax, figsize)
-    ends = np.array([min(predicted.min(), observed[observed > 0].min(initial=1)), max(predicted.max(), observed.max())])
+    ends = np.array(
+        [
+            min(predicted.min(), observed[observed > 0].min(initial=1)),
+            max(predicted.max(), observed.max()),
+        ]
+    )
     ends *= [0.8, 1.25]
     ax.fill_between(ends, 0.9 * ends, 1.1 * ends, color="#D0D0D0", linewidth=0)
     ax.plot(ends, ends, color="#7F7F7F", linewidth=0.8, linestyle=":")
     bars = 2 * np.where(ratio > 0, error / np.maximum(ratio, 1e-12), 0) * observed
-    ax.errorbar(predicted, observed, bars, marker="o", markersize=3, linewidth=1, color=_figure.OKABE_ITO[0])
-    ax.set(xscale="log", yscale="log", xlim=ends, xlabel="predicted chance to be hidden", ylabel="share hidden")
+    ax.errorbar(
+        predicted, observed, bars, marker="o", markersize=3, linewidth=1, color=_figure.OKABE_ITO[0]
+    )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=ends,
+        ylim=ends,
+        xlabel="predicted probability of a hidden open peak",
+        ylabel="observed share",
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        _percent_ticks(axis)
     ax.text(0.04, 0.95, f"slope {found['slope']:.2f}", transform=ax.transAxes, va="top", fontsize=8)
     return _figure.finish(ax, save)
 
 
 def _report(adata: AnnData) -> dict[str, Any]:
     return json.loads(keys.VALIDATION.get(adata))
+
+
+def _percent_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with at most six round percentages: 0.2 %, 0.5 %, 1 %, …"""
+    from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+
+    low, high = axis.get_view_interval()
+    for leads in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [lead * 10.0**power for power in range(-8, 1) for lead in leads]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) <= 6:
+            break
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(lambda value, _: f"{100 * value:g} %")

@@ -19,6 +19,7 @@ from scale_toolkit.config import PRESETS
 from scale_toolkit.core import metrics
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot._figure import as_categories
+from scale_toolkit.plot.confusion import check_reference, is_clustering_itself
 from scale_toolkit.plot.heatmaps import share_of_open_cells
 from scale_toolkit.plot.marker_peaks import best_peaks, compared_column, marker_table
 from scale_toolkit.plot.qc import Tally
@@ -153,14 +154,20 @@ def page(adata: AnnData, *, name: str = "cells", label: str | None = None, count
     return _written(view, name, [one for one in sections if one is not None])
 
 
-def _label(adata: AnnData, named: str | None) -> str | None:
-    if named is not None:
-        if named not in adata.obs:
-            raise InputError(f"obs has no column {named!r}", "one of " + ", ".join(map(str, adata.obs.columns)))
-        return named
+def _label(adata: AnnData, label: str | None) -> str | None:
+    """Return the column of known labels; clusters are never compared with themselves."""
+    if label is not None:
+        if label not in adata.obs:
+            raise InputError(f"obs has no column {label!r}", "one of " + ", ".join(map(str, adata.obs.columns)))
+        check_reference(adata, label)
+        return label
     compared = last(adata, "cluster")
-    guesses = [compared.options.get("reference") if compared else None, *LABELS]
-    return next((one for one in guesses if one in adata.obs and 1 < adata.obs[one].nunique() <= MOST_LABELS), None)
+    candidates = [compared.options.get("reference") if compared else None, *LABELS]
+    for column in candidates:
+        usable = column in adata.obs and 1 < adata.obs[column].nunique() <= MOST_LABELS
+        if usable and not is_clustering_itself(adata, column):
+            return column
+    return None
 
 
 def _kept(view: View) -> Section:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from scale_toolkit import config, keys, plot
+from scale_toolkit.stages.imputed import imputed
 from scale_toolkit.stages.prepare import prepare
 
 FIGURES = {
@@ -60,6 +61,7 @@ def folder(plant, tmp_path):
     keys.LATENT.set(cells, (rng.normal(size=(cells.n_obs, 4)) + np.eye(4)[code] * 3).astype(np.float32))
     keys.CLUSTER.set(cells, pd.Categorical(np.where(rng.random(cells.n_obs) < 0.1, 0, code).astype(str)))
     keys.HISTORY.set(cells, {"loss": np.linspace(9, 1, 10), "held_out": np.linspace(-9, -1, 11)})
+    cells.obs["other"] = pd.Categorical(np.roll(code, 3).astype(str))
     cells.write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path
 
@@ -86,11 +88,11 @@ WORDS = {
         "groupby": ("cell_type", "cell_type"),
         "peaks": (PEAKS, PEAKS.split(",")),
         "n_peaks": ("3", 3),
-        "relative": ("", True),
+        "relative": ("", False),
     },
     "confusion": {
-        "reference": ("scale_cluster", "scale_cluster"),
-        "cluster": ("cell_type", "cell_type"),
+        "reference": ("other", "other"),
+        "cluster": ("other", "other"),
         "normalize": ("", True),
     },
     "correlation": {
@@ -99,7 +101,12 @@ WORDS = {
         "method": ("spearman", "spearman"),
         "max_cells": ("30", 30),
     },
-    "specificity": {"groupby": ("cell_type", "cell_type"), "basis": ("X_umap", "X_umap"), "vmax": ("9", 9.0)},
+    "specificity": {
+        "groupby": ("cell_type", "cell_type"),
+        "basis": ("X_umap", "X_umap"),
+        "vmax": ("9", 9.0),
+        "statistic": ("p", "p"),
+    },
     "loss": {"quantities": ("held_out", ["held_out"])},
     "qc": {"panel": ("knee", "knee")},
 }
@@ -114,7 +121,7 @@ def test_every_option_has_a_case():
 @pytest.mark.parametrize(("figure", "option"), [(figure, option) for figure, cases in WORDS.items() for option in cases])
 def test_an_option_does_what_the_function_does(folder, done, figure, option):
     words, value = WORDS[figure][option]
-    flag = f"--{option.replace('_', '-')}" + (f" {words}" if words else "")
+    flag = f"--{'no-' * (value is False)}{option.replace('_', '-')}" + (f" {words}" if words else "")
     done(f"plot {figure} cells.h5ad {flag} -o changed.svg")
     done(f"plot {figure} cells.h5ad -o plain.svg")
     cells = anndata.read_h5ad(folder / "cells.h5ad")
@@ -141,6 +148,49 @@ def test_the_heat_map_shows_the_marker_peaks_of_the_file_as_python_does(folder, 
 def test_cells_are_coloured_by_a_peak(folder, done):
     done("plot embedding cells.h5ad --color chr1:0-500 -o peak.svg")
     assert b"chr1:0-500</text>" in (folder / "peak.svg").read_bytes()
+
+
+@pytest.fixture
+def trained(folder):
+    """cells.h5ad with a decoder, and genes.gtf with a gene that starts at the first peak."""
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    rng = np.random.default_rng(0)
+    keys.DECODER.set(cells, rng.normal(size=(cells.n_vars, 4)).astype(np.float32))
+    keys.BIAS.set(cells, rng.normal(size=cells.n_vars).astype(np.float32))
+    keys.OFFSET.set(cells, rng.normal(size=cells.n_obs).astype(np.float32))
+    cells.write_h5ad(folder / "cells.h5ad")
+    row = 'chr1\tx\tgene\t101\t900\t.\t+\t.\tgene_id "G1"; gene_name "Gad1";\n'
+    (folder / "genes.gtf").write_text(row)
+    return cells
+
+
+def test_peaks_regions_and_genes_are_coloured_by_imputed_values(folder, trained, done):
+    done("plot embedding cells.h5ad -c chr1:0-500,chr1:0-7000,Gad1,cell_type --gtf genes.gtf -o colours.svg")
+    values = imputed(trained)
+    wide = [name for name in trained.var_names if name.startswith("chr1:") and int(name[5:].split("-")[0]) < 7000]
+    near = ["chr1:0-500"]  # of the peaks within 2,000 bases of the gene's start
+    assert len(wide) > 1
+    for name, peaks in {"chr1:0-500": near, "chr1:0-7000": wide, "Gad1": near}.items():
+        trained.obs[f"{name} (imputed)"] = np.asarray(values[:, peaks], float).reshape(trained.n_obs, -1).mean(axis=1)
+    columns = ["chr1:0-500 (imputed)", "chr1:0-7000 (imputed)", "Gad1 (imputed)", "cell_type"]
+    plot.embedding(trained, color=columns, save=folder / "expected.svg")
+    assert (folder / "colours.svg").read_bytes() == (folder / "expected.svg").read_bytes()
+
+
+def test_colours_that_name_nothing(trained, bad):
+    bad("plot embedding cells.h5ad -c Gad1 -o fig.png", 1, "'Gad1' is neither a column of obs nor a peak or region")
+    bad("plot embedding cells.h5ad -c Sox2 --gtf genes.gtf -o fig.png", 1, "'Sox2' is neither a column of obs, a peak")
+    bad("plot embedding cells.h5ad -c chr1:99000000-99000001 -o fig.png", 1, "no modelled peak overlaps")
+    bad("plot embedding cells.h5ad -c Gad1 --gtf none.gtf -o fig.png", 1, "none.gtf does not exist")
+
+
+def test_clusters_are_not_compared_with_themselves(folder, bad):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.obs["leiden"] = cells.obs["scale_cluster"]
+    cells.write_h5ad(folder / "cells.h5ad")
+    for column in ("leiden", "scale_cluster"):
+        message = f"obs['{column}'] holds the clusters of obs['scale_cluster'] themselves; expected known labels"
+        bad(f"plot confusion cells.h5ad --label {column} -o fig.png", 1, message)
 
 
 @pytest.mark.parametrize("named", ["celltype", "label"])

@@ -58,10 +58,14 @@ def test_size_follows_the_number_of_cells(cells):
     assert plot.embedding(cells, size=2.5).collections[0].get_sizes()[0] == 2.5
 
 
-def test_numbers_have_a_colour_bar_and_high_values_on_top(cells):
+def test_numbers_have_a_colour_bar_and_a_random_order(cells):
+    cells = cells[np.argsort(cells.obs["n_peaks"])].copy()
     ax = plot.embedding(cells, color="n_peaks")
     values = ax.collections[0].get_array()
-    np.testing.assert_array_equal(values, np.sort(cells.obs["n_peaks"]))
+    np.testing.assert_array_equal(np.sort(values), cells.obs["n_peaks"])
+    assert abs(np.corrcoef(values, np.arange(120))[0, 1]) < 0.3  # no range of values covers another
+    again = plot.embedding(cells, color="n_peaks").collections[0].get_array()
+    np.testing.assert_array_equal(values, again)
     assert ax.get_legend() is None
     assert len(ax.figure.axes) == 2
     assert len(plot.embedding(cells, color="n_peaks", legend=False).figure.axes) == 1
@@ -136,6 +140,15 @@ def test_a_panel_for_each_colour(cells, tmp_path):
     assert (tmp_path / "all.png").stat().st_size > 10_000
     with pytest.raises(errors.InputError, match="got one ax and a list of colours"):
         plot.embedding(cells, color=["cell_type", "n_peaks"], ax=axes[0])
+
+
+@pytest.mark.parametrize(("n_colors", "shape"), [(3, (1, 3)), (4, (2, 2)), (7, (3, 3)), (20, (5, 4))])
+def test_many_colours_wrap_into_a_grid(cells, n_colors, shape):
+    axes = plot.embedding(cells, color=["n_peaks"] * n_colors)
+    assert len(axes) == n_colors
+    grid = axes[0].get_subplotspec().get_gridspec()
+    assert (grid.nrows, grid.ncols) == shape
+    assert sum(ax.get_title() == "n_peaks" for ax in axes[0].figure.axes) == n_colors
 
 
 @pytest.mark.parametrize("basis", ["X_umap", "umap", "X_pca", "pca"])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from scipy.cluster.hierarchy import leaves_list, linkage
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scale_toolkit import errors, keys, plot, utils
@@ -26,7 +27,7 @@ def shares(cells, labels, peaks):
 
 
 def test_heatmap_shows_the_share_of_open_cells_of_specific_peaks(cells):
-    ax = plot.heatmap(cells, n_peaks=5)
+    ax = plot.heatmap(cells, n_peaks=5, relative=False)
     peaks = names(ax.get_xticklabels())
     assert names(ax.get_yticklabels()) == ["0", "1", "2"]
     np.testing.assert_allclose(image(ax), shares(cells, cells.obs["scale_cluster"].astype(str), peaks))
@@ -76,12 +77,12 @@ def test_heatmap_options(cells):
     peaks = list(cells.var_names[[3, 1, 2]])
     cells.obs.loc[cells.obs_names[:6], "cell_type"] = np.nan
     labelled = cells[6:].copy()
-    ax = plot.heatmap(cells, "cell_type", peaks, title="mine")
+    ax = plot.heatmap(cells, "cell_type", peaks, title="mine", relative=False)
     expected = shares(labelled, labelled.obs["cell_type"].astype(str), peaks)
     np.testing.assert_allclose(image(ax), expected)
     assert names(ax.get_xticklabels()) == peaks
     assert ax.get_title() == "mine"
-    np.testing.assert_allclose(image(plot.heatmap(cells, "cell_type", peaks, relative=True)), expected / expected.max(0))
+    np.testing.assert_allclose(image(plot.heatmap(cells, "cell_type", peaks)), expected / expected.max(0))
     assert plot.heatmap(cells, cmap="magma").images[0].get_cmap().name == "magma"
     many = plot.heatmap(cells, n_peaks=30)
     assert names(many.get_xticklabels()) == []
@@ -114,25 +115,44 @@ def test_confusion_matrix(cells, normalize, tmp_path):
 
 
 def test_confusion_matrix_options(cells):
-    ax = plot.confusion_matrix(cells, "cell_type", "cell_type", title="same", cmap="Greens", figsize=(3, 3))
+    cells.obs["copy"] = cells.obs["cell_type"]
+    ax = plot.confusion_matrix(cells, "cell_type", "copy", title="same", cmap="Greens", figsize=(3, 3))
     np.testing.assert_array_equal(image(ax), np.eye(3) * 40)
-    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("same", "cell_type", "cell_type")
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("same", "copy", "cell_type")
     cells.obs["none"] = pd.Categorical([None] * 120, categories=["a"])
     with pytest.raises(errors.InputError, match=r"no cell has both a label in obs\['none'\] and a cluster"):
         plot.confusion_matrix(cells, "none")
+    with pytest.raises(errors.InputError, match=r"obs\['cell_type'\] holds the clusters of obs\['cell_type'\] themselves"):
+        plot.confusion_matrix(cells, "cell_type", "cell_type")
+    cells.obs["kmeans"] = cells.obs["scale_cluster"]
+    with pytest.raises(errors.InputError, match=r"obs\['kmeans'\] holds the clusters of obs\['scale_cluster'\] themselves"):
+        plot.confusion_matrix(cells, "kmeans")
+    cells.obs["kmeans"] = np.roll(cells.obs["scale_cluster"], 1)
+    plot.confusion_matrix(cells, "kmeans")  # another method's clusters may be compared
 
 
 @pytest.mark.parametrize("method", ["pearson", "spearman"])
-def test_correlation_of_cells_sorted_by_cluster(cells, method):
+def test_correlation_of_cells_in_the_order_of_a_dendrogram(cells, method):
     ax = plot.correlation(cells, method=method)
-    order = np.argsort(cells.obs["scale_cluster"].cat.codes, kind="stable")
-    expected = pd.DataFrame(cells.obsm["X_scale"][order].T).corr(method=method)
-    np.testing.assert_allclose(image(ax), expected, atol=1e-6)
+    latent, codes = cells.obsm["X_scale"].astype(float), cells.obs["scale_cluster"].cat.codes.to_numpy()
+    means = np.stack([latent[codes == code].mean(axis=0) for code in range(3)])
+    tree = linkage(means, "average", metric="correlation", optimal_ordering=True)
+    clusters = leaves_list(tree)
+    assert names(ax.get_legend().get_texts()) == [str(code) for code in clusters]
+    order = np.concatenate([
+        np.flatnonzero(codes == code)[
+            leaves_list(linkage(latent[codes == code], "average", metric="correlation", optimal_ordering=True))
+        ]
+        for code in clusters
+    ])  # fmt: skip
+    expected = pd.DataFrame(latent[order].T).corr(method=method)
+    np.testing.assert_allclose(image(ax), expected, atol=1e-5)
     assert ax.images[0].get_clim() == (-1, 1)
-    assert names(ax.get_legend().get_texts()) == ["0", "1", "2"]
     strip = np.asarray(ax.child_axes[0].images[0].get_array())[0]
-    shades = np.array(plot.colors(3))[cells.obs["scale_cluster"].cat.codes.to_numpy()[order]]
+    shades = np.array(plot.colors(3))[codes[order]]  # the colours of the embedding, whatever the order
     np.testing.assert_allclose(strip[:, :3], shades)
+    heights = sorted(line.get_ydata().max() for line in ax.child_axes[1].lines)
+    np.testing.assert_allclose(heights, tree[:, 2], atol=1e-6)
 
 
 def test_correlation_options(cells):
@@ -144,7 +164,7 @@ def test_correlation_options(cells):
 
 
 def test_feature_specificity_by_anova(cells):
-    ax = plot.feature_specificity(cells, "cell_type", vmax=9)
+    ax = plot.feature_specificity(cells, "cell_type", statistic="p", vmax=9)
     labels = cells.obs["cell_type"].astype(str).to_numpy()
     for j, name in enumerate(["type0", "type1", "type2"]):
         for i, column in enumerate(cells.obsm["X_scale"].T.astype(float)):
@@ -153,6 +173,21 @@ def test_feature_specificity_by_anova(cells):
     assert ax.images[0].get_clim() == (0, 9)
     assert names(ax.get_yticklabels()) == ["1", "2", "3", "4"]
     assert names(ax.get_xticklabels()) == ["type0", "type1", "type2"]
+
+
+def test_feature_specificity_as_effect_size(cells):
+    ax = plot.feature_specificity(cells, "cell_type")
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    for j, name in enumerate(["type0", "type1", "type2"]):
+        for i, column in enumerate(cells.obsm["X_scale"].T.astype(float)):
+            inside, outside = column[labels == name], column[labels != name]
+            t = scipy.stats.ttest_ind(inside, outside).statistic
+            d = t * np.sqrt(1 / len(inside) + 1 / len(outside))
+            assert image(ax)[i, j] == pytest.approx(d, rel=1e-5)
+    assert ax.images[0].get_clim() == (-3, 3)
+    assert ax.texts[0].get_text() == f"{image(ax)[0, 0]:.1f}".replace("-", "−")
+    with pytest.raises(errors.OptionError, match="statistic is 't'; expected one of effect, p"):
+        plot.feature_specificity(cells, statistic="t")
 
 
 def test_every_function_draws_on_the_axes_given(cells):

@@ -324,6 +324,15 @@ def test_labels(analysed):
     assert "name one with scale report --label COLUMN" in Page(report.page(analysed)).text
 
 
+def test_clusters_are_not_compared_with_themselves(analysed):
+    receipts = json.loads(analysed.uns["scale"])
+    receipts[-1]["options"]["reference"] = "kmeans"  # what `cluster --method kmeans --reference kmeans` recorded
+    analysed.uns["scale"] = json.dumps(receipts)
+    assert "mostly (cell_type)" in Page(report.page(analysed)).text
+    with pytest.raises(errors.InputError, match=r"obs\['kmeans'\] holds the clusters of obs\['scale_cluster'\] themselves"):
+        report.page(analysed, label="kmeans")
+
+
 def test_imputation_proof(analysed):
     figures = {"auprc": 0.4, "auprc_error": 0.01, "auroc": 0.8, "sets": 900}
     analysed.uns["scale_validation"] = json.dumps(sort_keys=True, obj={
