@@ -245,8 +245,8 @@ def _raise_first(failures: dict[str, Exception], talk: Talk) -> None:
     """Raise the first failure; the others become warnings."""
     if not failures:
         return
-    (_, first), *others = failures.items()
-    for name, error in others:
+    (_, first), *further = failures.items()
+    for name, error in further:
         talk.say("warning", f"{name}: {error}")
     raise first
 

@@ -37,17 +37,15 @@ class Dropped(NamedTuple):
 def dropped_cells(adata: AnnData) -> Dropped | None:
     """Return how many cells the last `prepare` dropped, or None if the file does not say."""
     notes = last(adata, "prepare").get("notes", {})
-    before, after = notes.get("cells_before"), notes.get("cells")
-    if not before or after is None:
+    n_read, n_kept = notes.get("cells_before"), notes.get("cells")
+    if not n_read or n_kept is None:
         return None
     limit = ""
     if keys.QC.found_in(adata):
         limit = f" with fewer than {float(keys.QC.get(adata)['cell_least']):,.0f} open peaks"
-    share = 1 - after / before
-    return Dropped(
-        share,
-        f"{before - after:,} of {before:,} cells ({share:.0%}) were dropped{limit}; --min-peaks sets the limit",
-    )
+    share = 1 - n_kept / n_read
+    dropped = f"{n_read - n_kept:,} of {n_read:,} cells ({share:.0%}) were dropped{limit}"
+    return Dropped(share, f"{dropped}; --min-peaks sets the limit")
 
 
 def results(
