@@ -1,6 +1,6 @@
-"""Run ``docs/tutorial.ipynb`` anew and keep its outputs: ``python docs/run_tutorial.py``.
+"""Run ``docs/tutorial.ipynb`` and keep its outputs: ``python docs/run_tutorial.py``.
 
-Needs ``nbclient``, ``ipykernel`` and ``ipywidgets`` (the dependency group ``docs``), and the data that the notebook names.
+Needs ``nbclient``, ``ipykernel`` and ``ipywidgets`` (the dependency group ``docs``).
 """
 
 from __future__ import annotations

@@ -172,9 +172,10 @@ def top_markers(adata: AnnData, n: int = 10) -> dict[str, list[str]]:
 
     Returns
     -------
-    Names of peaks by cluster, best first, in the order of the clusters; an empty list for a
-    cluster without markers. scanpy's plots accept it: ``sc.pl.dotplot(adata, top_markers(adata, 3),
-    groupby="scale_cluster")``.
+    Names of peaks by cluster, best first, in the order of the clusters; an empty list for a cluster
+    without markers. scanpy's plots accept it::
+
+        sc.pl.dotplot(adata, top_markers(adata, 3), groupby="scale_cluster")
     """
     if n < 1:
         raise OptionError(f"n is {n}", "1 or more")

@@ -46,20 +46,21 @@ def reassign_cluster_with_ref(Y_pred: Any, Y: Any) -> np.ndarray[Any, Any]:
     unmatched clusters get the smallest unused codes, or keep their names, with an apostrophe if
     that is the name of a class.
     """
-    clusters, reference = np.asarray(Y_pred), np.asarray(Y)
+    clusters: Any = np.asarray(Y_pred)
+    reference: Any = np.asarray(Y)
     table, classes, names = metrics.confusion(reference, clusters)
     matched = metrics.match_clusters(table)
+    new_names: list[Any] = []
     if classes.dtype.kind in "iu" and names.dtype.kind in "iu":
         unused = (code for code in range(len(names) + len(classes)) if code not in set(classes))
         new_names = [classes[row] if row >= 0 else next(unused) for row in matched]
     else:
         used = set(map(str, classes))
-        new_names = []
         for name, row in zip(map(str, names), matched):
             while row < 0 and name in used:
                 name += "'"
             new_names.append(str(classes[row]) if row >= 0 else name)
-            used.add(new_names[-1])
+            used.add(str(new_names[-1]))
     return np.asarray(new_names)[np.searchsorted(names, clusters)]
 
 
@@ -74,7 +75,7 @@ def cluster_report(ref: Any, pred: Any, classes: Sequence[str] | None = None) ->
     classes
         Names of the classes 0, 1, … if `ref` holds codes.
     """
-    reference = np.asarray(ref)
+    reference: Any = np.asarray(ref)
     if classes is not None:
         reference = np.asarray([str(name) for name in classes])[reference]
     report = metrics.agreement(reference, pred)

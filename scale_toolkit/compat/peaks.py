@@ -69,9 +69,9 @@ def peak_selection(
             modelled
         ]
         weight = get_decoder_weight(weight)[modelled]
-    if weight_index is None:
-        weight_index = getattr(weight, "index", np.arange(len(weight)))
-    names, loadings = np.asarray(weight_index), np.asarray(weight)
+    loadings = np.asarray(weight)
+    positions: Any = getattr(weight, "index", np.arange(len(loadings)))
+    names = np.asarray(positions if weight_index is None else weight_index)
     if len(names) != len(loadings):
         raise InputError(
             f"{len(names)} peak names and {len(loadings)} rows of weights",
@@ -84,15 +84,17 @@ def peak_selection(
 
 
 def jsd(p: Any, q: Any, base: float = np.e) -> float:
-    """Return the Jensen-Shannon divergence of two distributions (each is divided by its sum), 0
-    to log_base(2).
+    """Return the Jensen-Shannon divergence of two distributions, 0 to log_base(2).
+
+    Each distribution is divided by its sum.
     """
     return jensen_shannon(np.asarray(p, dtype=float), np.asarray(q, dtype=float), base)
 
 
 def jsd_sp(p: Any, q: Any, base: float = np.e) -> float:
-    """Return the specificity 1 − √JSD: 1 for equal distributions. SCALE 1.1.2 ignores `base`;
-    its default is the same.
+    """Return the specificity 1 − √JSD: 1 for equal distributions.
+
+    SCALE 1.1.2 ignores `base`; its default is the same.
     """
     return float(1 - jsd(p, q, base) ** 0.5)
 

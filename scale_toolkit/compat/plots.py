@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def sort_by_classes(
-    X: pd.DataFrame, y: Any, classes: Sequence | None = None
+    X: pd.DataFrame, y: Any, classes: Sequence[Any] | None = None
 ) -> tuple[pd.DataFrame, np.ndarray, Any, np.ndarray]:
     """Sort the columns of `X` (features × cells) by class; cells of no class are left out.
 
@@ -40,16 +40,16 @@ def sort_by_classes(
     X and y in the new order, the classes, and the positions of the cells.
     """
     y = np.asarray(y)
-    classes = np.unique(y) if classes is None else classes
-    index = np.concatenate([np.flatnonzero(y == c) for c in classes])
-    return X.iloc[:, index], y[index], classes, index
+    order: Any = np.unique(y) if classes is None else classes
+    index = np.concatenate([np.flatnonzero(y == c) for c in order])
+    return X.iloc[:, index], y[index], order, index
 
 
 @styled
 def plot_embedding(
     X: np.ndarray,
     labels: Any,
-    classes: Sequence | None = None,
+    classes: Sequence[Any] | None = None,
     method: str = "tSNE",
     cmap: Any = None,
     figsize: tuple[float, float] = (4, 4),
@@ -105,7 +105,7 @@ def plot_embedding(
         ax, X[:n], values, size=size, palette=cmap, legend=show_legend, names_on_data=False
     )
     if marker is not None:
-        ax.scatter(*X[n:].T, s=10 * size, color="black", marker="*")
+        ax.scatter(X[n:, 0], X[n:, 1], s=10 * size, color="black", marker="*")
     old = ax.get_legend()
     if legend_params and old is not None:
         placed = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), **legend_params}
@@ -147,7 +147,7 @@ def _two_dimensions(X: np.ndarray, method: str) -> np.ndarray:
     raise OptionError(f"method is {method!r}", "one of tSNE, UMAP, PCA")
 
 
-def _categories(labels: Any, classes: Sequence | None) -> pd.Series:
+def _categories(labels: Any, classes: Sequence[Any] | None) -> pd.Series:
     if classes is None:
         return _figure.as_categories(labels)
     names = [str(name) for name in classes]
@@ -163,7 +163,7 @@ def _categories(labels: Any, classes: Sequence | None) -> pd.Series:
 def plot_heatmap(
     X: pd.DataFrame,
     y: Any,
-    classes: Sequence | None = None,
+    classes: Sequence[Any] | None = None,
     y_pred: Any = None,
     row_labels: Any = None,
     colormap: Any = None,
@@ -260,8 +260,8 @@ def plot_heatmap(
 @styled
 def plot_confusion_matrix(
     cm: np.ndarray,
-    x_classes: Sequence | None = None,
-    y_classes: Sequence | None = None,
+    x_classes: Sequence[Any] | None = None,
+    y_classes: Sequence[Any] | None = None,
     normalize: bool = False,
     title: str = "",
     cmap: Any = "Blues",
@@ -312,7 +312,7 @@ def plot_confusion_matrix(
 def corr_heatmap(
     X: pd.DataFrame,
     y: Any = None,
-    classes: Sequence | None = None,
+    classes: Sequence[Any] | None = None,
     cmap: Any = "RdBu_r",
     show_legend: bool = True,
     show_cbar: bool = True,
@@ -343,7 +343,7 @@ def corr_heatmap(
 def feature_specifity(
     feature: Any,
     ref: Any,
-    classes: Sequence,
+    classes: Sequence[Any],
     figsize: tuple[float, float] = (6, 6),
     save: str | Path | None = None,
     *,
@@ -404,7 +404,7 @@ def plot_metrics(path: str | Path, dataset: str, ref: Any, fraction: Sequence[st
         for method, name in files.items():
             file = Path(path) / dataset / share / name
             if file.exists():
-                report = metrics.agreement(np.asarray(ref), read_labels(file)[0])
+                report = metrics.agreement(list(ref), read_labels(file)[0])
                 figures = {"ARI": report.ari, "NMI": report.nmi, "F1": report.f1}
                 rows.append(
                     {**figures, "method": method, "fraction": share.replace("corrupt_", "")}

@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from numba import njit
 from numba.core.errors import NumbaError
 
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-def compiled(signature):
-    """Compile at once for one signature, without the GIL; kept on disk for the next process where there is a place for it."""
 
-    def wrap(function):
-        options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+def compiled(signature: Any) -> Callable[[Kernel], Kernel]:
+    """Compile at once for one signature, without the GIL, and cache the result on disk if numba can.
+
+    Parameters
+    ----------
+    signature
+        Of numba: one signature, or a list of them.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    compile_function: Callable[..., Any] = njit
+
+    def wrap(function: Kernel) -> Kernel:
         try:
-            return njit(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError, NumbaError):  # a read-only installation and no home folder, or a full disk
-            return njit(signature, **options)(function)
+            kernel: Kernel = compile_function(signature, cache=True, **options)(function)
+        except (RuntimeError, OSError, NumbaError):
+            # a read-only installation without a home folder, or a full disk
+            kernel = compile_function(signature, **options)(function)
+        return kernel
 
     return wrap
 
 
 def keep_umaps() -> None:
-    """Keep on disk what umap compiles anew in each process: seconds of every graph and layout, and the results are the same."""
+    """Cache on disk what umap otherwise compiles in each process; the results are the same.
+
+    Compiling takes seconds for every graph and layout.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)  # for a part of umap that nobody asked for
+        # for a feature of umap that is not used here
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
         from umap import layouts, umap_
-    # the layout's other form, the parallel one, would share its name on disk; none of ours uses it
+    # the parallel form of the layout would share its name on disk; it is not used here
     for module, name in (
         (umap_, "smooth_knn_dist"),
         (umap_, "compute_membership_strengths"),
         (layouts, "_nb_optimize_layout_euclidean_single_epoch"),
     ):
-        with contextlib.suppress(AttributeError, RuntimeError, OSError):  # another umap, or no place for it
+        # another version of umap, or no folder for the cache
+        with contextlib.suppress(AttributeError, RuntimeError, OSError):
             getattr(module, name).enable_caching()

@@ -27,12 +27,15 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.threads import available_cores
+
+Array = np.ndarray[Any, Any]
 
 #: Bins of log depth at most, and their least width: cells of a bin differ by 5 % in depth.
 MAX_BINS = 128
@@ -173,7 +176,7 @@ def compare(
 
 
 @compiled("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[:,::1], float64[::1])")
-def _count(indptr, indices, groups, x, open_cells, weighted):
+def _count(indptr: Array, indices: Array, groups: Array, x: Array, open_cells: Array, weighted: Array) -> None:
     for i in range(len(groups)):
         for at in range(indptr[i], indptr[i + 1]):
             open_cells[indices[at], groups[i]] += 1
@@ -181,18 +184,18 @@ def _count(indptr, indices, groups, x, open_cells, weighted):
 
 
 @compiled("float64(float64)")
-def _softplus(t):
+def _softplus(t: float) -> float:
     """log(1 + exp(t)), without overflow."""
     return t + math.log1p(math.exp(-t)) if t > 0 else math.log1p(math.exp(t))
 
 
 @compiled("float64(float64)")
-def _expit(t):
+def _expit(t: float) -> float:
     return 1 / (1 + math.exp(-t)) if t > -700 else 0.0
 
 
 @compiled("float64(float64[::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64)")
-def _tail(cells, inside, eta, x, alpha, beta, sign, u):
+def _tail(cells: Array, inside: Array, eta: Array, x: Array, alpha: float, beta: float, sign: float, u: float) -> float:
     """P(sign · U ≥ u), u > 0, by the saddlepoint: K'(t) = u with K the cumulant generating function of sign · U."""
     top = 0.0  # the largest value that sign · U can take
     for i in range(len(x)):
@@ -235,7 +238,7 @@ def _tail(cells, inside, eta, x, alpha, beta, sign, u):
 
 
 @compiled("UniTuple(float64, 2)(float64, float64, float64[::1], float64[::1])")
-def _null(total, weighted, cells, x):
+def _null(total: float, weighted: float, cells: Array, x: Array) -> tuple[float, float]:
     """Intercept and slope of the model without groups, by Newton's method with bounded steps."""
     n = cells.sum()
     a, b = math.log((total + 0.5) / (n - total + 0.5)), 0.0
@@ -263,7 +266,9 @@ def _null(total, weighted, cells, x):
 
 
 @compiled("float64(float64, float64, float64, float64, float64, float64, float64[::1], float64[::1], float64[::1])")
-def _log_odds_ratio(a, b, total, total_in, weighted, n_in, cells, inside, x):
+def _log_odds_ratio(
+    a: float, b: float, total: float, total_in: float, weighted: float, n_in: float, cells: Array, inside: Array, x: Array
+) -> float:
     """c of the model with the group, half an open and half a closed cell added to either side at its mean depth."""
     n = cells.sum()
     mean_in, mean_out, flat = 0.0, 0.0, 0.0
@@ -319,7 +324,9 @@ def _log_odds_ratio(a, b, total, total_in, weighted, n_in, cells, inside, x):
     "void(float64[:,::1], float64[::1], float64[::1], float64[:,::1], float64[::1],"
     " float64[:,::1], float64[:,::1], float64[:,::1])"
 )
-def _compare(counts, weighted, cells, cells_in, x, score, p_value, log_odds):
+def _compare(
+    counts: Array, weighted: Array, cells: Array, cells_in: Array, x: Array, score: Array, p_value: Array, log_odds: Array
+) -> None:
     """Fill score, p-value and log odds ratio (peaks × groups) from open cells, the sum of x over them, and cells by bin."""
     n = cells.sum()
     eta = np.empty(len(x))

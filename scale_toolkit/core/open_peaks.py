@@ -7,13 +7,15 @@ are computed as they are needed: a pass over all cells reads the column indices 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.core.rows import RowSource, binarise, blocks
+
+Array = np.ndarray[Any, Any]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +26,9 @@ KEPT_WEIGHTS = 40_000_000
 
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
-def _multiply(indices, indptr, start, stop, column, data, log, dense, product):
+def _multiply(
+    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, dense: Array, product: Array
+) -> None:
     """Write weights · dense of the cells from `start` to `stop` into `product`."""
     for i in range(start, stop):
         row = product[i]
@@ -41,7 +45,9 @@ def _multiply(indices, indptr, start, stop, column, data, log, dense, product):
 
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
-def _multiply_transposed(indices, indptr, start, stop, column, data, log, dense, total):
+def _multiply_transposed(
+    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, dense: Array, total: Array
+) -> None:
     """Add weightsᵀ · dense of the cells from `start` to `stop` to `total`."""
     for i in range(start, stop):
         row = dense[i]
@@ -57,7 +63,9 @@ def _multiply_transposed(indices, indptr, start, stop, column, data, log, dense,
 
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f8[::1])")
-def _square_norms(indices, indptr, start, stop, column, data, log, norms):
+def _square_norms(
+    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, norms: Array
+) -> None:
     """Write the sum of squared weights of the cells from `start` to `stop` into `norms`."""
     for i in range(start, stop):
         first, last = indptr[i], indptr[i + 1]
@@ -84,9 +92,7 @@ class OpenPeaks:
         Threads of all products; the same number gives the same results bit for bit.
     """
 
-    def __init__(
-        self, indices: np.ndarray, indptr: np.ndarray, n_peaks: int, n_threads: int
-    ) -> None:
+    def __init__(self, indices: np.ndarray, indptr: np.ndarray, n_peaks: int, n_threads: int) -> None:
         self.indices, self.indptr, self.n_threads = indices, indptr, max(n_threads, 1)
         self.n_cells, self.n_peaks = len(indptr) - 1, n_peaks
 
@@ -148,7 +154,7 @@ class WeightedRows:
         The weight is log1p(10⁴ / open peaks of the cell · weight of the peak) instead.
     """
 
-    def __init__(self, opened: OpenPeaks, column: np.ndarray, *, log: bool = False) -> None:
+    def __init__(self, opened: OpenPeaks, column: np.ndarray, *, log: Any = False) -> None:
         self.opened, self.log = opened, log
         self.column = column.astype(np.float32)
         self.shape = (opened.n_cells, opened.n_peaks)
