@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_folder, check_readable, through
@@ -13,6 +13,9 @@ from scale_toolkit.cli.summary import validation
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _PART = "Only a part"
 _GROUPS = "Groups of cells"
@@ -78,7 +81,7 @@ def impute(
     config: ImputeConfig,
     talk: Talk,
 ) -> None:
-    """Write the probability that each peak is open in each cell, or its binary form, block by block; or prove it."""
+    """Write the probability that each peak is open in each cell, or its binary form; or prove it."""
     for flag, value in (("--model", model), ("--validate-dir", validate_dir)):
         if value is not None and not config.validate:
             raise UsageError(f"{flag} without --validate", "both", f"add --validate, or drop {flag}")
@@ -95,37 +98,39 @@ def impute(
     if dry_run:
         foresee([source], ["train", "impute"] if config.validate and model is None else ["impute"], talk, impute=config)
         return
-    without = tuple(path for path in keys.LARGE if path != "X") if config.validate else keys.LARGE
-    with through(source, output, talk, without=without) as file:
+    not_loaded = tuple(path for path in keys.LARGE if path != "X" or not config.validate)
+    with through(source, output, talk, without=not_loaded) as file:
         from scale_toolkit.io.groups import write_groups
         from scale_toolkit.io.regions import read_barcodes, read_wanted
         from scale_toolkit.stages.impute import streamed
 
-        wanted = None if peaks is None else read_wanted(peaks)
-        chosen = None if cells is None else read_barcodes(cells)
-        encoder = None if model is None else model.read_bytes()
-        before = _imputed_peaks(file.adata)
+        inputs = {
+            "peaks": None if peaks is None else read_wanted(peaks),
+            "cells": None if cells is None else read_barcodes(cells),
+            "model": None if model is None else model.read_bytes(),
+        }
+        former_peaks = _imputed_peaks(file.adata)
         with talk.progress() as progress:
-            adata, blocks = streamed(file.adata, config, progress=progress, peaks=wanted, cells=chosen, model=encoder)
-        if before is not None and before != _imputed_peaks(adata):  # what is on disk has columns of other peaks
+            adata, blocks = streamed(file.adata, config, progress=progress, **inputs)
+        if former_peaks not in (None, _imputed_peaks(adata)):  # the file has columns of other peaks
             file.forget(*(slot.path for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)))
         if config.validate:
             talk.show(*validation(adata))
             _write_validation(adata, validate_dir)
         with talk.progress() as progress:
-            if group_dir is not None:
+            if group_dir is not None and config.per_group is not None:
                 means = keys.GROUP_MEANS.get(adata)
                 write_groups(group_dir, config.per_group, means, chrom_sizes=chrom_sizes, progress=progress)
             file.write(adata, blocks)
 
 
-def _imputed_peaks(adata) -> list[str] | None:
-    """Names of the columns of the imputed values that are there."""
+def _imputed_peaks(adata: AnnData) -> list[str] | None:
+    """Return the names of the columns of imputed values, if there are any."""
     return list(keys.IMPUTED_PEAKS.get(adata)) if keys.IMPUTED_PEAKS.found_in(adata) else None
 
 
-def _write_validation(adata, folder: Path | None) -> None:
-    """The report as JSON, and two figures."""
+def _write_validation(adata: AnnData, folder: Path | None) -> None:
+    """Write the report as JSON, and its figures."""
     if folder is None:
         return
     from scale_toolkit import plot

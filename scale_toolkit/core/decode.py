@@ -2,21 +2,24 @@
 
     p_ij = sigmoid(w_j · h_i + b_j + s_i)
 
-h_i is a cell's latent vector (or the decoder's last hidden layer), w_j and b_j a peak's loadings and intercept, s_i the
-cell's depth offset. A binary value is 1 where p_ij exceeds both the open rate of its cell and that of its peak, each
-measured on the binarised matrix that was modelled (Xiong et al. 2019, Nat Commun 10:4576).
+h_i is a cell's latent vector (or the decoder's last hidden layer), w_j and b_j a peak's loadings and
+intercept, s_i the cell's depth offset, or one offset for all cells. A binary value is 1 if p_ij exceeds both the open
+rate of its cell and that of its peak, each measured on the binarised matrix that was modelled
+(Xiong et al. 2019, Nat Commun 10:4576).
 
-The arithmetic is fixed, so that one value is the same number whatever block, subset or thread count it was made with. A
-BLAS product alone is not: it may add in another order when the shape of a block changes. So each vector is first split
-into two parts, whole numbers of few enough bits times its own power of two, whose products float64 adds up without any
-rounding, in any order (the error-free transformation of Ozaki, Ogita, Oishi & Rump 2012, Numer Algorithms 59:95). What is
-rounded is element-wise: the sum of the parts, b_j + s_i, the sigmoid, all in float64, and the result, once, to float32. The
-binary value compares that float32 with the rates in float64, so it can be recomputed from the numeric one bit for bit.
+The arithmetic is fixed, so that one value is the same number whatever block, subset or thread count
+it was made with. A BLAS product alone is not: it may add in another order when the shape of a block
+changes. So each vector is first split into two parts, integers of few enough bits times its own
+power of two, whose products float64 adds up without any rounding, in any order (the error-free
+transformation of Ozaki, Ogita, Oishi & Rump 2012, Numer Algorithms 59:95). What is rounded is
+element-wise: the sum of the parts, b_j + s_i, the sigmoid, all in float64, and the result, once, to
+float32. The binary value compares that float32 with the rates in float64, so it can be recomputed
+from the numeric one at the same depth bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from scale_toolkit.lazy import in_order
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy.typing as npt
     from scipy import sparse
 
 #: Bytes of one dense float32 block of rows; a few of them are held, one a thread and one that is being used.
@@ -52,7 +56,9 @@ class Decoder:
         s, cells.
     """
 
-    def __init__(self, hidden: np.ndarray, weights: np.ndarray, bias: np.ndarray, offset: np.ndarray) -> None:
+    def __init__(
+        self, hidden: npt.NDArray[Any], weights: npt.NDArray[Any], bias: npt.NDArray[Any], offset: npt.NDArray[Any]
+    ) -> None:
         self.hidden, self.offset, self.bias = np.asarray(hidden), np.asarray(offset, np.float64), np.asarray(bias, np.float64)
         self.weights = np.ascontiguousarray(weights, np.float64)
         self.shape = (self.hidden.shape[0], self.weights.shape[0])
@@ -65,37 +71,40 @@ class Decoder:
         self.bits = _exact_bits(2 * self.weights.shape[1])
         self._weights = _split(self.weights, self.bits)
 
-    def probabilities(self, rows: slice | np.ndarray = slice(None), columns: slice | np.ndarray = slice(None)) -> np.ndarray:
+    def probabilities(
+        self, rows: slice | npt.NDArray[Any] = slice(None), columns: slice | npt.NDArray[Any] = slice(None)
+    ) -> npt.NDArray[Any]:
         """Probability that each peak is open in each cell: rows × columns, float32, in [0, 1]."""
         rows_high, rows_low = _split(self.hidden[rows].astype(np.float64), self.bits)
-        columns_high, columns_low = (part[columns].T for part in self._weights)
-        # h·w = high·high + (high·low + low·high), each of the two sums free of rounding; low·low is below float64's precision
+        columns_high, columns_low = (values[columns].T for values in self._weights)
+        # h·w = high·high + (high·low + low·high), each of the two sums free of rounding;
+        # low·low is below float64's precision
         rows_cross, columns_cross = np.hstack([rows_high, rows_low]), np.vstack([columns_low, columns_high])
         bias, offset = self.bias[columns], self.offset[rows]
         result = np.empty((len(offset), len(bias)), np.float32)
         logit_space, cross_space = np.empty((2, _TILE_ROWS * _TILE_COLUMNS))
-        for left in range(0, len(bias), _TILE_COLUMNS):
-            right = min(left + _TILE_COLUMNS, len(bias))
+        for first in range(0, len(bias), _TILE_COLUMNS):
+            stop = min(first + _TILE_COLUMNS, len(bias))
             for top in range(0, len(offset), _TILE_ROWS):
                 bottom = min(top + _TILE_ROWS, len(offset))
-                shape = (bottom - top, right - left)
+                shape = (bottom - top, stop - first)
                 logit = logit_space[: shape[0] * shape[1]].reshape(shape)
                 cross = cross_space[: shape[0] * shape[1]].reshape(shape)
-                np.matmul(rows_high[top:bottom], columns_high[:, left:right], out=logit)
-                logit += np.matmul(rows_cross[top:bottom], columns_cross[:, left:right], out=cross)
-                logit += np.add(offset[top:bottom, None], bias[None, left:right], out=cross)
-                result[top:bottom, left:right] = _sigmoid(logit)
+                np.matmul(rows_high[top:bottom], columns_high[:, first:stop], out=logit)
+                logit += np.matmul(rows_cross[top:bottom], columns_cross[:, first:stop], out=cross)
+                logit += np.add(offset[top:bottom, None], bias[None, first:stop], out=cross)
+                result[top:bottom, first:stop] = _sigmoid(logit)
         return result
 
 
 def probabilities(
-    hidden: np.ndarray,
-    weights: np.ndarray,
-    bias: np.ndarray,
-    offset: np.ndarray,
-    rows: slice | np.ndarray = slice(None),
-    columns: slice | np.ndarray = slice(None),
-) -> np.ndarray:
+    hidden: npt.NDArray[Any],
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[Any],
+    offset: npt.NDArray[Any],
+    rows: slice | npt.NDArray[Any] = slice(None),
+    columns: slice | npt.NDArray[Any] = slice(None),
+) -> npt.NDArray[Any]:
     """Probability that each of `columns` (peaks) is open in each of `rows` (cells): float32, in [0, 1].
 
     Parameters
@@ -132,39 +141,40 @@ class NumericRows:
         self.n_threads = n_threads
         self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
 
-    def blocks(self) -> Iterator[np.ndarray]:
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
         """Yield consecutive blocks of rows; meanwhile BLAS has one thread."""
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        # products of a tile are small: BLAS threads within these threads would take turns at waiting (ten times as slow)
+        # products of a tile are small: BLAS threads within these threads would take turns at
+        # waiting (ten times as slow)
         with threadpool_limits(limits=1, user_api="blas"):
             yield from in_order(self._make, _row_slices(self.shape[0], self.height), self.n_threads)
 
-    def _make(self, rows: slice) -> np.ndarray:
-        made = self.decoder.probabilities(rows)
+    def _make(self, rows: slice) -> npt.NDArray[Any]:
+        values = self.decoder.probabilities(rows)
         if self.dtype == np.uint8:
-            np.rint(np.multiply(made, 255, out=made), out=made)
-        return made.astype(self.dtype, copy=False)
+            np.rint(np.multiply(values, 255, out=values), out=values)
+        return values.astype(self.dtype, copy=False)
 
 
 class BinaryRows:
-    """The probabilities thresholded by their cell's and their peak's open rate (a `lazy.RowBlocks`).
+    """The probabilities thresholded by the open rates of cell and peak (a `lazy.RowBlocks`).
 
-    The values are those of `Decoder`, compared in float64; they are found without being made (`core.threshold`).
+    The values are those of `Decoder`, compared in float64, without making them (`core.threshold`).
 
     Parameters
     ----------
     decoder
         The arrays.
     cell_rate, peak_rate
-        Share of modelled peaks open in each cell, share of modelled cells each peak is open in, in [0, 1].
+        Share of modelled peaks open in each cell, share of cells in which each peak is open.
     packed
-        Dense blocks of uint8 with a bit a value (peak 8 k + l is the bit of value 2^l of byte k, which is
-        ``numpy.packbits(..., bitorder="little")``) instead of CSR blocks of uint8.
+        Dense blocks of uint8 with a bit a value (peak 8 k + l is the bit of value 2^l of byte k,
+        which is ``numpy.packbits(..., bitorder="little")``) instead of CSR blocks of uint8.
     n_threads
         Blocks made at a time; 0 for one a core that this job may use.
     block_bytes
-        A block has the rows that would take so much as dense float32, at least one; they are never made as such.
+        A block has the rows that would take this much as dense float32, at least one.
     """
 
     dtype = np.dtype(np.uint8)
@@ -172,8 +182,8 @@ class BinaryRows:
     def __init__(
         self,
         decoder: Decoder,
-        cell_rate: np.ndarray,
-        peak_rate: np.ndarray,
+        cell_rate: npt.NDArray[Any],
+        peak_rate: npt.NDArray[Any],
         *,
         packed: bool = False,
         n_threads: int = 0,
@@ -194,13 +204,13 @@ class BinaryRows:
         self.n_threads = n_threads
         self.height = max(1, block_bytes // (4 * max(n_peaks, 1)))
 
-    def blocks(self) -> Iterator[sparse.csr_matrix | np.ndarray]:
+    def blocks(self) -> Iterator[sparse.csr_matrix | npt.NDArray[Any]]:
         """Yield consecutive blocks of rows."""
         from scale_toolkit.core import threshold
 
         thresholds = threshold.Thresholds(self.decoder, self.peak_rate)
 
-        def make(rows: slice) -> sparse.csr_matrix | np.ndarray:
+        def make(rows: slice) -> sparse.csr_matrix | npt.NDArray[Any]:
             bits = thresholds.bits(rows, self.cell_rate[rows])
             return threshold.as_csr(bits, self.shape[1]) if self.format == "csr" else bits[:, : self.shape[1]]
 
@@ -212,31 +222,36 @@ def _row_slices(n_rows: int, height: int) -> Iterator[slice]:
         yield slice(start, min(start + height, n_rows))
 
 
-def _round_down(rate: np.ndarray) -> np.ndarray:
-    """The largest float32 not above each rate: a float32 exceeds the one where it exceeds the other, at half the cost."""
+def _round_down(rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the largest float32 not above each rate.
+
+    A float32 exceeds the one if it exceeds the other, at half the cost.
+    """
     rate = np.asarray(rate, np.float64)
     nearest = rate.astype(np.float32)
     return np.where(nearest > rate, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
 def _exact_bits(terms: int) -> int:
-    """Bits of two whole numbers whose products can be added `terms` times in float64 (53 bits) without rounding."""
+    """Return the bits of two integers whose products float64 (53 bits) adds `terms` times exactly."""
     return (53 - (terms - 1).bit_length()) // 2
 
 
-def _split(vectors: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Write each row as high + low, both whole numbers of at most `bits` bits times a power of two of that row."""
+def _split(vectors: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Write each row as high + low, integers of at most `bits` bits times a power of two."""
     exponent = np.frexp(np.abs(vectors).max(axis=1, initial=0, keepdims=True))[1]  # every |value| < 2^exponent
     high = np.ldexp(np.rint(np.ldexp(vectors, bits - exponent)), exponent - bits)
-    rest = exponent - bits - 1  # every |value - high| <= 2^rest
-    low = np.ldexp(np.rint(np.ldexp(vectors - high, bits - rest)), rest - bits)
+    low_exponent = exponent - bits - 1  # every |value - high| <= 2^low_exponent
+    low = np.rint(np.ldexp(vectors - high, bits - low_exponent))
+    low = np.ldexp(low, low_exponent - bits)
     return high, low
 
 
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-logit)), in place; a logit below -709 is clipped there, where the value is 0 in float32 anyway."""
+def _sigmoid(logit: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return 1 / (1 + exp(-logit)), in place; below -709, 0 in float32 anyway, it is clipped."""
     np.maximum(logit, -709.0, out=logit)
     np.negative(logit, out=logit)
     np.exp(logit, out=logit)
     logit += 1
-    return np.reciprocal(logit, out=logit)
+    np.reciprocal(logit, out=logit)
+    return logit

@@ -22,7 +22,7 @@ A value is one bit on the way: the comparisons are packed 8 to a byte, counted, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import types
@@ -32,6 +32,8 @@ from scipy import sparse
 from scale_toolkit.core.compiled import compiled
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from scale_toolkit.core.decode import Decoder
 
 #: Peaks of a tile, a multiple of 64: their loadings (at 10 latent dimensions 24 KiB) stay in the first-level cache.
@@ -43,10 +45,10 @@ _MAX_UNSURE = 1024  # values of one block; where there are more, the definition 
 
 
 @intrinsic
-def _trailing_zeros(typing_context, word):
-    """Number of 0 bits below the lowest 1 of a word that is not 0."""
+def _trailing_zeros(typing_context: Any, word: Any) -> Any:
+    """Return the number of 0 bits below the lowest 1 of a word that is not 0."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], context.get_constant(types.boolean, 1))
 
     return types.uint64(types.uint64), generate
@@ -58,7 +60,19 @@ _F1, _F2, _D1, _D2 = types.float32[::1], types.float32[:, ::1], types.float64[::
 @compiled(
     types.int64(_F2, _D2, _D2, _F2, _D2, _D2, _D2, types.float64, types.float64, types.uint8[:, ::1], types.int64[:, ::1])
 )
-def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, error32, error64, bits, unsure):
+def threshold_rows(
+    hidden32: npt.NDArray[np.float32],
+    hidden: npt.NDArray[np.float64],
+    rows: npt.NDArray[np.float64],
+    weights32: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float64],
+    columns: npt.NDArray[np.float64],
+    tiles: npt.NDArray[np.float64],
+    error32: float,
+    error64: float,
+    bits: npt.NDArray[np.uint8],
+    unsure: npt.NDArray[np.int64],
+) -> int:
     """Compare the values of some cells with their thresholds.
 
     Parameters
@@ -82,7 +96,7 @@ def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, e
     bits
         Cells × bytes of whole tiles; written, peak 8 k + l is bit l (of value 2^l) of byte k.
     unsure
-        Written: row and column of the values that neither precision can tell.
+        Written: row and column of the values that neither precision decides.
 
     Returns
     -------
@@ -97,8 +111,8 @@ def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, e
     words = is_open.view(np.uint64)
     n_unsure = 0
     for tile in range(tiles.shape[0]):
-        left = tile * TILE
-        bias, cut = weights32[padded, left : left + TILE], weights32[padded + 1, left : left + TILE]
+        offset = tile * TILE
+        bias, cut = weights32[padded, offset : offset + TILE], weights32[padded + 1, offset : offset + TILE]
         for top in range(0, n_rows, 2):
             offset0, offset1 = np.float32(rows[top, 0]), np.float32(0)
             if top + 1 < n_rows:
@@ -110,8 +124,8 @@ def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, e
                 a0, a1, a2, a3 = hidden32[top, k], hidden32[top, k + 1], hidden32[top, k + 2], hidden32[top, k + 3]
                 b0, b1 = hidden32[top + 1, k], hidden32[top + 1, k + 1]
                 b2, b3 = hidden32[top + 1, k + 2], hidden32[top + 1, k + 3]
-                w0, w1 = weights32[k, left : left + TILE], weights32[k + 1, left : left + TILE]
-                w2, w3 = weights32[k + 2, left : left + TILE], weights32[k + 3, left : left + TILE]
+                w0, w1 = weights32[k, offset : offset + TILE], weights32[k + 1, offset : offset + TILE]
+                w2, w3 = weights32[k + 2, offset : offset + TILE], weights32[k + 3, offset : offset + TILE]
                 for j in range(TILE):
                     first[j] += a0 * w0[j] + a1 * w1[j] + a2 * w2[j] + a3 * w3[j]
                     second[j] += b0 * w0[j] + b1 * w1[j] + b2 * w2[j] + b3 * w3[j]
@@ -123,41 +137,41 @@ def threshold_rows(hidden32, hidden, rows, weights32, weights, columns, tiles, e
                 size = rows[i, 2] * tiles[tile, 0] + rows[i, 3] + tiles[tile, 1]
                 within64 = error64 * (size + max(rows[i, 4], tiles[tile, 2])) + _TINY
                 within = np.float32((error32 * size + within64) * 1.0001)
-                own = np.float32(rows[i, 1])
+                cell_cut = np.float32(rows[i, 1])
                 n_close = 0
                 for j in range(TILE):
-                    over = logit[j] - (cut[j] if cut[j] > own else own)
+                    over = logit[j] - (cut[j] if cut[j] > cell_cut else cell_cut)
                     is_open[j] = over > within
                     n_close += not (abs(over) > within)
                 if n_close > 0:
-                    for j in range(min(TILE, n_peaks - left)):
-                        over = logit[j] - (cut[j] if cut[j] > own else own)
+                    for j in range(min(TILE, n_peaks - offset)):
+                        over = logit[j] - (cut[j] if cut[j] > cell_cut else cell_cut)
                         if abs(over) > within:
                             continue
-                        exact = columns[left + j, 0] + rows[i, 0]
+                        exact = columns[offset + j, 0] + rows[i, 0]
                         for k in range(latent):
-                            exact += hidden[i, k] * weights[left + j, k]
-                        exact -= max(columns[left + j, 1], rows[i, 1])
+                            exact += hidden[i, k] * weights[offset + j, k]
+                        exact -= max(columns[offset + j, 1], rows[i, 1])
                         is_open[j] = exact > within64
                         if not (abs(exact) > within64):
                             if n_unsure < unsure.shape[0]:
-                                unsure[n_unsure, 0], unsure[n_unsure, 1] = i, left + j
+                                unsure[n_unsure, 0], unsure[n_unsure, 1] = i, offset + j
                             n_unsure += 1
                 for byte in range(TILE // 8):
-                    bits[i, left // 8 + byte] = (words[byte] * _MAGIC) >> np.uint64(56)
+                    bits[i, offset // 8 + byte] = (words[byte] * _MAGIC) >> np.uint64(56)
     return n_unsure
 
 
 @compiled(types.void(types.uint64[:, ::1], types.int32[::1]))
-def spread(words, indices):
-    """Write the places of the 1s of each row, in order, one row behind the other."""
-    at = 0
+def spread(words: npt.NDArray[np.uint64], indices: npt.NDArray[np.int32]) -> None:
+    """Write the positions of the 1s of each row, in order, one row behind the other."""
+    n_written = 0
     for i in range(words.shape[0]):
         for w in range(words.shape[1]):
             word, base = words[i, w], 64 * w
             while word != 0:
-                indices[at] = base + np.int64(_trailing_zeros(word))
-                at += 1
+                indices[n_written] = base + np.int64(_trailing_zeros(word))  # type: ignore[call-arg]
+                n_written += 1
                 word &= word - np.uint64(1)
 
 
@@ -167,12 +181,12 @@ class Thresholds:
     Parameters
     ----------
     decoder
-        The arrays, and the definition for the values that nothing else can tell.
+        The arrays, and the definition for the values that nothing else decides.
     peak_rate
         Rate of each peak, float32.
     """
 
-    def __init__(self, decoder: Decoder, peak_rate: np.ndarray) -> None:
+    def __init__(self, decoder: Decoder, peak_rate: npt.NDArray[Any]) -> None:
         self._decoder, self._rate = decoder, peak_rate
         weights, bias, cut = decoder.weights, decoder.bias, logit_above(peak_rate)
         n_peaks, latent = weights.shape
@@ -190,7 +204,7 @@ class Thresholds:
         self._tiles = facts.reshape(n_tiles, TILE, 3).max(axis=1)
         self._errors = (padded + 8) * 2.0**-24, max(latent, 1) * 2.0 ** (2 - 2 * decoder.bits) + (latent + 32) * 2.0**-52
 
-    def bits(self, rows: slice, cell_rate: np.ndarray) -> np.ndarray:
+    def bits(self, rows: slice, cell_rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values of some cells, one bit each: cells × bytes of whole tiles, bits behind the last peak 0.
 
         Parameters
@@ -226,19 +240,20 @@ class Thresholds:
         return bits
 
 
-def as_csr(bits: np.ndarray, n_columns: int) -> sparse.csr_matrix:
+def as_csr(bits: npt.NDArray[Any], n_columns: int) -> sparse.csr_matrix:
     """Spread packed bits, padded with 0 to whole 64-bit words, into a canonical CSR of uint8."""
     words = bits.view(np.uint64)
     starts = np.zeros(len(words) + 1, np.int64)
     np.cumsum(np.bitwise_count(words).sum(axis=1, dtype=np.int64), out=starts[1:])
     indices = np.empty(starts[-1], np.int32)
     spread(words, indices)
-    made = sparse.csr_matrix((np.ones(starts[-1], np.uint8), indices, starts), shape=(len(bits), n_columns))
-    made.has_sorted_indices = made.has_canonical_format = True
-    return made
+    ones = np.ones(starts[-1], np.uint8)
+    rows = sparse.csr_matrix((ones, indices, starts), shape=(len(bits), n_columns))
+    rows.has_sorted_indices = rows.has_canonical_format = True
+    return rows
 
 
-def logit_above(rate: np.ndarray) -> np.ndarray:
+def logit_above(rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The logit above which a probability, rounded to float32, exceeds a float32 rate: float64, infinite for none and all."""
     rate = np.where(np.isnan(rate), np.float32(np.inf), rate)
     inside = (rate >= 0) & (rate < 1)
@@ -247,14 +262,14 @@ def logit_above(rate: np.ndarray) -> np.ndarray:
     return np.where(inside, np.log(middle) - np.log1p(-middle), np.where(rate < 0, -np.inf, np.inf))
 
 
-def _norm(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * 1.000001
+def _norm(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * 1.000001)
 
 
-def _finite(value: np.ndarray) -> np.ndarray:
+def _finite(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.where(np.isfinite(value), value, 0)
 
 
-def _sharpness(cut: np.ndarray) -> np.ndarray:
+def _sharpness(cut: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """How many times larger than its own an error of the probability 1 / (1 + exp(-t)) is as an error of t."""
     return 1 + np.exp(np.where(np.isfinite(cut), cut, 0))

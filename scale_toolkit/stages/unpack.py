@@ -1,4 +1,4 @@
-"""The small forms that `impute` writes, given back as matrices."""
+"""The packed forms that `impute` writes, as matrices again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from scale_toolkit.core.decode import UINT8_STEP
 from scale_toolkit.errors import InputError, MissingSlotError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from anndata import AnnData
     from scipy import sparse
 
 
-def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> sparse.csr_matrix | np.ndarray:
-    """The binary matrix of chosen cells, from the bits that ``impute(binary=True, binary_format="packed")`` wrote.
+def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> sparse.csr_matrix | npt.NDArray[Any]:
+    """Return the binary matrix of some cells from packed bits.
+
+    The bits are those of ``impute(binary=True, binary_format="packed")``.
 
     Parameters
     ----------
@@ -34,7 +37,7 @@ def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> 
     Raises
     ------
     MissingSlotError
-        There are no packed values.
+        The AnnData has no packed values.
     InputError
         Their width is not that of the peaks.
     """
@@ -50,13 +53,13 @@ def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> 
         return np.unpackbits(bits, axis=1, count=n_peaks, bitorder="little")
     from scale_toolkit.core.threshold import as_csr
 
-    whole_words = np.zeros((len(bits), -(-n_peaks // 64) * 8), np.uint8)
-    whole_words[:, : bits.shape[1]] = bits
-    return as_csr(whole_words, n_peaks)
+    padded = np.zeros((len(bits), -(-n_peaks // 64) * 8), np.uint8)  # to 64-bit words
+    padded[:, : bits.shape[1]] = bits
+    return as_csr(padded, n_peaks)
 
 
-def unpack_numeric(adata: AnnData, cells: Any = None) -> np.ndarray:
-    """The probabilities of chosen cells, in whatever form `impute` stored them.
+def unpack_numeric(adata: AnnData, cells: Any = None) -> npt.NDArray[Any]:
+    """Return the probabilities of some cells, whatever the form in which `impute` stored them.
 
     Parameters
     ----------
@@ -67,20 +70,22 @@ def unpack_numeric(adata: AnnData, cells: Any = None) -> np.ndarray:
 
     Returns
     -------
-    Cells × peaks, float32, in [0, 1]: within 1/510 of what was imputed where it was stored as uint8, within 0.00025 as
-    float16.
+    Cells × peaks, float32, in [0, 1]: within 1/510 of what was imputed if it was stored as uint8,
+    within 0.00025 as float16.
 
     Raises
     ------
     MissingSlotError
-        There are no imputed values.
+        The AnnData has no imputed values.
     """
     name = keys.IMPUTED.name
-    where = "obsm" if name in adata.obsm else "layers"
-    if name not in getattr(adata, where):
+    attribute = "obsm" if name in adata.obsm else "layers"
+    if name not in getattr(adata, attribute):
         raise MissingSlotError(
             f"{keys.IMPUTED} is missing", "the output of `scale impute --numeric`", "run `scale impute --numeric` first"
         )
-    values = np.asarray(getattr(adata if cells is None else adata[cells], where)[name])
-    made = values.astype(np.float32)
-    return np.multiply(made, np.float32(UINT8_STEP), out=made) if values.dtype == np.uint8 else made
+    stored = np.asarray(getattr(adata if cells is None else adata[cells], attribute)[name])
+    values = stored.astype(np.float32)
+    if stored.dtype == np.uint8:
+        values *= np.float32(UINT8_STEP)
+    return values

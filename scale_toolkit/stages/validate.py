@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.int64]
 
 #: Slots that `validate` writes.
-WRITES = keys.VERDICT
+WRITES: tuple[keys.Slot, ...] = keys.VERDICT
 
 
 def validate(
@@ -84,7 +84,7 @@ def validate(
     """
     modelled = keys.BIAS.get(adata).notna().to_numpy()
     counts = modelled_counts(adata, modelled)
-    column, cluster, names = _clusters(adata, config)
+    _, cluster, names = _clusters(adata, config)
     rng = np.random.default_rng(config.seed)
     if model is None:
         way = "trained without them"
@@ -104,7 +104,7 @@ def validate(
         "validate_share": config.validate_share,
         "seed": config.seed,
         **judged.report,
-        "between_cells": _between_cells(adata, modelled, recovered.opened, column, cluster, names, config),
+        "between_cells": read_between_cells(adata, config),
     }
     return Result(
         slots=_slots(judged, report, modelled),
@@ -153,16 +153,23 @@ def _slots(judged: Judgement, report: dict[str, Any], modelled: npt.NDArray[np.b
     }
 
 
-def _between_cells(
-    adata: AnnData,
-    modelled: npt.NDArray[np.bool_],
-    opened: sparse.csr_matrix,
-    column: str,
-    cluster: Index,
-    names: list[str],
-    config: ImputeConfig,
-) -> dict[str, Any]:
-    """Compare raw counts, neighbour averages and imputed values of this file between cells."""
+def read_between_cells(adata: AnnData, config: ImputeConfig) -> dict[str, Any]:
+    """Compare raw counts, neighbour averages and imputed values of a file between cells.
+
+    Parameters
+    ----------
+    adata
+        The output of `train`, with counts in X.
+    config
+        ``validate_by``, ``seed``, ``n_threads``.
+
+    Returns
+    -------
+    The name of the ``column`` with the groups, and the figures of `core.separation.separation`.
+    """
+    modelled = keys.BIAS.get(adata).notna().to_numpy()
+    opened = _ones(_without_zeros(modelled_counts(adata, modelled)))
+    column, cluster, names = _clusters(adata, config)
     positions = np.flatnonzero(modelled)
     latent = np.asarray(keys.LATENT.get(adata))
     decoders = {depth: read_decoder(adata, positions, depth) for depth in DEPTHS}
