@@ -277,7 +277,7 @@ def main():
         "--epochs",
         type=int,
         default=0,
-        help="peakvi, release: so many passes; 0: the method's own choice",
+        help="peakvi, release: number of passes; 0: the method's own choice",
     )
     parser.add_argument(
         "--iterations",
