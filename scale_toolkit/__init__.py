@@ -17,9 +17,12 @@ Importing the package loads neither torch nor scanpy; the first stage called doe
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+from scale_toolkit._version import full_version
+
+__version__ = full_version(Path(__file__).parent)
 
 _STAGES = {
     "prepare": "prepare",

@@ -78,10 +78,10 @@ def test_links_lead_somewhere(page):
 
 def test_the_citation_is_of_this_version_and_of_the_paper():
     yaml = pytest.importorskip("yaml")
-    from scale_toolkit import __version__
+    from scale_toolkit._version import VERSION
 
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == __version__
+    assert citation["version"] == VERSION
     assert citation["license"] == "MIT"
     assert citation["preferred-citation"]["doi"] == "10.1038/s41467-019-12630-7"
     assert {"cff-version", "message", "title", "authors"} <= set(citation)

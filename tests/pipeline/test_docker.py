@@ -12,7 +12,7 @@ import time
 import anndata
 import pytest
 
-from scale_toolkit import __version__
+from scale_toolkit._version import VERSION
 
 from .conftest import ROOT, SMALL, content
 
@@ -72,7 +72,7 @@ def test_the_image_holds_the_locked_versions(docker, image):
     here = [metadata.version(name) for name in names]
     python = good(docker, image, "python3 -c 'import sys; print(*sys.version_info[:2])'").split()
     found = good(docker, image, f'python3 -c "{script}"').decode().split()
-    assert found[-1] == __version__
+    assert found[-1] == VERSION
     if [int(part) for part in python] == list(sys.version_info[:2]):
         assert [one.split("+")[0] for one in found[:-1]] == [one.split("+")[0] for one in here]
 

@@ -86,11 +86,11 @@ def test_the_stages_are_the_same_everywhere():
 
 
 def test_one_version():
-    from scale_toolkit import __version__
+    from scale_toolkit._version import VERSION
 
-    assert f"version         = '{__version__}'" in (ROOT / "nextflow.config").read_text()
-    assert PROPERTIES["container"]["default"] == f"scale-toolkit:{__version__}"
-    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"version         = '{VERSION}'" in (ROOT / "nextflow.config").read_text()
+    assert PROPERTIES["container"]["default"] == f"scale-toolkit:{VERSION}"
+    assert f"ARG VERSION={VERSION}\n" in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_readme_names_the_image_and_the_command_that_builds_it():
