@@ -10,6 +10,7 @@ from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
 from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.embed import embed as embed
+from scale_toolkit.stages.encode import encode as encode
 from scale_toolkit.stages.impute import impute as impute
 from scale_toolkit.stages.imputed import imputed as imputed
 from scale_toolkit.stages.markers import markers as markers
@@ -17,7 +18,6 @@ from scale_toolkit.stages.prepare import prepare as prepare
 from scale_toolkit.stages.receipts import receipts as receipts
 from scale_toolkit.stages.select_peaks import select_peaks as select_peaks
 from scale_toolkit.stages.simulate import simulate as simulate
-from scale_toolkit.stages.encode import encode as encode
 from scale_toolkit.stages.train import train as train
 from scale_toolkit.stages.unpack import unpack_binary as unpack_binary
 from scale_toolkit.stages.unpack import unpack_numeric as unpack_numeric

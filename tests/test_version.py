@@ -57,3 +57,8 @@ def test_receipts_carry_it(plant):
     cells = scale_toolkit.prepare(plant(), min_peaks=1)
     assert scale_toolkit.receipts(cells)[-1]["version"] == scale_toolkit.__version__
     assert scale_toolkit.__version__.partition("+")[0] == VERSION
+
+
+def test_no_module_hides_a_public_function():
+    modules = {path.stem for path in (ROOT / "scale_toolkit").glob("*.py")}
+    assert modules & set(scale_toolkit._STAGES) == set()

@@ -88,9 +88,9 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.io.regions import read_bed
     from scale_toolkit.stages.cluster import cluster
     from scale_toolkit.stages.embed import embed
+    from scale_toolkit.stages.gpu import find_device
     from scale_toolkit.stages.impute import streamed
     from scale_toolkit.stages.prepare import prepare
-    from scale_toolkit.stages.gpu import find_device
 
     find_device(
         plan.train.device
@@ -181,8 +181,8 @@ def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
     """Select peaks and train, or encode the cells with a model that exists."""
     from scale_toolkit.io.files import write_bytes
     from scale_toolkit.io.regions import model_peaks
-    from scale_toolkit.stages.select_peaks import select_peaks
     from scale_toolkit.stages.encode import encode
+    from scale_toolkit.stages.select_peaks import select_peaks
     from scale_toolkit.stages.train import train
 
     if plan.pretrain:

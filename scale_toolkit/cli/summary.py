@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scale_toolkit import keys
-from scale_toolkit.receipts import last
+from scale_toolkit.receipt_reader import last
 
 if TYPE_CHECKING:
     from anndata import AnnData

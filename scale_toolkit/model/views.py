@@ -108,7 +108,8 @@ def leading_eigenvectors(matrix: Kinship, block: torch.Tensor, n: int, n_blocks:
 
 def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to
-    c)."""
+    c).
+    """
     residual = block
     for _ in range(2):
         residual = residual - basis @ (basis.T @ residual)
@@ -129,7 +130,8 @@ def _like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:
 @dataclass(frozen=True)
 class View:
     """How a view weights a row of open peaks, given in how many of how many cells each peak is
-    open."""
+    open.
+    """
 
     name: str
     cosine: bool

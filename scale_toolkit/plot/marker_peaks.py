@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scale_toolkit import keys
-from scale_toolkit.receipts import last
+from scale_toolkit.receipt_reader import last
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import keys
-from scale_toolkit.receipts import entries
+from scale_toolkit.receipt_reader import entries
 from scale_toolkit.registry import config_of
 
 if TYPE_CHECKING:
