@@ -71,7 +71,7 @@ class SelectPeaksConfig(Config):
 
 #: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"encode_dim": (64,), "lr": 0.001, "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
+    "fast": {"encode_dim": (64,), "lr": 0.0003, "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
     "paper": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
     "release": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
 }
@@ -99,7 +99,7 @@ class TrainConfig(Config):
     decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
     lr: float | None = option(
         None,
-        "Learning rate (fast: 0.001; paper: 0.002; release: 0.0002).",
+        "Learning rate (fast: 0.0003; paper: 0.002; release: 0.0002).",
         minimum=1e-12,
         maximum=10,
     )

@@ -39,6 +39,7 @@ class Shape:
     decode_dim: tuple[int, ...] = ()
     spectral_dim: int = 0  # 0: the published encoder
     release_prior: bool = False
+    on_sphere: bool = False  # means of z have the length √latent; False in models of earlier versions
 
 
 class PerceptronEncoder(nn.Module):
@@ -68,7 +69,7 @@ class SpectralEncoder(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.latent = shape.latent
+        self.latent, self.on_sphere = shape.latent, shape.on_sphere
         self.first = SparseLinear(shape.n_peaks, shape.spectral_dim)
         self.skip = nn.Linear(shape.spectral_dim, shape.latent)
         self.hidden = perceptron((shape.spectral_dim, *shape.encode_dim))
@@ -94,6 +95,8 @@ class SpectralEncoder(nn.Module):
         coordinates = directions(self.first(rows), self.latent)
         hidden = self.hidden(coordinates)
         mean = self.skip(coordinates) + self.mean(hidden)
+        if self.on_sphere:
+            mean = directions(mean, self.latent)
         return mean, self.log_variance(hidden).clamp(*LOG_VARIANCE_RANGE)
 
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
+#: Nats a hidden peak by which training must improve on its start. Less was seen on sets of 100 to
+#: 170 cells, where it moved cells and cost neighbour purity; elsewhere training gains 0.03 to 0.3.
+LEAST_GAIN = 0.01
 HELD_OUT_PEAKS = 50_000  # hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
 HELD_OUT_CELLS = 2000  # watched at most
 ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
@@ -172,7 +175,7 @@ def train_fast(
     latent = start.coordinates.shape[1]
     rows = products.seen(cells.see)
     projection = linear_map(rows, start.coordinates)
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=latent)
+    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=latent, on_sphere=True)
     with seeded_weights(seed):
         model = Scale(shape)
     model.encoder.start(torch.from_numpy(projection))
@@ -214,7 +217,7 @@ def train_fast(
         resume=resume,
         on_snapshot=on_snapshot,
     )
-    if patience and is_below_start(history):
+    if patience and is_no_better(history):
         model.load_state_dict(untrained)
         put_mixture(latent_means(model, cells, some_cells(source.n_cells, rng)))
         history.best_epoch = 0
@@ -222,9 +225,9 @@ def train_fast(
     return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
 
 
-def is_below_start(history: History) -> bool:
-    """Whether training has not raised the held-out likelihood above that of its start, so that the start is kept."""
-    return history.held_out[history.best_epoch] <= history.held_out[0]
+def is_no_better(history: History) -> bool:
+    """Whether training has not raised the held-out likelihood by `LEAST_GAIN`: the start is kept."""
+    return history.held_out[history.best_epoch] < history.held_out[0] + LEAST_GAIN
 
 
 def watched_cells(source: RowSource) -> int:

@@ -33,6 +33,27 @@ def test_fast_finds_planted_clusters_and_beats_its_start(plant):
     assert curve[trained.history.best_epoch] > curve[0]
 
 
+def test_training_that_gains_too_little_keeps_its_start_with_a_mixture(planted, monkeypatch):
+    monkeypatch.setattr(recipes, "LEAST_GAIN", np.inf)
+    trained = train_fast(MatrixRows(planted.X), **FAST)
+    assert trained.history.best_epoch == 0
+    assert not trained.model.encoder.mean.weight.any()  # as before the first step
+    z = encode(trained, MatrixRows(planted.X), seed=0).latent
+    means = trained.model.prior.means.detach().numpy()
+    distance = np.linalg.norm(z[:, None] - means, axis=2).min(1)
+    assert distance.mean() < 0.5 * np.linalg.norm(z - z.mean(0), axis=1).mean()  # fitted to it
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), z.shape[1] ** 0.5, rtol=1e-3)
+
+
+def test_the_projection_stays_as_it_starts(planted):
+    one, thirty = (
+        train_fast(MatrixRows(planted.X), **FAST | {"max_epochs": n, "patience": 0}) for n in (1, 30)
+    )
+    for layer in ("first", "skip"):
+        before, after = (getattr(t.model.encoder, layer).weight for t in (one, thirty))
+        assert torch.equal(before, after)
+
+
 def test_calibration_changes_the_decoder_and_nothing_else(plant, monkeypatch):
     source = MatrixRows(plant(200, 300, open_share=0.15).X)
     after = train_fast(source, **FAST)
