@@ -41,9 +41,9 @@ def test_every_stage_module_is_registered():
     named = set()
     for path in (ROOT / "scale_toolkit/stages").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "stage":
-                if node.args:
-                    named.add(node.args[0].value)
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+            if is_call and node.func.id == "stage" and node.args:
+                named.add(node.args[0].value)
     assert named == set(STAGES)
 
 

@@ -45,12 +45,13 @@ def check(adata: AnnData, config: MarkersConfig, **inputs: Any) -> None:
     if config.cluster_by in adata.obs or config.cluster_by != keys.CLUSTER.name:
         clusters_of(adata, config.cluster_by, "cluster_by")
     sequences = inputs.get("sequences")
-    if sequences is not None and inputs.get("motifs") is not None:
-        if len(sequences) != adata.n_vars:
-            raise InputError(
-                f"{len(sequences):,} sequences and {adata.n_vars:,} peaks",
-                "one sequence for each peak, empty if unknown",
-            )
+    if sequences is None or inputs.get("motifs") is None:
+        return
+    if len(sequences) != adata.n_vars:
+        raise InputError(
+            f"{len(sequences):,} sequences and {adata.n_vars:,} peaks",
+            "one sequence for each peak, empty if unknown",
+        )
 
 
 @stage(

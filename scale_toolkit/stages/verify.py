@@ -60,6 +60,9 @@ class Verdict:
         The first stage that was given something else than its receipt says, or None.
     slots
         Slot -> (verdict, largest difference or share of cells with another label).
+    restarted
+        Stages that were replayed from the file's own arrays, because those of the replay had come
+        out different.
     elsewhere
         What differs between then and now (versions, threads, device) and may explain a departure.
     """
@@ -68,6 +71,7 @@ class Verdict:
     skipped: dict[str, str] = field(default_factory=dict)
     departs: str | None = None
     slots: dict[str, tuple[str, float]] = field(default_factory=dict)
+    restarted: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
     @property
@@ -87,7 +91,12 @@ class Verdict:
         if self.departs:
             return f"`{self.departs}` was given something else than its receipt says"
         wrong = [slot for slot, (verdict, _) in self.slots.items() if verdict in (DIFFERENT, MISSING)]
-        return f"{len(wrong)} of {len(self.slots)} slots came out different, first {wrong[0]}" if wrong else "nothing was run"
+        if not wrong:
+            return "nothing was run"
+        text = f"{len(wrong)} of {len(self.slots)} slots came out different, first {wrong[0]}"
+        if self.restarted:
+            text += f"; {', '.join(self.restarted)} replayed from the file's own arrays"
+        return text
 
 
 def verify(
@@ -141,10 +150,18 @@ def verify(
                     "the very counts the result was made from",
                     "look for an older copy, or for the same inputs in the same order and by the same names",
                 )
-            verdict.departs = verdict.departs or name
+            if digest(result, _reads(receipt)) == receipt["input"]:
+                # what an earlier stage made is different, and the file still holds what this one
+                # was given: judge this stage by itself
+                _compare(result, current, verdict)
+                position = len(verdict.replayed) + begin
+                current = _stripped(result, {later["stage"] for later in told[position:]})
+                verdict.restarted.append(name)
+            else:
+                verdict.departs = verdict.departs or name
         current = call(current, _options(call, receipt), progress=progress, **_inputs(receipt, blacklist, model))
         verdict.replayed.append(name)
-    _compare(result, current, verdict)
+    _compare(result, current, verdict, final=True)
     return verdict
 
 
@@ -260,27 +277,35 @@ def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
     threads = max(receipt["threads"] for receipt in told)
     if threads > cores:
         differences.append(f"{threads} threads, here {cores} cores")
+    if any("reads" not in receipt for receipt in told):
+        differences.append("an earlier form of receipts, whose digests covered less; training has changed since")
     devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in told} - {"cpu"}
     return differences + [f"trained on {device}" for device in sorted(devices)]
 
 
-def _compare(result: AnnData, again: AnnData, verdict: Verdict) -> None:
+def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool = False) -> None:
+    """Record how each slot came out; what was recorded before a restart stays.
+
+    Slots that are missing from `again` are recorded only at the end: a later stage may write them.
+    """
     if not result.obs_names.equals(again.obs_names) or not result.var_names.equals(again.var_names):
         verdict.slots["cells × peaks"] = (DIFFERENT, np.nan)
         _LOG.info("%s cells × peaks came out as %s", result.shape, again.shape)
         return
-    verdict.slots["X"] = _difference(result.X, again.X)
+    verdict.slots.setdefault("X", _difference(result.X, again.X))
+    contract = {str(slot) for slot in keys.all_slots()}
     for where in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
-        then, now = getattr(result, where), getattr(again, where)
-        for name in then:
+        stored, replayed = getattr(result, where), getattr(again, where)
+        for name in stored:
             if name is None or (where == "uns" and name in (keys.RECEIPTS.name, keys.RUNTIME.name)):
                 continue
             slot = f"{where}[{name!r}]"
-            if name in now:
-                verdict.slots[slot] = _difference(then[name], now[name])
-            else:
-                ours = any(slot == str(one) for one in keys.all_slots())
-                verdict.slots[slot] = (MISSING if ours else NOT_REPLAYED, np.nan)
+            if slot in verdict.slots:
+                continue
+            if name in replayed:
+                verdict.slots[slot] = _difference(stored[name], replayed[name])
+            elif final:
+                verdict.slots[slot] = (MISSING if slot in contract else NOT_REPLAYED, np.nan)
 
 
 def _difference(then: Any, now: Any) -> tuple[str, float]:

@@ -203,3 +203,34 @@ def test_every_stage_can_be_verified():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "stage":
                 named.add(node.args[0].value)
     assert named == set(STAGES)
+
+
+def test_a_stage_is_judged_by_itself_if_what_came_before_is_different(chain):
+    """As for a file of an older version whose training was another: clusters are still verified."""
+    cells, result = chain
+    changed = result.copy()
+    changed.obsm["X_scale"] = changed.obsm["X_scale"] + np.float32(1)
+    changed = scale.cluster(changed, method="kmeans", n_clusters=3, n_threads=1)
+    found = scale.verify(changed, cells)
+    assert found.restarted == ["cluster"] and found.departs is None
+    assert found.slots["obsm['X_scale']"][0] == DIFFERENT
+    assert found.slots["obs['kmeans']"] == (SAME, 0.0)
+    assert not found.reproduced
+    assert "cluster replayed from the file's own arrays" in found.first()
+
+
+def test_receipts_of_the_earlier_form_are_replayed(plant):
+    """Without `reads`, a digest covers what it covered then; the verdict says so."""
+    from scale_toolkit.stages.receipts import digest
+
+    cells = plant()
+    prepared = scale.prepare(cells.copy(), min_peaks=5, min_cells=7)
+    result = scale.select_peaks(prepared.copy(), n_peaks=200)
+    old = json.loads(result.uns["scale"])
+    for receipt, given in zip(old, (cells, prepared), strict=True):
+        del receipt["reads"]
+        receipt["input"] = digest(given, (keys.X,))
+    result.uns["scale"] = json.dumps(old)
+    found = scale.verify(result, cells)
+    assert found.reproduced and found.replayed == ["prepare", "select-peaks"]
+    assert found.elsewhere[0].startswith("an earlier form of receipts")
