@@ -185,7 +185,7 @@ def test_none_of_the_peaks_asked_for_is_trusted(plant):
 def test_too_little_to_hide(plant):
     cells = scale_toolkit.prepare(plant(20, 30, open_share=0.03), min_peaks=1, min_cells=1)
     cells = scale_toolkit.train(cells, n_components=2, max_iter=3, n_threads=1)
-    with pytest.raises(NothingLeftError, match=r"none of [0-9]+ open peaks was hidden; expected some; raise --validate-share"):
+    with pytest.raises(NothingLeftError, match=r"none of [0-9]+ open peaks was hidden; expected some; raise validate_share"):
         scale_toolkit.impute(cells, validate=True, validate_share=0.01, n_threads=1)
 
 

@@ -131,8 +131,17 @@ def validation(adata: AnnData) -> Shown:
         lines.append(
             f"correlation with the meta-cell of the cluster: {meta['measured']:.2f} measured, {meta['imputed']:.2f} imputed"
         )
+    between = report["between_cells"]
+    if between["auc"] is not None:
+        auc = between["auc"]
+        lines.append(
+            f"between cells, AUC of marker peaks by {between['column']}: {auc['raw']:.3f} measured, "
+            f"{auc['neighbours']:.3f} near cells, {auc['own']:.3f} imputed at own depth, "
+            f"{auc['equal']:.3f} at equal depth"
+        )
     lines.append(f"trusted: {peaks['trusted']:,} of {peaks['all']:,} peaks")
-    facts = {name: report[name] for name in ("way", "hidden", "matched", "unmatched", "calibration", "metacell")}
+    shown = ("way", "hidden", "matched", "unmatched", "calibration", "metacell", "between_cells")
+    facts = {name: report[name] for name in shown}
     return Group(table, *lines), facts | {"trusted": peaks["trusted"]}
 
 

@@ -594,6 +594,16 @@ def _imputation(view: View) -> Section:
             f"Correlation of cells with the mean of their cluster: {meta['measured']:.2f} measured, "
             f"{meta['imputed']:.2f} imputed."
         )
+    between = report.get("between_cells") or {}  # reports of older versions lack it
+    if between.get("auc") is not None:
+        auc = between["auc"]
+        section.lines.append(
+            f"Between cells, {between['markers']} marker peaks of each group of {between['column']}, "
+            "picked on one half of the cells, separate the group from the rest in the other half "
+            f"with a mean AUC of {auc['raw']:.3f} as measured, {auc['neighbours']:.3f} averaged over "
+            f"{between['neighbours']} near cells, {auc['own']:.3f} imputed at each cell's own depth "
+            f"and {auc['equal']:.3f} imputed at equal depth (0.5 is chance)."
+        )
     return section
 
 

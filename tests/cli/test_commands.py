@@ -151,6 +151,7 @@ def test_impute_validates_and_writes_what_is_trusted(chain, tmp_path):
         "slope",
         "meta-cell",
         "trained without them",
+        "between cells, AUC of marker peaks by scale_cluster",
         "trusted",
     ):
         assert part in said

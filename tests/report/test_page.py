@@ -340,12 +340,16 @@ def test_imputation_proof(analysed):
         "matched": dict.fromkeys(("model", "frequency", "neighbours", "tfidf_svd"), figures),
         "calibration": {"predicted": [0.01, 0.1], "observed": [0.012, 0.09], "ratio": [1.2, 0.9], "error": [0.1, 0.1]},
         "peaks": {"all": 150, "trusted": 99}, "metacell": {"measured": 0.3, "imputed": 0.9, "cells": 100},
+        "between_cells": {"column": "kind", "markers": 20, "neighbours": 30,
+                          "auc": {"raw": 0.55, "neighbours": 0.83, "own": 0.72, "equal": 0.91}},
     })  # fmt: skip
     page = Page(report.page(analysed))
     assert "12,345 open peaks were hidden (10%); the model was trained without them. 99 of 150 peaks are trusted" in page.text
     assert values(page.data["recovery"]["data"][0]["y"]).tolist() == [0.4] * 4
     assert page.data["recovery"]["data"][0]["x"][0] == "model"  # the file has them by the alphabet
     assert "0.30 measured, 0.90 imputed" in page.text
+    assert "20 marker peaks of each group of kind" in page.text
+    assert "0.550 as measured, 0.830 averaged over 30 near cells, 0.720 imputed at each cell's own depth and 0.910" in page.text
 
 
 def cut(n_cells, n_peaks=None):
