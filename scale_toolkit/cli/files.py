@@ -27,10 +27,10 @@ class Cells:
 
     def forget(self, *paths: str) -> None:
         """Do not hand on these elements, which `through` left on disk: the stage makes them stale."""
-        whole = [(path, self._file.root[path]) for path in self._file.left_out]
-        each = [f"{path}/{name}" for path, group in whole if path == "layers" for name in group]
-        each += [path for path, _ in whole if path != "layers"]
-        self._file.left_out = tuple(path for path in each if path not in paths)
+        left_out = [(path, self._file.root[path]) for path in self._file.left_out]
+        carried = [f"{path}/{name}" for path, group in left_out if path == "layers" for name in group]
+        carried += [path for path, _ in left_out if path != "layers"]
+        self._file.left_out = tuple(path for path in carried if path not in paths)
 
     def write(self, adata: AnnData, streamed: dict[str, RowBlocks] | None = None) -> None:
         """Write the stage's result, with what `through` left on disk copied from the input."""
@@ -69,8 +69,8 @@ def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> No
     if str(path) == "-":
         raise UsageError(f"{flag} is -", "a path", "standard output carries the h5ad")
     check_destination(path, others)
-    for other in others:
-        if other != "-" and Path(other).resolve() == path.resolve():
+    for other_path in others:
+        if other_path != "-" and Path(other_path).resolve() == path.resolve():
             raise UsageError(f"{flag} {path} is also the input or output h5ad", "a path of its own")
 
 
@@ -99,8 +99,8 @@ def check_column(adata: AnnData, reference: str | None) -> None:
 
 def check_folder(folder: Path, flag: str = "--outdir") -> None:
     """Refuse a folder of results that cannot be one; it is made when there is something to put into it."""
-    at = next((place for place in (folder, *folder.parents) if place.exists()), folder)
-    if not at.is_dir():
-        raise UsageError(f"{flag} {folder}: {at} is a file", "a folder", f"choose another {flag}")
-    if not os.access(at, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {folder}: no permission to write in {at}", "a folder of your own", f"choose another {flag}")
+    nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
+    if not nearest.is_dir():
+        raise UsageError(f"{flag} {folder}: {nearest} is a file", "a folder", f"choose another {flag}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {folder}: no permission to write in {nearest}", "a folder of your own", f"choose another {flag}")

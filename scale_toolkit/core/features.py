@@ -46,16 +46,16 @@ def peaks_only(
     Raises
     ------
     InputError
-        There are no peaks.
+        None of the features is a peak.
     """
     words = np.asarray(kinds, dtype=object).astype(str)
     if not known_words and not set(words) & FEATURE_TYPES:
         return np.ones(len(words), bool)
     is_peak = words == PEAKS
     if not is_peak.any():
-        found = ", ".join(sorted(set(words))[:3])
+        type_list = ", ".join(sorted(set(words))[:3])
         raise InputError(
-            f"{name} has no peaks (feature types: {found})",
+            f"{name} has no peaks (feature types: {type_list})",
             f"features of type {PEAKS}",
             "give the ATAC matrix",
         )
@@ -65,4 +65,6 @@ def peaks_only(
 def dropped(kinds: Sequence[str] | NDArray[np.object_]) -> str:
     """Describe what is left out: ``8 features of type Gene Expression``; empty if all are peaks."""
     counts = Counter(str(kind) for kind in kinds if str(kind) != PEAKS)
-    return " and ".join(f"{count:,} features of type {kind}" for kind, count in counts.most_common())
+    return " and ".join(
+        f"{count:,} features of type {kind}" for kind, count in counts.most_common()
+    )

@@ -1,4 +1,4 @@
-"""Matrices made in blocks of rows, cut anew into the chunks of a store, and HDF5 chunks compressed by several threads.
+"""Matrices made in blocks of rows, cut again into the chunks of a store, and HDF5 chunks compressed by several threads.
 
 HDF5 compresses in the thread that writes, one chunk after the other. Here chunks are compressed by as many threads as the
 matrix is made with, and handed to HDF5 ready; a reader sees the ordinary gzip (and shuffle) filter.
@@ -36,13 +36,13 @@ def strips(matrix: RowBlocks, height: int) -> Iterator[np.ndarray]:
     """The rows of dense blocks, `height` at a time (the last may have fewer), each time in new memory."""
     strip, filled = np.empty((height, matrix.shape[1]), matrix.dtype), 0
     for block in matrix.blocks():
-        at, n_rows = 0, len(block)
-        while at < n_rows:
-            take = min(height - filled, n_rows - at)
-            strip[filled : filled + take] = block[at : at + take]
-            at, filled = at + take, filled + take
+        position, n_rows = 0, len(block)
+        while position < n_rows:
+            take = min(height - filled, n_rows - position)
+            strip[filled : filled + take] = block[position : position + take]
+            position, filled = position + take, filled + take
             if filled == height:
-                if at == n_rows:
+                if position == n_rows:
                     del block  # or it would live on while the next one is made
                 yield strip
                 strip, filled = np.empty_like(strip), 0
@@ -83,12 +83,12 @@ class Runs:
             block.sort_indices()
             self._pointers.append(block.indptr[1:].astype(np.int64) + self.stored)
             self.stored += int(block.nnz)
-            at = 0
-            while at < block.nnz:
-                take = min(self._length - filled, block.nnz - at)
+            position = 0
+            while position < block.nnz:
+                take = min(self._length - filled, block.nnz - position)
                 for name, values in run.items():
-                    values[filled : filled + take] = getattr(block, name)[at : at + take]
-                at, filled = at + take, filled + take
+                    values[filled : filled + take] = getattr(block, name)[position : position + take]
+                position, filled = position + take, filled + take
                 if filled == self._length:
                     yield run
                     run, filled = self._new(), 0
@@ -139,9 +139,9 @@ class Hdf5Chunks:
     def _bytes(self, values: np.ndarray) -> np.ndarray:
         chunk = self._dataset.chunks
         if values.shape != chunk:
-            whole = np.zeros(chunk, values.dtype)
-            whole[tuple(map(slice, values.shape))] = values
-            values = whole
+            padded = np.zeros(chunk, values.dtype)
+            padded[tuple(map(slice, values.shape))] = values
+            values = padded
         plain = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         if self._dataset.shuffle and values.dtype.itemsize > 1:
             plain = np.ascontiguousarray(plain.reshape(-1, values.dtype.itemsize).T).reshape(-1)

@@ -97,18 +97,22 @@ def read_metadata(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     InputError
-        A barcode is duplicated, or there is no column beside them.
+        A barcode is duplicated, or the table has one column.
     """
     names = read_barcodes(path)
     table = names.columns
     if not len(table.columns):
         raise InputError(
-            f"{path} has one column", "barcodes and columns of metadata", "check that this is the right file"
+            f"{path} has one column",
+            "barcodes and columns of metadata",
+            "check that this is the right file",
         )
     if table.index.has_duplicates:
         again = table.index[table.index.duplicated()][0]
         raise InputError(
-            f"{path}: the barcode {again!r} is duplicated", "a row for each cell", "remove the copies"
+            f"{path}: the barcode {again!r} is duplicated",
+            "a row for each cell",
+            "remove the copies",
         )
     text = [name for name in table if table[name].dtype == object]
     return table.astype(dict.fromkeys(text, "category"))

@@ -29,7 +29,7 @@ class Checkpoints:
     folder
         Made where it is missing.
     minutes
-        `due` after so many minutes since the last one; 0: always.
+        `due` this many minutes after the last one; 0: always.
     """
 
     def __init__(self, folder: str | os.PathLike[str], minutes: float) -> None:
@@ -56,7 +56,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def load(self) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-        """Read the last one that is whole, or None where there is none; a damaged one is told and passed over."""
+        """Read the last complete one, or None; a damaged one is reported and passed over."""
         from safetensors.numpy import load
 
         for epoch in reversed(self._epochs()):

@@ -90,9 +90,9 @@ def export(
     elif to == "h5mu":
         _write_h5mu(_with_matrix(adata, matrix, layer), destination)
     else:
-        made = _for_cellxgene(adata, _whole(matrix, to))
-        write_h5ad(made, destination)
-        return [name for name in CELLXGENE_ASKS if name not in made.obs] + [ORGANISM] * (ORGANISM not in made.uns)
+        exported = _for_cellxgene(adata, _whole(matrix, to))
+        write_h5ad(exported, destination)
+        return [name for name in CELLXGENE_ASKS if name not in exported.obs] + [ORGANISM] * (ORGANISM not in exported.uns)
     return []
 
 
@@ -142,15 +142,15 @@ def _write_folder(adata: AnnData, matrix: sparse.csr_matrix, destination: str | 
     from scipy.io import mmwrite
 
     with _new_folder(destination) as folder:
-        whole = bool((matrix.data == np.floor(matrix.data)).all())
+        is_integral = bool((matrix.data == np.floor(matrix.data)).all())
         upright = matrix.T.tocoo()  # peaks × cells, as Cell Ranger and Seurat have it
         with _gzipped(folder / "matrix.mtx.gz") as file:
             mmwrite(
-                file, upright.astype(np.int64) if whole else upright, field="integer" if whole else "real", symmetry="general"
+                file, upright.astype(np.int64) if is_integral else upright, field="integer" if is_integral else "real", symmetry="general"
             )
         for name, names in (("peaks", adata.var_names), ("barcodes", adata.obs_names)):
             with _gzipped(folder / f"{name}.tsv.gz") as file:
-                file.write("".join(f"{one}\n" for one in names).encode())
+                file.write("".join(f"{name_}\n" for name_ in names).encode())
         _write_table(folder / "metadata.tsv.gz", adata.obs)
         for name, values in adata.obsm.items():
             values = np.asarray(values) if isinstance(values, np.ndarray) else None
@@ -197,9 +197,9 @@ def _write_tenx(adata: AnnData, matrix: sparse.csr_matrix, destination: str | os
 
 def _genome(adata: AnnData) -> str:
     """The genome, where a column or ``uns`` names one; 10x files have it for every feature."""
-    for place in (adata.uns.get("genome"), adata.var["genome"].iloc[0] if "genome" in adata.var and adata.n_vars else None):
-        if isinstance(place, str) and place:
-            return place
+    for genome in (adata.uns.get("genome"), adata.var["genome"].iloc[0] if "genome" in adata.var and adata.n_vars else None):
+        if isinstance(genome, str) and genome:
+            return genome
     return "unknown"
 
 
@@ -238,9 +238,9 @@ def _write_h5mu(adata: AnnData, destination: str | os.PathLike[str]) -> None:
 def _with_matrix(adata: AnnData, matrix: sparse.csr_matrix, layer: str | None) -> AnnData:
     if layer is None:
         return adata
-    made = adata.copy()
-    made.X = matrix
-    return made
+    exported = adata.copy()
+    exported.X = matrix
+    return exported
 
 
 def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
@@ -267,10 +267,10 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
     if new_names:
         obs = obs.rename(columns=new_names)
         log.info("obs: %s, for Discover keeps the name", ", ".join(f"{a} is called {b}" for a, b in new_names.items()))
-    taken = [str(name) for name in obs if str(name).startswith("_") or str(name).endswith(("_ontology_term",))]
-    if taken:
-        warnings.warn(f"dropped obs[{', '.join(taken)}]: names that cellxgene keeps for itself", ScaleWarning, stacklevel=4)
-        obs = obs.drop(columns=taken)
+    reserved = [str(name) for name in obs if str(name).startswith("_") or str(name).endswith(("_ontology_term",))]
+    if reserved:
+        warnings.warn(f"dropped obs[{', '.join(reserved)}]: names that cellxgene keeps for itself", ScaleWarning, stacklevel=4)
+        obs = obs.drop(columns=reserved)
     for table in (obs, var):
         for name in table:
             if table[name].dtype == object:  # one kind a column, or HDF5 cannot hold it

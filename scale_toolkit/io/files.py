@@ -111,44 +111,45 @@ def same_file(destination: str | os.PathLike[str]) -> UsageError:
 def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a private path (mode 0600, same suffix) beside `destination`; on success flush it to disk and rename it there.
 
-    On an error the private file is removed and `destination` stays as it was. A destination that is no regular file
+    On an error the private file is removed and `destination` stays as it was. A destination that is not a regular file
     (``/dev/stdout``, a named pipe) gets the bytes copied instead.
     """
     final = Path(os.path.realpath(destination))  # a symbolic link stays, its target is replaced
     if final.is_dir():
         raise UsageError(f"the output {destination} is a folder", "a file")
     special = final.exists() and not final.is_file()
-    place = Path(tempfile.gettempdir()) if special else final.parent
-    if not place.is_dir():
-        raise UsageError(f"the output folder {place} does not exist", "", f"make it first: mkdir -p {place}")
-    with private_folder(place, final.name) as folder:
+    parent_folder = Path(tempfile.gettempdir()) if special else final.parent
+    if not parent_folder.is_dir():
+        raise UsageError(f"the output folder {parent_folder} does not exist", "", f"make it first: mkdir -p {parent_folder}")
+    with private_folder(parent_folder, final.name) as folder:
         private = folder / f"new{final.suffix[-20:]}"
         os.close(os.open(private, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield private
         if special:
-            with private.open("rb") as made, final.open("wb") as sink:
-                shutil.copyfileobj(made, sink, _BLOCK)
+            with private.open("rb") as new_file, final.open("wb") as sink:
+                shutil.copyfileobj(new_file, sink, _BLOCK)
             return
-        with private.open("rb+") as made:
-            os.fsync(made.fileno())
+        with private.open("rb+") as new_file:
+            os.fsync(new_file.fileno())
         private.chmod(0o666 & ~_umask())
         private.replace(final)
-        flush(place)
+        flush(parent_folder)
 
 
 @contextmanager
 def private_folder(place: Path, name: str) -> Iterator[Path]:
     """Yield a new folder (mode 0700) in `place` for what is to become `place` / `name`; it is gone in the end.
 
-    Its name tells machine and process, and a lock in it is held as long as it is needed: what a killed process left is known
-    for that by the next one that writes into `place`, and removed; a living neighbour's is not.
+    Its name contains machine and process, and a lock in it is held as long as it is needed: so the
+    next process that writes into `place` recognises and removes what a killed one left, and not
+    the folder of a process that lives.
     """
     sweep(place)
     folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name[:40]}.scale-{_machine()}-{os.getpid()}-"))
     lock = None
     try:
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(OSError):  # no locks on this file system: machine and process tell enough
+        with contextlib.suppress(OSError):  # no locks on this file system: machine and process are enough
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(lock, os.fsencode(name))
         yield folder
@@ -161,8 +162,8 @@ def private_folder(place: Path, name: str) -> Iterator[Path]:
 def sweep(place: Path) -> None:
     """Remove the private folders in `place` whose processes have ended, and put back what one had moved aside."""
     with contextlib.suppress(OSError), os.scandir(place) as entries:
-        left = [(Path(entry.path), match) for entry in entries if (match := _PRIVATE.fullmatch(entry.name))]
-        for folder, match in left:
+        private_folders = [(Path(entry.path), match) for entry in entries if (match := _PRIVATE.fullmatch(entry.name))]
+        for folder, match in private_folders:
             with contextlib.suppress(OSError):
                 if _is_abandoned(folder, match["machine"], int(match["process"])):
                     name = os.fsdecode((folder / _LOCK).read_bytes()) if (folder / _LOCK).exists() else ""
@@ -178,7 +179,7 @@ def _is_abandoned(folder: Path, machine: str, process: int) -> bool:
     if machine == _machine() and not _is_alive(process):
         return True
     # Another machine, or a process number that was given again: long untouched, and its lock is free.
-    newest = max([status.st_mtime, *(one.lstat().st_mtime for one in folder.iterdir())])
+    newest = max([status.st_mtime, *(child.lstat().st_mtime for child in folder.iterdir())])
     if time.time() - newest < (_SECONDS_HERE if machine == _machine() else _SECONDS_ELSEWHERE):
         return False
     try:
@@ -300,7 +301,7 @@ def _stdout() -> BinaryIO:
 
 
 def status_of(stream: IO | None) -> os.stat_result | None:
-    """The open file's status, or None where it is no file of the system."""
+    """The open file's status, or None if it is not a file of the system."""
     try:
         return os.fstat(stream.fileno()) if stream is not None else None
     except (OSError, ValueError):
@@ -339,8 +340,8 @@ def exchange(one: Path, other: Path) -> bool:
         names = os.fsencode(one), os.fsencode(other)
         if sys.platform == "darwin":
             return system.renamex_np(*names, swap) == 0
-        here = -100  # AT_FDCWD
-        return system.renameat2(here, names[0], here, names[1], swap) == 0
+        current_folder = -100  # AT_FDCWD
+        return system.renameat2(current_folder, names[0], current_folder, names[1], swap) == 0
     return False
 
 

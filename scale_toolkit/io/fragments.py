@@ -111,7 +111,9 @@ def read_fragments(
             for first, last in sites:
                 figures.add(name, rows[table.pairs(chrom, first, last)[0]])
     if not chromosomes:
-        raise InputError(f"{path} contains no fragment", _EXPECTED, "check that this is the right file")
+        raise InputError(
+            f"{path} contains no fragment", _EXPECTED, "check that this is the right file"
+        )
     matrix = counts.matrix(len(cells.names))
     if matrix.nnz == 0:
         raise InputError(
@@ -146,7 +148,13 @@ def _tss_windows(genes: pd.DataFrame) -> dict[str, Overlaps]:
 
     def table(*bounds: tuple[int, int]) -> Overlaps:
         parts = [
-            pd.DataFrame({"chrom": chrom, "start": np.maximum(tss + low, 0), "end": np.maximum(tss + high, 1)})
+            pd.DataFrame(
+                {
+                    "chrom": chrom,
+                    "start": np.maximum(tss + low, 0),
+                    "end": np.maximum(tss + high, 1),
+                }
+            )
             for low, high in bounds
         ]
         return Overlaps(pd.concat(parts, ignore_index=True))
@@ -167,7 +175,9 @@ def _tss_enrichment(middle: np.ndarray, flanks: np.ndarray) -> np.ndarray:
     mean_rate = flank_rate.mean() if len(flank_rate) else 0.0
     flank_rate = np.where(flank_rate > 0, flank_rate, mean_rate)
     middle_rate = middle / (2 * _MIDDLE + 1)
-    return np.divide(middle_rate, flank_rate, out=np.full(len(middle), np.nan), where=flank_rate > 0)
+    return np.divide(
+        middle_rate, flank_rate, out=np.full(len(middle), np.nan), where=flank_rate > 0
+    )
 
 
 class _Figures:
@@ -201,7 +211,9 @@ class _Figures:
             "nucleosome_signal": share(of_cells("mono"), of_cells("free")),
         }
         if with_tss:
-            columns["tss_enrichment"] = _tss_enrichment(of_cells("tss_middle"), of_cells("tss_flanks"))
+            columns["tss_enrichment"] = _tss_enrichment(
+                of_cells("tss_middle"), of_cells("tss_flanks")
+            )
         return pd.DataFrame(columns, index=pd.Index(names, dtype=object))
 
 
@@ -240,15 +252,21 @@ class _Counts:
 
     def _merge(self) -> None:
         keys = np.concatenate([self._keys, *self._waiting])
-        counts = np.concatenate([self._counts, *(np.ones(len(new), np.int64) for new in self._waiting)])
-        self._keys, place = np.unique(keys, return_inverse=True)
-        self._counts = np.bincount(place, weights=counts, minlength=len(self._keys)).astype(np.int64)
+        counts = np.concatenate(
+            [self._counts, *(np.ones(len(new), np.int64) for new in self._waiting)]
+        )
+        self._keys, positions = np.unique(keys, return_inverse=True)
+        self._counts = np.bincount(positions, weights=counts, minlength=len(self._keys)).astype(
+            np.int64
+        )
         self._waiting = []
 
     def matrix(self, n_cells: int) -> sparse.csr_matrix:
         self._merge()
         cells, peaks = np.divmod(self._keys, self.n_peaks)
-        return sparse.csr_matrix((self._counts.astype(np.float32), (cells, peaks)), shape=(n_cells, self.n_peaks))
+        return sparse.csr_matrix(
+            (self._counts.astype(np.float32), (cells, peaks)), shape=(n_cells, self.n_peaks)
+        )
 
 
 def _blocks(path: str | os.PathLike[str]) -> Iterator[pd.DataFrame]:
@@ -284,11 +302,15 @@ def _parse(path: str | os.PathLike[str], number: int, lines: list[str]) -> pd.Da
     return table
 
 
-def _no_fragment(path: str | os.PathLike[str], number: int, lines: list[str], offset: int | None = None) -> InputError:
+def _no_fragment(
+    path: str | os.PathLike[str], number: int, lines: list[str], offset: int | None = None
+) -> InputError:
     if offset is None:
-        offset = next((at for at, line in enumerate(lines) if not _is_fragment(line)), 0)
-    shown = lines[offset].rstrip("\r\n")[:80]
-    return InputError(f"{path}, line {number + offset}: {shown!r}", _EXPECTED, "fix that line")
+        offset = next(
+            (line_offset for line_offset, line in enumerate(lines) if not _is_fragment(line)), 0
+        )
+    line_start = lines[offset].rstrip("\r\n")[:80]
+    return InputError(f"{path}, line {number + offset}: {line_start!r}", _EXPECTED, "fix that line")
 
 
 def _is_fragment(line: str) -> bool:

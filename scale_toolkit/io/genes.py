@@ -31,14 +31,14 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     -------
     DataFrame
         ``chrom``, ``tss`` (int64, 0-based position of the first transcribed base), ``strand`` (``+``, ``-``), ``gene_id``,
-        ``gene_name`` (the id where there is no name), in the file's order. Genes without a strand count as ``+``.
+        ``gene_name`` (the id if there is none), in the file's order. Genes without a strand count as ``+``.
 
     Raises
     ------
     InputError
-        A line that is no GTF (its number is told; GFF3 is recognised), or a file without genes.
+        A line that is not GTF (with its number; GFF3 is recognised), or a file without genes.
     """
-    found: dict[str, dict[str, tuple]] = {feature: {} for feature in _FEATURES}
+    genes_by_feature: dict[str, dict[str, tuple]] = {feature: {} for feature in _FEATURES}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.startswith("#") or not line.strip():
@@ -46,17 +46,17 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
             fields = line.rstrip("\r\n").split("\t", 8)
             if len(fields) < 9:
                 raise _off(path, number, f"{len(fields)} columns")
-            if fields[2] not in found or (fields[2] != "gene" and found["gene"]):
+            if fields[2] not in genes_by_feature or (fields[2] != "gene" and genes_by_feature["gene"]):
                 continue
-            _add(found[fields[2]], fields, path, number)
-    feature = next((name for name in _FEATURES if found[name]), None)
+            _add(genes_by_feature[fields[2]], fields, path, number)
+    feature = next((name for name in _FEATURES if genes_by_feature[name]), None)
     if feature is None:
         raise InputError(
             f"{path} has no line of a gene, a transcript or an exon", "a GTF file", "check that this is the right file"
         )
     rows = [
         (chrom, low if strand == "+" else high - 1, strand, *names)
-        for chrom, low, high, strand, *names in found[feature].values()
+        for chrom, low, high, strand, *names in genes_by_feature[feature].values()
     ]
     table = pd.DataFrame(rows, columns=["chrom", "tss", "strand", "gene_id", "gene_name"])
     table = table.drop_duplicates(ignore_index=True)
@@ -67,8 +67,8 @@ def _add(genes: dict[str, tuple], fields: list[str], path: str | os.PathLike[str
     """Add a line's gene, transcript or exon; those of one transcript are joined."""
     attributes = dict(_ATTRIBUTE.findall(fields[8]))
     if "gene_id" not in attributes:
-        what = "GFF3" if re.search(r"(^|;)\s*(ID|Parent|Name)=", fields[8]) else f"no gene_id in {fields[8][:60]!r}"
-        raise _off(path, number, what)
+        problem = "GFF3" if re.search(r"(^|;)\s*(ID|Parent|Name)=", fields[8]) else f"no gene_id in {fields[8][:60]!r}"
+        raise _off(path, number, problem)
     try:
         low, high = int(fields[3]) - 1, int(fields[4])
     except ValueError:

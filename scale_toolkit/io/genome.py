@@ -38,7 +38,7 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
     Raises
     ------
     InputError
-        pyfaidx is not installed, the file is no FASTA, shares no chromosome with the peaks, or a peak ends beyond the end of
+        pyfaidx is not installed, the file is not FASTA, shares no chromosome with the peaks, or a peak ends beyond the end of
         its chromosome.
 
     Warns
@@ -64,9 +64,9 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
         try:
             genome = pyfaidx.Fasta(str(plain), indexname=str(index), as_raw=True)
         except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeDecodeError) as error:
-            found = " ".join(str(error).split()).replace(str(plain), str(path))
+            reason = " ".join(str(error).split()).replace(str(plain), str(path))
             raise InputError(
-                f"{path} cannot be read as FASTA: {found}", "a genome in FASTA, plain or gzip", "repair or replace it"
+                f"{path} cannot be read as FASTA: {reason}", "a genome in FASTA, plain or gzip", "repair or replace it"
             ) from None
         with genome:
             return _cut(genome, peaks, Path(source.name))

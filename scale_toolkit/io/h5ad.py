@@ -132,23 +132,23 @@ class H5adFile:
         return [str(name) for name in self._table("var").index]
 
     def _elements(self, without: set[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
+        elements: dict[str, Any] = {name: self._table(name) for name in ("obs", "var")}
         if "X" in self.root and "X" not in without:
-            found["X"] = _read(self, "X")
+            elements["X"] = _read(self, "X")
         if "raw" in self.root and "raw" not in without:
-            found["raw"] = {
-                part: _read(self, f"raw/{part}") for part in _RAW if f"raw/{part}" in self.root
+            elements["raw"] = {
+                element_name: _read(self, f"raw/{element_name}") for element_name in _RAW if f"raw/{element_name}" in self.root
             }
         for mapping in MAPPINGS:
             if mapping not in self.root or mapping in without:
                 continue
             if self._is_old(mapping):
                 array = self.root[mapping][()]
-                found[mapping] = {name: np.asarray(array[name]) for name in self._members(mapping)}
+                elements[mapping] = {name: np.asarray(array[name]) for name in self._members(mapping)}
                 continue
             inside = [name for name in self.root[mapping] if f"{mapping}/{name}" not in without]
-            found[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
-        return found
+            elements[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
+        return elements
 
     def _table(self, name: str) -> pd.DataFrame:
         group = self.root[name]
@@ -198,15 +198,15 @@ def open_h5ad(
     UsageError
         Standard input is a terminal.
     InputError
-        The input is absent, empty, truncated, no HDF5, HDF5 that is no h5ad, or compressed in a way unknown here; or it has no
-        modality, or several, that may be ATAC.
+        The input is missing, empty, truncated, not HDF5, not an h5ad, compressed with an unknown
+        filter, or leads to another file; or the ATAC modality cannot be determined.
     """
     with ExitStack() as stack:
-        place: Path | IO[bytes]
+        hdf5_file: Path | IO[bytes]
         if not isinstance(source, Source) and stores.is_zarr_store(Path(source)):
             name, status = os.fspath(source), Path(source).stat()
-            place = stack.enter_context(files.unlinked())
-            with h5py.File(place, "w") as copy:
+            hdf5_file = stack.enter_context(files.unlinked())
+            with h5py.File(hdf5_file, "w") as copy:
                 stores.copy_zarr(Path(source), copy)
         else:
             opened = stack.enter_context(open_source(source, stdin=stdin))
@@ -217,8 +217,8 @@ def open_h5ad(
                     "an h5ad",
                     "other formats enter through `scale prepare`",
                 )
-            place = opened.hdf5_file()
-        root = stack.enter_context(open_hdf5(place, name))
+            hdf5_file = opened.hdf5_file()
+        root = stack.enter_context(open_hdf5(hdf5_file, name))
         yield h5ad_in(root, name, status, modality)
 
 
@@ -246,9 +246,9 @@ def _check_is_h5ad(root: h5py.Group, name: str) -> None:
         return
     if "matrix" in root and "barcodes" in root["matrix"]:
         raise InputError(f"{name} is a 10x h5", "an h5ad", "run `scale prepare` on it first")
-    found = ", ".join(sorted(root)[:5]) or "nothing"
+    elements = ", ".join(sorted(root)[:5]) or "nothing"
     raise InputError(
-        f"{name} is no h5ad (it holds {found})",
+        f"{name} is no h5ad (it holds {elements})",
         "obs and var",
         "read it with the program that wrote it",
     )

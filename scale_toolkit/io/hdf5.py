@@ -92,7 +92,7 @@ def _check_objects(root: h5py.File, name: str) -> set[int]:
     """Refuse links and data that lead out of the file; return the numbers of all filters in use."""
     filters: set[int] = set()
     waiting: list[tuple[str, h5py.Group | h5py.Dataset]] = [("", root)]
-    seen = {h5py.h5o.get_info(root.id).addr}
+    visited = {h5py.h5o.get_info(root.id).addr}
     while waiting:
         path, item = waiting.pop()
         targets = [(f"{path} (by a reference)", target) for target in _referenced(item)]
@@ -102,8 +102,8 @@ def _check_objects(root: h5py.File, name: str) -> set[int]:
             targets += _members(item, path, name)
         for target_path, target in targets:
             address = h5py.h5o.get_info(target.id).addr
-            if address not in seen:  # a group may contain itself
-                seen.add(address)
+            if address not in visited:  # a group may contain itself
+                visited.add(address)
                 waiting.append((target_path, target))
     return filters
 
@@ -129,7 +129,7 @@ def _members(
 
 def _referenced(item: h5py.Group | h5py.Dataset) -> list[h5py.Group | h5py.Dataset]:
     """Return what object references in the attributes of `item` point to: it need not have a name."""
-    found = []
+    targets = []
     for key in item.attrs:
         attribute = item.attrs.get_id(key)
         if h5py.check_ref_dtype(attribute.dtype) is None:
@@ -140,8 +140,8 @@ def _referenced(item: h5py.Group | h5py.Dataset) -> list[h5py.Group | h5py.Datas
             except (OSError, KeyError, RuntimeError, ValueError):
                 continue  # damaged, as above
             if target is not None:
-                found.append(target)
-    return found
+                targets.append(target)
+    return targets
 
 
 def _check_dataset(item: h5py.Dataset, path: str, name: str) -> set[int]:
@@ -211,7 +211,7 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
         Paths to pass over.
     """
     sizes: list[int] = []
-    waiting, seen = [("", root)], set()
+    waiting, visited = [("", root)], set()
     while waiting:
         path, group = waiting.pop()
         for key in group:
@@ -221,9 +221,9 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
                 address = None if item is None else h5py.h5o.get_info(item.id).addr
             except (OSError, KeyError, RuntimeError):  # damaged: what reads it says so
                 continue
-            if address is None or address in seen:
+            if address is None or address in visited:
                 continue
-            seen.add(address)  # a group may contain itself
+            visited.add(address)  # a group may contain itself
             if isinstance(item, h5py.Group):
                 waiting.append((item_path, item))
             elif isinstance(item, h5py.Dataset):

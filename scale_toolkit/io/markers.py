@@ -43,22 +43,22 @@ def write_beds(folder: Path, column: str, markers: pd.DataFrame) -> list[Path]:
     Raises
     ------
     InputError
-        A peak name that is no interval.
+        A peak name that is not an interval.
     """
-    places = require_intervals(markers["peak"].to_numpy(), "--bed-dir")
+    intervals = require_intervals(markers["peak"].to_numpy(), "--bed-dir")
     fdr = np.maximum(markers["fdr"].to_numpy(np.float64), 1e-100)
-    places["name"] = _clean(markers["peak"]).str.replace(" ", "_").to_numpy()
-    places["score"] = np.clip(np.round(-10 * np.log10(fdr)), 0, 1000).astype(np.int64)
-    places["strand"] = "."
+    intervals["name"] = _clean(markers["peak"]).str.replace(" ", "_").to_numpy()
+    intervals["score"] = np.clip(np.round(-10 * np.log10(fdr)), 0, 1000).astype(np.int64)
+    intervals["strand"] = "."
     folder.mkdir(parents=True, exist_ok=True)
     names = file_names(column, list(markers["cluster"].cat.categories), ".bed")
     written = []
     for cluster, name in names.items():
-        own = places[(markers["cluster"] == cluster).to_numpy()].sort_values(COLUMNS, kind="stable")
-        if len(own):
+        cluster_markers = intervals[(markers["cluster"] == cluster).to_numpy()].sort_values(COLUMNS, kind="stable")
+        if len(cluster_markers):
             written.append(folder / name)
             with files.atomic(written[-1]) as private:
-                own.to_csv(private, sep="\t", index=False, header=False)
+                cluster_markers.to_csv(private, sep="\t", index=False, header=False)
     return written
 
 

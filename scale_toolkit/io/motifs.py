@@ -31,20 +31,20 @@ def read_motifs(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Raises
     ------
     InputError
-        Neither of the two, a matrix that is none (its line is told), a name that comes twice, or no motif.
+        Neither of the two, an invalid matrix (with its line), a duplicated name, or a file without motifs.
     """
     with open_text(path) as file:
         lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
     if lines and lines[0][1].startswith(">"):
-        found = _jaspar(lines, path)
+        matrices = _jaspar(lines, path)
     elif any(line.startswith("MEME version") for _, line in lines[:20]):
-        found = _meme(lines, path)
+        matrices = _meme(lines, path)
     else:
         raise InputError(f"{path} is neither MEME nor JASPAR", _EXPECTED, _DO)
-    if not found:
+    if not matrices:
         raise InputError(f"{path} holds no motif", _EXPECTED, _DO)
     motifs: dict[str, np.ndarray] = {}
-    for number, name, matrix in found:
+    for number, name, matrix in matrices:
         if name in motifs:
             raise InputError(f"{path}, line {number}: a second motif {name!r}", "each name once", "rename one of them")
         if len(matrix) == 0 or not np.isfinite(matrix).all() or matrix.min() < 0 or (matrix.sum(axis=1) <= 0).any():
@@ -54,8 +54,8 @@ def read_motifs(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _meme(lines: list[tuple[int, str]], path: str | os.PathLike[str]) -> list[tuple[int, str, np.ndarray]]:
-    found, name, rest = [], "", iter(lines)
-    for number, line in rest:
+    matrices, name, remaining = [], "", iter(lines)
+    for number, line in remaining:
         if line.startswith("ALPHABET") and "=" in line and re.sub(r"\s", "", line.partition("=")[2]).upper() != _BASES:
             raise InputError(f"{path}, line {number}: {line!r}", "ALPHABET= ACGT", _DO)
         if line.startswith("MOTIF"):
@@ -64,26 +64,26 @@ def _meme(lines: list[tuple[int, str]], path: str | os.PathLike[str]) -> list[tu
             width = re.search(r"\bw= *(\d+)", line)
             if width is None:
                 raise InputError(f"{path}, line {number}: no w= (width) in {line!r}", _EXPECTED, _DO)
-            rows = [next(rest, (number, "")) for _ in range(int(width[1]))]
-            found.append((number, name, np.array([_numbers(row, path, at, 4) for at, row in rows]).reshape(-1, 4)))
-    return found
+            rows = [next(remaining, (number, "")) for _ in range(int(width[1]))]
+            matrices.append((number, name, np.array([_numbers(row, path, line_number, 4) for line_number, row in rows]).reshape(-1, 4)))
+    return matrices
 
 
 def _jaspar(lines: list[tuple[int, str]], path: str | os.PathLike[str]) -> list[tuple[int, str, np.ndarray]]:
-    found, rest = [], iter(lines)
-    for number, line in rest:
+    matrices, remaining = [], iter(lines)
+    for number, line in remaining:
         if not line.startswith(">"):
             raise InputError(f"{path}, line {number}: {line[:60]!r}", "a line that begins with > and four rows of counts", _DO)
         rows = []
         for base in _BASES:
-            at, row = next(rest, (number, ""))
+            line_number, row = next(remaining, (number, ""))
             if row[:1] in set(_BASES) - {base}:
-                raise InputError(f"{path}, line {at}: {row[:60]!r}", f"the counts of {base}", _DO)
-            rows.append(_numbers(row.removeprefix(base).replace("[", " ").replace("]", " "), path, at, None))
+                raise InputError(f"{path}, line {line_number}: {row[:60]!r}", f"the counts of {base}", _DO)
+            rows.append(_numbers(row.removeprefix(base).replace("[", " ").replace("]", " "), path, line_number, None))
         if len({len(row) for row in rows}) != 1:
             raise InputError(f"{path}, line {number}: rows of different length", "four rows of equal length", _DO)
-        found.append((number, " ".join(line[1:].split()[:2]), np.array(rows).T))
-    return found
+        matrices.append((number, " ".join(line[1:].split()[:2]), np.array(rows).T))
+    return matrices
 
 
 def _numbers(text: str, path: str | os.PathLike[str], number: int, wanted: int | None) -> list[float]:

@@ -113,29 +113,51 @@ def _opened(folder: Path) -> tuple[Path, Names, Names, _Header, bool]:
 
 
 def _three_files(folder: Path) -> tuple[Path, Path, Path]:
-    inside = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    inside = sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
     matrices = [path for path in inside if path.name.lower().endswith(_MATRIX)]
-    texts = [path for path in inside if path not in matrices and path.suffix.lower() not in (".h5", ".h5ad", ".tbi")]
+    texts = [
+        path
+        for path in inside
+        if path not in matrices and path.suffix.lower() not in (".h5", ".h5ad", ".tbi")
+    ]
     barcodes = [path for path in texts if "barcode" in path.name.lower()]
-    others = [path for path in texts if path not in barcodes]
+    peak_files = [path for path in texts if path not in barcodes]
     return (
-        _one(folder, matrices, ("count", "matrix", "data"), "counts", "named *count*.mtx or *matrix*.mtx (or .mtx.gz)"),
-        _one(folder, others, ("peak", "feature", "region"), "peaks", "with 'peak' in its name"),
+        _one(
+            folder,
+            matrices,
+            ("count", "matrix", "data"),
+            "counts",
+            "named *count*.mtx or *matrix*.mtx (or .mtx.gz)",
+        ),
+        _one(folder, peak_files, ("peak", "feature", "region"), "peaks", "with 'peak' in its name"),
         _one(folder, barcodes, ("barcode",), "barcodes", "with 'barcode' in its name"),
     )
 
 
-def _one(folder: Path, candidates: list[Path], words: tuple[str, ...], what: str, expected: str) -> Path:
+def _one(
+    folder: Path, candidates: list[Path], words: tuple[str, ...], what: str, expected: str
+) -> Path:
     """The one file with the first of `words` that any has."""
     for word in words:
-        found = [path for path in candidates if word in path.name.lower()]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise InputError(f"the folder {folder} has {len(found)} files of {what}: {names}", "one", "move the others away")
-        if found:
-            return found[0]
+        entries = [path for path in candidates if word in path.name.lower()]
+        if len(entries) > 1:
+            names = ", ".join(path.name for path in entries)
+            raise InputError(
+                f"the folder {folder} has {len(entries)} files of {what}: {names}",
+                "one",
+                "move the others away",
+            )
+        if entries:
+            return entries[0]
     inside = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
-    raise InputError(f"the folder {folder} has no file of {what} (it holds {inside})", f"one {expected}", "add or rename it")
+    raise InputError(
+        f"the folder {folder} has no file of {what} (it holds {inside})",
+        f"one {expected}",
+        "add or rename it",
+    )
 
 
 def _checked_header(path: Path) -> _Header:
@@ -150,16 +172,28 @@ def _checked_header(path: Path) -> _Header:
         while line and (line.startswith("%") or not line.strip()):
             above, line = above + 1, file.readline()
     if layout not in ("coordinate", "array") or (layout, field) == ("array", "pattern"):
-        raise InputError(f"{path} has the layout {layout} {field}", "coordinate or array", "export it again")
+        raise InputError(
+            f"{path} has the layout {layout} {field}", "coordinate or array", "export it again"
+        )
     if field not in _FIELDS:
         raise InputError(f"{path} holds {field} values", "integer counts", "export it again")
     if symmetry != "general":
-        raise InputError(f"{path} is {symmetry}", "a general matrix: peaks and cells are two things", "export it again")
+        raise InputError(
+            f"{path} is {symmetry}",
+            "a general matrix: peaks and cells are two things",
+            "export it again",
+        )
     sizes = line.split()
-    if len(sizes) != (3 if layout == "coordinate" else 2) or not all(size.isdecimal() and len(size) < 19 for size in sizes):
-        raise InputError(f"{path}, line {above}: {line.strip()[:60]!r}", "the sizes of the matrix", "regenerate or re-download it")
-    rows, columns, *rest = map(int, sizes)
-    entries = rest[0] if rest else rows * columns
+    if len(sizes) != (3 if layout == "coordinate" else 2) or not all(
+        size.isdecimal() and len(size) < 19 for size in sizes
+    ):
+        raise InputError(
+            f"{path}, line {above}: {line.strip()[:60]!r}",
+            "the sizes of the matrix",
+            "regenerate or re-download it",
+        )
+    rows, columns, *stated_entries = map(int, sizes)
+    entries = stated_entries[0] if stated_entries else rows * columns
     shortest = 2 if layout == "array" else 4  # "1\n", "1 1\n"
     room = path.stat().st_size * (_DEFLATE if is_gzip else 1)
     if entries * shortest > room + 1:
@@ -176,7 +210,9 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
     if header.layout == "array":
         kinds: dict[str, type] = {"count": np.float64}
     else:
-        kinds = {"row": np.int64, "column": np.int64} | ({} if header.field == "pattern" else {"count": np.float64})
+        kinds = {"row": np.int64, "column": np.int64} | (
+            {} if header.field == "pattern" else {"count": np.float64}
+        )
     parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
     with open_text(path) as file:
         for _ in range(header.above):
@@ -184,28 +220,41 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
         with _guarded(path):
             for block in _blocks(file, kinds):
                 for name, kind in kinds.items():
-                    parts[name].append(block[name].to_numpy(np.float32 if kind is np.float64 else kind))
-    found = {name: np.concatenate(part) if part else np.empty(0, kinds[name]) for name, part in parts.items()}
-    n = len(next(iter(found.values())))
+                    parts[name].append(
+                        block[name].to_numpy(np.float32 if kind is np.float64 else kind)
+                    )
+    entries = {
+        name: np.concatenate(blocks) if blocks else np.empty(0, kinds[name])
+        for name, blocks in parts.items()
+    }
+    n = len(next(iter(entries.values())))
     if n != header.entries:
-        raise InputError(f"{path} has {n:,} entries, its header states {header.entries:,}", _WHOLE, "regenerate or re-download it")
+        raise InputError(
+            f"{path} has {n:,} entries, its header states {header.entries:,}",
+            _WHOLE,
+            "regenerate or re-download it",
+        )
     if header.layout == "array":
-        return sparse.coo_matrix(found["count"].reshape((header.rows, header.columns), order="F"))
+        return sparse.coo_matrix(entries["count"].reshape((header.rows, header.columns), order="F"))
     for name, size in (("row", header.rows), ("column", header.columns)):
-        wrong = (found[name] < 1) | (found[name] > size)
+        wrong = (entries[name] < 1) | (entries[name] > size)
         if wrong.any():
-            if found[name].min() == 0:
+            if entries[name].min() == 0:
                 raise InputError(
                     f"{path} numbers its {name}s from 0",
                     "numbers from 1, as Matrix Market has them",
                     "add 1 to both, or write the matrix with scipy.io.mmwrite or R's writeMM",
                 )
-            at = int(wrong.argmax())
+            first_wrong = int(wrong.argmax())
             raise InputError(
-                f"{path}, entry {at + 1:,}: {name} {found[name][at]:,} of {size:,}", _WHOLE, "regenerate or re-download it"
+                f"{path}, entry {first_wrong + 1:,}: {name} {entries[name][first_wrong]:,} of {size:,}",
+                _WHOLE,
+                "regenerate or re-download it",
             )
-    counts = found.get("count", np.ones(n, np.float32))
-    return sparse.coo_matrix((counts, (found["row"] - 1, found["column"] - 1)), shape=(header.rows, header.columns))
+    counts = entries.get("count", np.ones(n, np.float32))
+    return sparse.coo_matrix(
+        (counts, (entries["row"] - 1, entries["column"] - 1)), shape=(header.rows, header.columns)
+    )
 
 
 def _blocks(file: TextIO, kinds: dict[str, type]) -> Iterator[pd.DataFrame]:
@@ -228,6 +277,11 @@ def _guarded(path: Path) -> Iterator[None]:
         yield
     except (ValueError, OverflowError) as error:  # pandas' ParserError is a ValueError
         reason = (
-            (str(error) or type(error).__name__).splitlines()[0].removeprefix("Error tokenizing data. C error: ").rstrip(".")
+            (str(error) or type(error).__name__)
+            .splitlines()[0]
+            .removeprefix("Error tokenizing data. C error: ")
+            .rstrip(".")
         )
-        raise InputError(f"{path}, entries: {reason}", _WHOLE, "regenerate or re-download it") from error
+        raise InputError(
+            f"{path}, entries: {reason}", _WHOLE, "regenerate or re-download it"
+        ) from error

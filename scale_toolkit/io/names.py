@@ -107,7 +107,10 @@ def read_features(place: str | os.PathLike[str] | Source, n_peaks: Sequence[int]
         names = [name_of(row[first : first + 3]) for row in body]
         used = {first, first + 1, first + 2}
         if kinds is not None:  # a gene keeps its name
-            names = [name if peak else row[0] for name, row, peak in zip(names, body, is_peak, strict=True)]
+            names = [
+                name if peak else row[0]
+                for name, row, peak in zip(names, body, is_peak, strict=True)
+            ]
     else:
         number = 0 if width >= 3 else _distinct_column(body, width)
         names, used = [row[number] for row in body], {number}
@@ -116,7 +119,9 @@ def read_features(place: str | os.PathLike[str] | Source, n_peaks: Sequence[int]
 
 def name_of(interval: Sequence[str]) -> str:
     """Return ``chrom:start-end`` of three fields; 1e+05 becomes 100000, other text stays."""
-    start, end = (str(whole_number(text) if _WHOLE.fullmatch(text) else text) for text in interval[1:3])
+    start, end = (
+        str(whole_number(text) if _WHOLE.fullmatch(text) else text) for text in interval[1:3]
+    )
     return f"{interval[0]}:{start}-{end}"
 
 
@@ -126,7 +131,7 @@ def whole_number(text: str) -> int:
     Raises
     ------
     ValueError
-        Not a whole number.
+        Not an integer.
     """
     if not _WHOLE.fullmatch(text.strip()):
         return int(text)
@@ -147,11 +152,11 @@ def interval_columns(
     """
     if header is not None and (by_words := interval_of_header(header[:width])) is not None:
         return by_words
-    found = []
+    candidates = []
     for number in range(width - 2):
         if all(_is_interval(row[number : number + 3]) for row in rows):
-            found.append((len({row[number] for row in rows}), number))
-    return min(found)[1] if found else None
+            candidates.append((len({row[number] for row in rows}), number))
+    return min(candidates)[1] if candidates else None
 
 
 def interval_of_header(header: Sequence[str]) -> int | None:
@@ -173,9 +178,13 @@ def _rows(place: str | os.PathLike[str] | Source) -> tuple[list[list[str]], int]
     """Read the fields of each line, and the number of columns that every line has."""
     name = place.name if isinstance(place, Source) else place
     with open_text(place) as file:
-        lines = [line.rstrip("\r\n") for line in file if line.strip() and not line.startswith(_NO_ROW)]
+        lines = [
+            line.rstrip("\r\n") for line in file if line.strip() and not line.startswith(_NO_ROW)
+        ]
     if not lines:
-        raise InputError(f"{name} contains no name", "one a line", "check the command that wrote it")
+        raise InputError(
+            f"{name} contains no name", "one a line", "check the command that wrote it"
+        )
     separator = _separator(lines)
     if separator is None:
         rows = [line.split() for line in lines]
@@ -217,8 +226,8 @@ def _header(
         return None
     if any(field.lower().lstrip("#") in _HEADER for field in rows[0]):
         return rows[0]
-    others = [bool(is_data(row)) for row in rows[1:]]
-    return rows[0] if not is_data(rows[0]) and np.mean(others) >= _MOST else None
+    is_data_row = [bool(is_data(row)) for row in rows[1:]]
+    return rows[0] if not is_data(rows[0]) and np.mean(is_data_row) >= _MOST else None
 
 
 def _barcode_column(rows: list[list[str]], width: int) -> int:
@@ -240,7 +249,9 @@ def _interval_column(rows: list[list[str]], width: int) -> int | None:
 def _distinct_column(rows: list[list[str]], width: int) -> int:
     """The last column, as SCALE reads it, unless it repeats itself or is a number and another does not."""
     columns = [[row[number] for row in rows] for number in range(width)]
-    distinct = [number for number in reversed(range(width)) if len(set(columns[number])) == len(rows)]
+    distinct = [
+        number for number in reversed(range(width)) if len(set(columns[number])) == len(rows)
+    ]
     words = [n for n in distinct if not all(_NUMBER.fullmatch(value) for value in columns[n])]
     return next(iter([*words, *reversed(distinct)]), width - 1)
 
@@ -269,7 +280,11 @@ def _names(
         word = header[number] if header is not None and header[number] else f"column_{number + 1}"
         while word in columns:
             word += "_"
-        if number == 0 and word == "column_1" and values == [str(row + 1) for row in range(len(rows))]:
+        if (
+            number == 0
+            and word == "column_1"
+            and values == [str(row + 1) for row in range(len(rows))]
+        ):
             continue  # row numbers, as R writes them
         columns[word] = as_numbers(pd.Series(values, index=names, dtype=object))
     return Names(names, pd.DataFrame(columns, index=names), kinds)

@@ -68,7 +68,7 @@ def read_any(
     -------
     AnnData
         Cells × peaks. Text, mtx, 10x h5 and fragments give CSR float32; an h5ad, h5mu or zarr store keeps its form. Values are
-        as read: `prepare` refuses what is no count.
+        as read: `prepare` refuses what is not a count.
 
     Raises
     ------
@@ -77,7 +77,9 @@ def read_any(
     """
     if fragments is not None:
         if peaks is None:
-            raise UsageError("fragments without peaks", "a BED of peaks to count over", "add --peaks BED")
+            raise UsageError(
+                "fragments without peaks", "a BED of peaks to count over", "add --peaks BED"
+            )
         if source is not None:
             raise UsageError(f"fragments and the input {source}", "one of the two")
         return read_fragments(
@@ -89,9 +91,7 @@ def read_any(
     return adata if barcodes is None else keep_cells(adata, list(barcodes), os.fspath(source))
 
 
-def _read(
-    source: str | os.PathLike[str], modality: str | None, stdin: BinaryIO | None
-) -> AnnData:
+def _read(source: str | os.PathLike[str], modality: str | None, stdin: BinaryIO | None) -> AnnData:
     path = Path(source)
     if not files.is_stream(source) and path.is_dir():
         if is_zarr_store(path):
@@ -124,7 +124,9 @@ def _read_text(source: Source) -> AnnData:
     name, lines = source.name, source.first_lines()
     content = [line for line in lines if line.strip() and not line.startswith("#")]
     if source.suffix in (".h5ad", ".h5mu", ".h5", ".loom"):
-        raise InputError(f"{name} is not an HDF5 file", f"an {source.suffix[1:]}", "check that it is complete")
+        raise InputError(
+            f"{name} is not an HDF5 file", f"an {source.suffix[1:]}", "check that it is complete"
+        )
     if lines and lines[0].lower().startswith("%%matrixmarket"):
         folder = source.path.parent if source.path else "FOLDER"
         raise InputError(
@@ -157,7 +159,9 @@ def _read_text(source: Source) -> AnnData:
 def _looks_like_bed(lines: list[str]) -> bool:
     """Whether the first lines have three columns, an interval: no counts."""
     rows = [line.split("\t") for line in lines[:20]]
-    return bool(rows) and all(len(row) == 3 and row[1].isdigit() and row[2].isdigit() for row in rows)
+    return bool(rows) and all(
+        len(row) == 3 and row[1].isdigit() and row[2].isdigit() for row in rows
+    )
 
 
 def _separator(lines: list[str]) -> str | None:

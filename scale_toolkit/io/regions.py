@@ -42,7 +42,7 @@ def read_bed(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     InputError
-        A line that is no interval (its number is told), or a file without one.
+        A line that is not an interval (with its number), or a file without one.
     """
     with open_text(path) as file:
         return _intervals(enumerate(file, 1), path)
@@ -58,7 +58,9 @@ def _intervals(lines: Iterable[tuple[int, str]], path: str | os.PathLike[str]) -
         rows.append((fields[0].strip(), *_bounds(fields, path, number)))
     if not rows:
         raise InputError(
-            f"{path} holds no interval", "a BED file: chrom, start, end", "check that this is the right file"
+            f"{path} holds no interval",
+            "a BED file: chrom, start, end",
+            "check that this is the right file",
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.astype({"start": np.int64, "end": np.int64})
@@ -67,14 +69,20 @@ def _intervals(lines: Iterable[tuple[int, str]], path: str | os.PathLike[str]) -
 def _bounds(fields: list[str], path: str | os.PathLike[str], number: int) -> tuple[int, int]:
     expected = "chrom, start, end with 0 <= start < end"
     if len(fields) < 3:
-        raise InputError(f"{path}, line {number}: {len(fields)} column{'s' * (len(fields) > 1)}", expected, "mend that line")
+        raise InputError(
+            f"{path}, line {number}: {len(fields)} column{'s' * (len(fields) > 1)}",
+            expected,
+            "fix that line",
+        )
     try:
         start, end = whole_number(fields[1]), whole_number(fields[2])
     except ValueError:
-        found = f"{path}, line {number}: start {fields[1].strip()!r}, end {fields[2].strip()!r}"
-        raise InputError(found, expected, "mend that line") from None
+        names = f"{path}, line {number}: start {fields[1].strip()!r}, end {fields[2].strip()!r}"
+        raise InputError(names, expected, "fix that line") from None
     if not 0 <= start < end < 2**62:
-        raise InputError(f"{path}, line {number}: start {start}, end {end}", expected, "mend that line")
+        raise InputError(
+            f"{path}, line {number}: start {start}, end {end}", expected, "fix that line"
+        )
     return start, end
 
 
@@ -92,30 +100,40 @@ def read_wanted(text: str) -> list[str]:
     Names and intervals, in the order given, repeats left out.
     """
     if is_readable_file(text):
-        found = _names_or_intervals(text)
+        names = _names_or_intervals(text)
     else:
-        whole = re.sub(r"(?<=[:\-])\d{1,3}(?:,\d{3})+(?=-|,|$)", lambda number: number[0].replace(",", ""), text)
-        found = [word.strip() for word in whole.split(",") if word.strip()]
-    if not found:
-        raise InputError(f"{text!r} names nothing", "a BED file, names or intervals", "check what was given")
-    return list(dict.fromkeys(found))
+        plain_text = re.sub(
+            r"(?<=[:\-])\d{1,3}(?:,\d{3})+(?=-|,|$)",
+            lambda number: number[0].replace(",", ""),
+            text,
+        )
+        names = [word.strip() for word in plain_text.split(",") if word.strip()]
+    if not names:
+        raise InputError(
+            f"{text!r} names nothing", "a BED file, names or intervals", "check what was given"
+        )
+    return list(dict.fromkeys(names))
 
 
 def read_barcodes(text: str) -> str | list[str]:
     """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a query."""
     if not is_readable_file(text):
         return text
-    found = [line.split("\t")[0].strip() for line in _lines(text)]
-    if not found:
-        raise InputError(f"{text} holds no barcode", "one a line", "check that this is the right file")
-    return list(dict.fromkeys(found))
+    names = [line.split("\t")[0].strip() for line in _lines(text)]
+    if not names:
+        raise InputError(
+            f"{text} holds no barcode", "one a line", "check that this is the right file"
+        )
+    return list(dict.fromkeys(names))
 
 
 def _names_or_intervals(source: str | os.PathLike[str] | Source) -> list[str]:
     """Read the peaks of a BED file as names, or the names that a file has, one a line."""
     with open_text(source) as file:
         lines = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1)]
-    lines = [(number, line) for number, line in lines if line.strip() and not line.startswith(_NO_REGION)]
+    lines = [
+        (number, line) for number, line in lines if line.strip() and not line.startswith(_NO_REGION)
+    ]
     if lines and all(_BED_LINE.match(line) for _, line in lines):
         name = source.name if isinstance(source, Source) else source
         return list(format_names(_intervals(lines, name)))

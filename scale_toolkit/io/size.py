@@ -40,7 +40,7 @@ def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdi
     Raises
     ------
     InputError
-        The input is damaged, has no counts, or is of a format that tells no size before it is read (text, fragments).
+        The input is damaged, has no counts, or is of a format that does not state its size first (text, fragments).
     """
     path = Path(source)
     if not files.is_stream(source):

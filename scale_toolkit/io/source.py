@@ -134,11 +134,11 @@ def _read_fully(stream: BinaryIO, size: int) -> bytes:
     missing = size
     while missing:
         files.wait_for(stream)
-        part = stream.read(missing)
-        if not part:
+        chunk = stream.read(missing)
+        if not chunk:
             break
-        parts.append(part)
-        missing -= len(part)
+        parts.append(chunk)
+        missing -= len(chunk)
     return b"".join(parts)
 
 
@@ -182,10 +182,14 @@ def open_source(
                 source = Source(stream, os.fspath(place), path if is_regular else None, stack)
             except OSError as error:
                 raise InputError(
-                    f"{place} cannot be read ({error.strerror or error})", "", "check its owner and mode"
+                    f"{place} cannot be read ({error.strerror or error})",
+                    "",
+                    "check its owner and mode",
                 ) from error
             if not source.head:
-                raise InputError(f"{place} is empty (0 bytes)", "", "check the command that wrote it")
+                raise InputError(
+                    f"{place} is empty (0 bytes)", "", "check the command that wrote it"
+                )
         yield source
 
 
@@ -221,7 +225,9 @@ def whole_gzip(name: str) -> Iterator[None]:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{name} is truncated or damaged gzip", "a complete file", "regenerate or re-download it"
+            f"{name} is truncated or damaged gzip",
+            "a complete file",
+            "regenerate or re-download it",
         ) from error
 
 

@@ -167,7 +167,7 @@ def is_mudata(root: h5py.Group) -> bool:
 def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.Group:
     """Return the ATAC modality of a MuData, or the one that is wanted; it is laid out as an h5ad is.
 
-    Which one it is, is told by the name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x does.
+    It is recognised by its name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x does.
 
     Raises
     ------
@@ -181,19 +181,19 @@ def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.
                 f"{name} has no modality {wanted!r}", "one of " + ", ".join(modalities)
             )
         return modalities[wanted]
-    found = list(modalities)
-    chosen = [key for key in found if key.lower() in ATAC] or [
-        key for key in found if _holds_peaks(modalities[key])
+    names = list(modalities)
+    chosen = [key for key in names if key.lower() in ATAC] or [
+        key for key in names if _holds_peaks(modalities[key])
     ]
-    if len(found) == 1 and not chosen:
-        chosen = found
+    if len(names) == 1 and not chosen:
+        chosen = names
     if len(chosen) != 1:
         raise InputError(
-            f"{name} has the modalities {', '.join(found)}, and {'none' if not chosen else ' and '.join(chosen)} may be ATAC",
+            f"{name} has the modalities {', '.join(names)}, and {'none' if not chosen else ' and '.join(chosen)} may be ATAC",
             "one that is named atac or peaks",
             "say which: scale prepare --modality NAME",
         )
-    log.info("%s: the modality %s of %s", name, chosen[0], ", ".join(found))
+    log.info("%s: the modality %s of %s", name, chosen[0], ", ".join(names))
     return modalities[chosen[0]]
 
 

@@ -31,10 +31,22 @@ if TYPE_CHECKING:
 _VALUES = 2_000_000  # of a block: 8 MB as float32, some ten times that while it is parsed
 _WORDS = {",": "comma", "\t": "tab"}
 #: Columns beside an interval that are not counts, as featureCounts, bedtools and R call them.
-_ANNOTATION = {"geneid", "peakid", "peak", "id", "name", "strand", "length", "width", "score", "region", "gc"}
+_ANNOTATION = {
+    "geneid",
+    "peakid",
+    "peak",
+    "id",
+    "name",
+    "strand",
+    "length",
+    "width",
+    "score",
+    "region",
+    "gc",
+}
 _COMMENT = "#"
 _CHROMOSOME = re.compile(r"chr\S+|\d{1,2}|[XYMW]|MT|[A-Z]{2}\d+\.\d+", re.ASCII)
-_SHORTEST = 20  # the end of an interval, at least, to tell it from a count
+_SHORTEST = 20  # the end of an interval, at least, to be more than a count
 
 
 class _Columns(NamedTuple):
@@ -132,12 +144,12 @@ def _kept(var: pd.DataFrame, columns: _Columns) -> pd.DataFrame:
     """The annotation that is not part of the names; numbers become numbers."""
     first = columns.interval
     used = {0} if first is None else {first, first + 1, first + 2}
-    kept = {
+    annotation = {
         name: as_numbers(var.iloc[:, number])
         for number, name in enumerate(columns.annotation)
         if number not in used
     }
-    return pd.DataFrame(kept, index=var.index)
+    return pd.DataFrame(annotation, index=var.index)
 
 
 def _rows(lines: TextIO | list[str], separator: str) -> Iterator[list[str]]:
@@ -208,8 +220,8 @@ def _blocks(
     file: TextIO, lines_before: list[str], number: int, size: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (number of its first line, lines)."""
-    rest = chain(lines_before, file)
-    while lines := list(islice(rest, size)):
+    all_lines = chain(lines_before, file)
+    while lines := list(islice(all_lines, size)):
         yield number, lines
         number += len(lines)
 
@@ -219,12 +231,16 @@ def _parse(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read lines as annotation (text) and counts."""
     width, n_annotation = columns.width, len(columns.annotation)
-    for offset, line in enumerate(lines):  # pandas would fill a short line and cut a long one silently
+    for offset, line in enumerate(
+        lines
+    ):  # pandas would fill a short line and cut a long one silently
         if line.count(separator) != width - 1 and line.strip():
             n_fields = len(next(_rows([line], separator)))
             if n_fields != width:
                 raise InputError(
-                    f"{path}, line {number + offset}: {n_fields} columns", f"{width}", "fix that line"
+                    f"{path}, line {number + offset}: {n_fields} columns",
+                    f"{width}",
+                    "fix that line",
                 )
     kinds: dict[int, type] = dict.fromkeys(range(n_annotation), str)
     kinds |= dict.fromkeys(range(n_annotation, width), np.float32)
@@ -250,8 +266,8 @@ def _not_a_number(
         fields = next(_rows([line], separator), [])[len(columns.annotation) :]
         for barcode, value in zip(columns.barcodes, fields, strict=False):
             if not _is_finite(value):
-                found = f"{path}, line {number + offset}, column {barcode}: {value!r}"
-                return InputError(found, "a count", "fix that value; an absent count is 0")
+                problem = f"{path}, line {number + offset}, column {barcode}: {value!r}"
+                return InputError(problem, "a count", "fix that value; an absent count is 0")
     return InputError(
         f"{path}, lines {number} to {number + len(lines) - 1} cannot be read",
         "counts",

@@ -75,8 +75,10 @@ def write_h5ad(
     if files.is_stream(destination):
         sink = files.output_stream(stdout)
         with files.unlinked(buffering=0) as spool:
-            with new_hdf5(spool, "the temporary file in TMPDIR") as (root, made):
-                _write(root, made, adata, carry, streamed, _GZIP if files.is_regular(sink) else {})
+            with new_hdf5(spool, "the temporary file in TMPDIR") as (root, hdf5_sink):
+                _write(
+                    root, hdf5_sink, adata, carry, streamed, _GZIP if files.is_regular(sink) else {}
+                )
             files.copy_to_stdout(spool, sink)
         return
     if (
@@ -89,9 +91,9 @@ def write_h5ad(
     with (
         files.atomic(destination) as private,
         private.open("w+b", buffering=0) as file,
-        new_hdf5(file, os.fspath(destination)) as (root, made),
+        new_hdf5(file, os.fspath(destination)) as (root, sink),
     ):
-        _write(root, made, adata, carry, streamed, _GZIP)
+        _write(root, sink, adata, carry, streamed, _GZIP)
 
 
 def write_anndata(group: h5py.Group, adata: AnnData) -> None:
@@ -101,14 +103,14 @@ def write_anndata(group: h5py.Group, adata: AnnData) -> None:
 
 def _check_shapes(adata: AnnData, streamed: Mapping[str, RowBlocks]) -> None:
     for path, blocks in streamed.items():
-        wanted = (
+        expected_shape = (
             adata.shape
             if path == "X" or path.startswith("layers/")
             else (adata.n_obs, blocks.shape[1])
         )
-        if tuple(blocks.shape) != tuple(wanted):
+        if tuple(blocks.shape) != tuple(expected_shape):
             raise ValueError(
-                f"{path} has shape {tuple(blocks.shape)}, the cells have {tuple(wanted)}"
+                f"{path} has shape {tuple(blocks.shape)}, the cells have {tuple(expected_shape)}"
             )
 
 
@@ -243,20 +245,20 @@ def _plain_strings(column: pd.Series) -> pd.Series:
 
 def _without_slashes(names: Iterable[Any], place: str) -> dict[Any, str]:
     """Map names with ``/``, which a zarr store takes for folders, to names without; with a warning."""
-    taken = set(map(str, names))
+    used_names = set(map(str, names))
     renamed = {}
     for name in names:
         if "/" not in str(name):
             continue
         new_name = str(name).replace("/", "_")
-        while new_name in taken:
+        while new_name in used_names:
             new_name += "_"
-        taken.add(new_name)
+        used_names.add(new_name)
         renamed[name] = new_name
     if renamed:
-        shown = ", ".join(f"{old!r} as {new!r}" for old, new in renamed.items())
+        renamings = ", ".join(f"{old!r} as {new!r}" for old, new in renamed.items())
         warnings.warn(
-            f"{place}: zarr allows no / in a name; written: {shown}", ScaleWarning, stacklevel=5
+            f"{place}: zarr allows no / in a name; written: {renamings}", ScaleWarning, stacklevel=5
         )
     return renamed
 
@@ -286,33 +288,33 @@ def _carry(
         return
     same_cells = carry.obs_names.equals(adata.obs_names)
     same_peaks = carry.var_names.equals(adata.var_names)
-    kept = None if same_cells else _kept_rows(carry.obs_names, adata.obs_names)
+    kept_cells = None if same_cells else _kept_rows(carry.obs_names, adata.obs_names)
     stale = []
     for path in _leaves(carry):
         if path in root:
             continue
-        place = path.split("/")[0]
-        needs_cells = place in ("X", "layers", "raw", "obsm", "obsp")
-        needs_peaks = place in ("X", "layers", "varm", "varp")
+        location = path.split("/")[0]
+        needs_cells = location in ("X", "layers", "raw", "obsm", "obsp")
+        needs_peaks = location in ("X", "layers", "varm", "varp")
         if (
-            kept is not None
-            and place in ("X", "layers", "obsm")
+            kept_cells is not None
+            and location in ("X", "layers", "obsm")
             and (same_peaks or not needs_peaks)
         ):
-            rows = _rows_of(carry.root[path], kept)
+            rows = _rows_of(carry.root[path], kept_cells)
             if rows is not None:
-                _put_blocks(root, made, path, rows, compression if place != "obsm" else {})
+                _put_blocks(root, made, path, rows, compression if location != "obsm" else {})
                 continue
         if (needs_cells and not same_cells) or (needs_peaks and not same_peaks):
             stale.append(path)
             continue
         parent, _, name = path.rpartition("/")
-        place = root[parent] if parent else root
+        location = root[parent] if parent else root
         if isinstance(root, h5py.Group):
             # a soft link becomes what it leads to: a part that is copied alone has nothing to lead to
-            carry.root.copy(path, place, name=name, expand_soft=True)
+            carry.root.copy(path, location, name=name, expand_soft=True)
         else:
-            zarr_store.copy(carry.root[path], place, name)
+            zarr_store.copy(carry.root[path], location, name)
     if stale:
         warnings.warn(
             f"dropped {', '.join(stale)}: their cells or peaks are no longer those of the file; run their stage again",
@@ -340,7 +342,7 @@ def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks 
 
 
 class _SomeRows:
-    """Some rows of a matrix on disk, read in blocks of so many values."""
+    """Some rows of a matrix on disk, read in blocks of `step` values."""
 
     step = 1 << 23
 
@@ -369,10 +371,10 @@ class _SomeRows:
     def _read(self, ends: np.ndarray, start: int, stop: int) -> np.ndarray | sparse.csr_matrix:
         if self.format == "dense":
             return self._element[start:stop]
-        part = slice(ends[start], ends[stop])
+        entries = slice(ends[start], ends[stop])
         arrays = (
-            self._element["data"][part],
-            self._element["indices"][part],
+            self._element["data"][entries],
+            self._element["indices"][entries],
             ends[start : stop + 1] - ends[start],
         )
         return sparse.csr_matrix(arrays, (stop - start, self.shape[1]))
@@ -412,8 +414,8 @@ def _write_dense(root: h5py.File, path: str, matrix: RowBlocks, compression: dic
             top, rows = rows, rows + len(strip)
             if rows > matrix.shape[0]:
                 continue  # counted, for the error
-            for left in range(0, matrix.shape[1], width):
-                yield target, (top, left), strip[:, left : left + width]
+            for first_column in range(0, matrix.shape[1], width):
+                yield target, (top, first_column), strip[:, first_column : first_column + width]
             del strip
 
     write_chunks(pieces(), getattr(matrix, "n_threads", 1))
@@ -438,7 +440,12 @@ def _write_csr(root: h5py.File, path: str, matrix: RowBlocks, compression: dict[
 
     write_chunks(pieces(), getattr(matrix, "n_threads", 1))
     if runs.all_ones:  # chunks that were never written are read as this value, and take no room
-        ones = {"shape": (runs.stored,), "chunks": (CHUNK,), "maxshape": (None,), "fillvalue": 1}
-        group.create_dataset("data", dtype=matrix.dtype, **ones)
+        data_options = {
+            "shape": (runs.stored,),
+            "chunks": (CHUNK,),
+            "maxshape": (None,),
+            "fillvalue": 1,
+        }
+        group.create_dataset("data", dtype=matrix.dtype, **data_options)
     group.create_dataset("indptr", data=runs.pointers, **compression)
     return len(runs.pointers) - 1

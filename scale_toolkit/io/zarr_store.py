@@ -91,12 +91,12 @@ def _write_csr(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
     length = _LARGER * CHUNK
     runs = Runs(matrix, length)
     arrays = {name: _create(group, name, (0,), dtype, (length,)) for name, dtype in runs.dtypes.items()}
-    at = 0
+    start = 0
     for run in runs:
         for name, values in run.items():
-            arrays[name].resize((at + len(values),))
-            arrays[name][at:] = values
-        at += len(run["indices"])
+            arrays[name].resize((start + len(values),))
+            arrays[name][start:] = values
+        start += len(run["indices"])
     if runs.all_ones:  # chunks that were never written are read as this value, and take no room
         _create(group, "data", (runs.stored,), matrix.dtype, (length,), fill_value=1)
     pointers = runs.pointers
@@ -117,8 +117,8 @@ def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None
         steps = max(1, _STEP // max(1, int(np.prod(item.shape[1:]))))
         chunks = (min(max(1, item.shape[0]), steps), *item.shape[1:]) if item.size else (1,) * item.ndim
         array = _create(parent, name, item.shape, item.dtype, chunks)
-        for at in range(0, item.shape[0] if item.size else 0, steps):
-            array[at : at + steps] = item[at : at + steps]
+        for start in range(0, item.shape[0] if item.size else 0, steps):
+            array[start : start + steps] = item[start : start + steps]
         array.attrs.update({key: _plain(value) for key, value in item.attrs.items()})
     else:  # names, single values and the like
         write_elem(parent, name, read_elem(item))

@@ -77,8 +77,8 @@ def join_inputs(
 
 def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
     """Give the names of one interval the spelling that comes first."""
-    first, *others = names.values()
-    if all(other.equals(first) for other in others):
+    first, *further = names.values()
+    if all(other.equals(first) for other in further):
         return names
     spellings: dict[tuple[Any, ...], str] = {}
     result = {}
@@ -100,11 +100,11 @@ def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
     }
     if changed:
         batch, count = next(iter(changed.items()))
-        before = names[batch][names[batch] != result[batch]][0]
-        after = result[batch][names[batch] != result[batch]][0]
+        old_name = names[batch][names[batch] != result[batch]][0]
+        new_name = result[batch][names[batch] != result[batch]][0]
         warnings.warn(
             f"{count:,} peaks of {batch!r} are spelled in another way and were matched by interval "
-            f"({before} -> {after})",
+            f"({old_name} -> {new_name})",
             ScaleWarning,
             stacklevel=6,
         )
@@ -143,7 +143,7 @@ def _one_kind_a_column(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
     as_text = []
     for column in columns:
         parts = [table[column] for table in result.values() if column in table]
-        kinds = {_kind(part) for part in parts}
+        kinds = {_kind(column_values) for column_values in parts}
         is_everywhere = len(parts) == len(result)
         if kinds <= {"text", "category of text"} or (
             len(kinds) == 1 and kinds != {"mixed"} and (kinds != {"bool"} or is_everywhere)
@@ -181,7 +181,9 @@ def _plain_kind(values: Any) -> str:
         return "bool"
     if pd.api.types.is_numeric_dtype(values):
         return "number"
-    return "text" if pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty") else "mixed"
+    return (
+        "text" if pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty") else "mixed"
+    )
 
 
 def _in_order(names: list[pd.Index], joined: pd.Index) -> NDArray[np.intp]:
@@ -192,16 +194,19 @@ def _in_order(names: list[pd.Index], joined: pd.Index) -> NDArray[np.intp]:
 
 def _check_shared_peaks(names: Mapping[str, pd.Index], join: str) -> None:
     for name, peaks in names.items():
-        others = [other for key, other in names.items() if key != name]
+        further = [further_peaks for key, further_peaks in names.items() if key != name]
         if join == "outer":
-            shared = any(peaks.isin(other).any() for other in others)
+            shared = any(peaks.isin(further_peaks).any() for further_peaks in further)
         else:
-            in_all = [np.ones(len(peaks), bool), *(peaks.isin(other) for other in others)]
+            in_all = [
+                np.ones(len(peaks), bool),
+                *(peaks.isin(further_peaks) for further_peaks in further),
+            ]
             shared = bool(np.logical_and.reduce(in_all).any())
         if not shared:
-            shown = ", ".join(f"{key}: {index[0]}" for key, index in list(names.items())[:3])
+            first_peaks = ", ".join(f"{key}: {index[0]}" for key, index in list(names.items())[:3])
             raise InputError(
-                f"the {len(names)} inputs share no peak (first of {shown})",
+                f"the {len(names)} inputs share no peak (first of {first_peaks})",
                 "peaks of one set",
                 "count every input over the same peaks (--fragments with --peaks)",
             )

@@ -1,4 +1,4 @@
-"""A word about input that is well-formed and yet probably not what it was taken for; nothing here stops the work."""
+"""Heuristic warnings about suspicious input; nothing here stops the work."""
 
 from __future__ import annotations
 
@@ -32,29 +32,28 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
         Nothing, or of: transposed (intervals name the cells), gene expression (genes name the peaks), two ways of naming
         chromosomes.
     """
-    found = []
+    sentences = []
     are_intervals = _share_of_intervals(peaks)
     if are_intervals < 0.5 and _share_of_intervals(cells) > 0.9:
-        found.append(
+        sentences.append(
             f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this looks like peaks × cells; "
             "transpose it (adata.T) unless this is meant"
         )
     elif are_intervals < 0.5 and _share_of_genes(peaks) > 0.5:
-        found.append(
+        sentences.append(
             f"the peaks are named like genes ({peaks[0]}, {peaks[len(peaks) // 2]}): is this gene expression? SCALE models "
             "peaks that are open or closed"
         )
     with_chr = _share_with_chr(peaks)
     if with_chr is not None and 0.02 < with_chr < 0.98:
-        found.append(f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others are not: peaks of two sources?")
-    return found
+        sentences.append(f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others are not: peaks of two sources?")
+    return sentences
 
 
 def without_intervals(peaks: pd.Index) -> str:
     """Return a sentence if no peak name is an interval, else an empty one.
 
-    Nothing here needs intervals, so it is no doubt; but a file of names that was read in another
-    way than it was meant shows in it.
+    Preparing needs no intervals, but a file of names that was misread shows in this.
     """
     if _share_of_intervals(peaks) > 0:
         return ""
@@ -69,11 +68,11 @@ def in_twos(counts: sparse.csr_matrix) -> str:
 
     Common, and of no weight where open and closed is all that is modelled: something to know, no doubt.
     """
-    ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
-    if twos <= _EVEN_EXCESS * max(ones, 1) or twos < 1000:
+    n_ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
+    if twos <= _EVEN_EXCESS * max(n_ones, 1) or twos < 1000:
         return ""
     return (
-        f"{twos:,} counts are 2 and {ones:,} are 1: reads or insertions, two for each fragment; n_counts and --log-transform "
+        f"{twos:,} counts are 2 and {n_ones:,} are 1: reads or insertions, two for each fragment; n_counts and --log-transform "
         "count both, open and closed are what they are"
     )
 
@@ -81,12 +80,12 @@ def in_twos(counts: sparse.csr_matrix) -> str:
 def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
     """What is odd about inputs that are to be joined: peaks of which hardly any are shared, as of two genome builds."""
     names = list(peaks)
-    for place, other in enumerate(names[1:], 1):
-        first, second = peaks[names[0]], peaks[names[place]]
+    for position, second_name in enumerate(names[1:], 1):
+        first, second = peaks[names[0]], peaks[names[position]]
         shared = int(second.isin(first).sum())
         if 0 < shared < _FEW_SHARED * min(len(first), len(second)):
             return [
-                f"inputs {names[0]!r} and {other!r} share {shared:,} peaks of {len(first):,} and {len(second):,}: were they "
+                f"inputs {names[0]!r} and {second_name!r} share {shared:,} peaks of {len(first):,} and {len(second):,}: were they "
                 "counted over one set of peaks, on one genome build?"
             ]
     return []
@@ -105,11 +104,11 @@ def what_was_done(values: Any) -> str:
         return ""
     back = rows.copy()
     back.data = np.expm1(np.minimum(back.data, 50))
-    for made, name in (
+    for candidate, name in (
         (back, "log-normalised counts (exp(x) - 1 sums to {:,.0f} in every cell)"),
         (rows, "normalised counts ({:,.4g} a cell)"),
     ):
-        sums = np.asarray(made.sum(1)).ravel()
+        sums = np.asarray(candidate.sum(1)).ravel()
         sums = sums[sums > 0]
         if len(sums) > 1 and np.ptp(sums) < 1e-3 * sums.mean():
             return f"these look like {name.format(sums.mean())}"
@@ -126,15 +125,15 @@ def what_was_done(values: Any) -> str:
 def _is_additive(logs: np.ndarray) -> bool:
     """Whether values are a cell's number plus a peak's, where they are there (NaN: not)."""
     cells, peaks = np.zeros(logs.shape[0]), np.zeros(logs.shape[1])
-    here = ~np.isnan(logs)
-    if here.sum() <= sum(logs.shape):
+    is_present = ~np.isnan(logs)
+    if is_present.sum() <= sum(logs.shape):
         return False
-    filled = np.where(here, logs, 0)
+    filled = np.where(is_present, logs, 0)
     for _ in range(200):  # alternating means converge to the least-squares fit
-        cells = ((filled - peaks) * here).sum(1) / np.maximum(here.sum(1), 1)
-        peaks = ((filled - cells[:, None]) * here).sum(0) / np.maximum(here.sum(0), 1)
-    left = (filled - cells[:, None] - peaks)[here]
-    return bool(np.sqrt((left**2).mean()) < 1e-3 + 0.02 * logs[here].std())
+        cells = ((filled - peaks) * is_present).sum(1) / np.maximum(is_present.sum(1), 1)
+        peaks = ((filled - cells[:, None]) * is_present).sum(0) / np.maximum(is_present.sum(0), 1)
+    residuals = (filled - cells[:, None] - peaks)[is_present]
+    return bool(np.sqrt((residuals**2).mean()) < 1e-3 + 0.02 * logs[is_present].std())
 
 
 def _share_of_intervals(names: pd.Index) -> float:
@@ -143,14 +142,14 @@ def _share_of_intervals(names: pd.Index) -> float:
 
 def _share_of_genes(names: pd.Index) -> float:
     """Share of names like genes; numbered names (peak_1, peak_2) are none, but for Ensembl's."""
-    some = [str(name) for name in names[:_LOOKED_AT]]
-    if len({name.rstrip("0123456789") for name in some}) < 0.05 * len(some) and not some[0].startswith("ENS"):
+    examples = [str(name) for name in names[:_LOOKED_AT]]
+    if len({name.rstrip("0123456789") for name in examples}) < 0.05 * len(examples) and not examples[0].startswith("ENS"):
         return 0.0
-    return float(np.mean([bool(_GENE_ID.fullmatch(name.split(".")[0])) for name in some]))
+    return float(np.mean([bool(_GENE_ID.fullmatch(name.split(".")[0])) for name in examples]))
 
 
 def _share_with_chr(names: pd.Index) -> float | None:
-    """Share of the main chromosomes' peaks whose chromosome begins with chr; None where names are no intervals."""
+    """Share of the main chromosomes' peaks whose chromosome begins with chr; None if names are not intervals."""
     step = max(1, len(names) // _LOOKED_AT)
     chromosomes = parse_names(names[::step])["chrom"].dropna().astype(str)
     main = chromosomes[chromosomes.str.fullmatch(r"(?:chr)?(?:\d{1,2}|X|Y|M|MT)")]

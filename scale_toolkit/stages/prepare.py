@@ -86,9 +86,9 @@ def prepare(
         - ``X``: CSR float32, the counts as read; indices sorted, no stored zeros
         - ``obs['n_peaks']`` (int64), ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64): after filtering
         - ``obs['batch']`` (category): of several inputs, the one a cell came from
-        - ``uns['scale_qc']``: ``cell_values`` and ``cell_counts`` (int64; so many input cells had that number of open peaks),
-          ``peak_values`` and ``peak_counts`` (so many peaks were open in that number of the cells kept), and the limits
-          ``cell_least`` and ``peak_least`` in whole numbers
+        - ``uns['scale_qc']``: ``cell_values`` and ``cell_counts`` (int64; how many input cells had that number of open peaks),
+          ``peak_values`` and ``peak_counts`` (how many peaks were open in that number of the cells kept), and the limits
+          ``cell_least`` and ``peak_least`` as integers
 
         A single input keeps its columns, ``uns``, ``obsm``, ``varm``, ``obsp``, ``varp`` and ``layers``, cut to the cells
         and peaks kept, but not ``raw``. Several keep the columns of ``obs``, and those of ``var`` that agree.
@@ -97,66 +97,77 @@ def prepare(
     ------
     InputError
         No counts (missing, NaN, negative or fractional values), an empty matrix, barcodes or peaks twice, an unknown
-        layer, inputs that share no peak, or peak names that are no intervals where regions are to be left out.
+        layer, inputs that share no peak, or peak names that are not intervals if regions are to be left out.
     NothingLeftError
-        A filter leaves no cell or no peak; it tells the distribution and a value that keeps some.
+        A filter leaves no cell or no peak; the error has the distribution and a value that keeps some.
     """
     inputs = _named(adata, config.layer)
     counts = {}
-    for name, one in inputs.items():
-        where = f"input {name!r}: " if name else ""
-        _check_names(one, where)
-        layer = config.layer if config.layer in one.layers or config.layer != _RAW else None
-        counts[name] = _counts(one, layer, where)
-        for doubt in doubts(one.obs_names, one.var_names):
-            warnings.warn(where + doubt, ScaleWarning, stacklevel=3)
-        if missing := without_intervals(one.var_names):
-            _LOG.warning("%s%s", where, missing)
+    for name, source in inputs.items():
+        prefix = f"input {name!r}: " if name else ""
+        _check_names(source, prefix)
+        layer = config.layer if config.layer in source.layers or config.layer != _RAW else None
+        counts[name] = _counts(source, layer, prefix)
+        for doubt in doubts(source.obs_names, source.var_names):
+            warnings.warn(prefix + doubt, ScaleWarning, stacklevel=3)
+        if missing := without_intervals(source.var_names):
+            _LOG.warning("%s%s", prefix, missing)
         if twos := in_twos(counts[name]):
-            _LOG.info("%s%s", where, twos)
+            _LOG.info("%s%s", prefix, twos)
         if progress:
             progress("reading counts", len(counts), len(inputs))
     if list(inputs) == [""]:
-        rest, matrix = _rest_of(inputs[""]), counts[""]
+        remaining, matrix = _rest_of(inputs[""]), counts[""]
     else:
-        for doubt in doubts_about_several({name: one.var_names for name, one in inputs.items()}):
+        for doubt in doubts_about_several(
+            {name: source.var_names for name, source in inputs.items()}
+        ):
             warnings.warn(doubt, ScaleWarning, stacklevel=3)
-        rest, matrix = join_inputs(inputs, counts, config.join)
-        _keep_foreign(rest, is_ours=all(_is_ours(adata) for adata in inputs.values()))
+        remaining, matrix = join_inputs(inputs, counts, config.join)
+        _keep_foreign(remaining, is_ours=all(_is_ours(adata) for adata in inputs.values()))
     if metadata is not None:
-        _add_metadata(rest, metadata)
-    before = matrix.shape
+        _add_metadata(remaining, metadata)
+    shape_before = matrix.shape
 
-    peaks = _outside_regions(rest.var_names, config.drop_chromosomes, blacklist)
+    peaks = _outside_regions(remaining.var_names, config.drop_chromosomes, blacklist)
     matrix = _columns(matrix, peaks)
-    found = _tally("cell", _row_counts(matrix), config.min_peaks, matrix.shape[1])
-    cells = _enough(_row_counts(matrix), config.min_peaks, matrix.shape[1], "cell", "open peaks", "min_peaks")
+    qc = _tally("cell", _row_counts(matrix), config.min_peaks, matrix.shape[1])
+    cells = _enough(
+        _row_counts(matrix), config.min_peaks, matrix.shape[1], "cell", "open peaks", "min_peaks"
+    )
     matrix = matrix if cells.all() else matrix[np.flatnonzero(cells)]
-    found |= _tally("peak", _column_counts(matrix), config.min_cells, matrix.shape[0])
-    kept = _enough(_column_counts(matrix), config.min_cells, matrix.shape[0], "peak", "cells it is open in", "min_cells")
-    matrix = _columns(matrix, kept)
-    peaks[peaks] = kept
+    qc |= _tally("peak", _column_counts(matrix), config.min_cells, matrix.shape[0])
+    renamed = _enough(
+        _column_counts(matrix),
+        config.min_cells,
+        matrix.shape[0],
+        "peak",
+        "cells it is open in",
+        "min_cells",
+    )
+    matrix = _columns(matrix, renamed)
+    peaks[peaks] = renamed
     if progress:
         progress("filtering", 1, 1)
 
-    target = rest[cells, peaks].copy()
+    target = remaining[cells, peaks].copy()
     target.X = matrix
     facts = {
-        "cells_before": before[0],
-        "peaks_before": before[1],
+        "cells_before": shape_before[0],
+        "peaks_before": shape_before[1],
         "cells": matrix.shape[0],
         "peaks": matrix.shape[1],
         "blacklist": None if blacklist is None else _digest(blacklist),
     }
     _LOG.info(
         "kept %s of %s cells and %s of %s peaks",
-        *(f"{n:,}" for n in (matrix.shape[0], before[0], matrix.shape[1], before[1])),
+        *(f"{n:,}" for n in (matrix.shape[0], shape_before[0], matrix.shape[1], shape_before[1])),
     )
     slots = {
         keys.N_PEAKS: _row_counts(matrix),
         keys.N_COUNTS: np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel(),
         keys.N_CELLS: _column_counts(matrix),
-        keys.QC: found,
+        keys.QC: qc,
     }
     return Result(target=target, slots=slots, facts=facts)
 
@@ -166,9 +177,13 @@ def _named(
 ) -> dict[str, AnnData]:
     """Inputs by batch name, in memory, with peaks only; a single one without a batch has the name ''."""
     if isinstance(adata, Mapping):
-        named = {str(name): one for name, one in adata.items()}
+        named = {str(name): source for name, source in adata.items()}
     elif isinstance(adata, Sequence):
-        named = {"": adata[0]} if len(adata) == 1 else {str(number): one for number, one in enumerate(adata)}
+        named = (
+            {"": adata[0]}
+            if len(adata) == 1
+            else {str(number): source for number, source in enumerate(adata)}
+        )
     else:
         named = {"": adata}
     if not named:
@@ -176,14 +191,16 @@ def _named(
     read = {name: adata.to_memory() if adata.isbacked else adata for name, adata in named.items()}
     if layer == _RAW and not any(_RAW in adata.layers for adata in read.values()):
         read = {name: _with_raw(adata, name) for name, adata in read.items()}
-    return {name: _peaks_of(adata, f"input {name!r}: " if name else "") for name, adata in read.items()}
+    return {
+        name: _peaks_of(adata, f"input {name!r}: " if name else "") for name, adata in read.items()
+    }
 
 
 def _with_raw(adata: AnnData, name: str) -> AnnData:
     """Return the cells with the counts and peaks of ``raw``."""
     if adata.raw is None:
-        where = f"input {name!r}: " if name else ""
-        raise InputError(f"{where}raw is missing", "an AnnData with raw", "drop --layer raw")
+        prefix = f"input {name!r}: " if name else ""
+        raise InputError(f"{prefix}raw is missing", "an AnnData with raw", "drop --layer raw")
     return AnnData(
         adata.raw.X,
         obs=adata.obs,
@@ -213,47 +230,64 @@ def _check_names(adata: AnnData, where: str) -> None:
             "cells and peaks",
             "check the step that made it",
         )
-    for names, what, slot in ((adata.obs_names, "barcode", "obs"), (adata.var_names, "peak", "var")):
+    for names, kind, slot in (
+        (adata.obs_names, "barcode", "obs"),
+        (adata.var_names, "peak", "var"),
+    ):
         again = names[names.duplicated()].unique()
         if len(again):
             more = f" and {len(again) - 1:,} more" if len(again) > 1 else ""
             raise InputError(
-                f"{where}the {what} {again[0]!r}{more} is there twice or more",
-                f"every {what} once",
+                f"{where}the {kind} {again[0]!r}{more} is there twice or more",
+                f"every {kind} once",
                 f"remove or rename the copies (adata.{slot}_names_make_unique())",
             )
 
 
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     """The counts as a new CSR float32 matrix in canonical form."""
-    layers = [name for name in adata.layers if name is not None]  # from anndata 0.13 on, X is also the layer None
+    layers = [
+        name for name in adata.layers if name is not None
+    ]  # from anndata 0.13 on, X is also the layer None
     if adata.raw is not None and _holds_counts(adata.raw.X):
         layers.append(f"{_RAW} (it holds counts)")
     if layer is not None and layer not in adata.layers:
         raise InputError(
-            f"{where}there is no layer {layer!r}", f"one of: {', '.join(layers) or 'none is there'}", "name another layer"
+            f"{where}there is no layer {layer!r}",
+            f"one of: {', '.join(layers) or 'none is there'}",
+            "name another layer",
         )
     values = adata.X if layer is None else adata.layers[layer]
-    place = "X" if layer is None else f"layers[{layer!r}]"
+    slot_name = "X" if layer is None else f"layers[{layer!r}]"
     if values is None:
         raise InputError(
-            f"{where}X is not there", "counts", f"name a layer that holds them: {', '.join(layers) or 'none is there'}"
+            f"{where}X is not there",
+            "counts",
+            f"name a layer that holds them: {', '.join(layers) or 'none is there'}",
         )
     if not sparse.issparse(values):
         values = np.asarray(values)
     if values.dtype.kind not in "biuf":
-        raise InputError(f"{where}{place} holds values of type {values.dtype}", "counts")
+        raise InputError(f"{where}{slot_name} holds values of type {values.dtype}", "counts")
     if not sparse.issparse(values):
-        values = sparse.csr_matrix(values.astype(np.float32) if values.dtype == np.float16 else values)  # scipy has no float16
+        values = sparse.csr_matrix(
+            values.astype(np.float32) if values.dtype == np.float16 else values
+        )  # scipy has no float16
     elif values.format not in ("csr", "csc"):
         values = values.tocsr()
     try:
         values.check_format(full_check=True)
     except ValueError as error:
-        raise InputError(f"{where}{place} is damaged ({error})", "a whole sparse matrix", "make or copy it again") from error
-    _check_counts(values, adata, f"{where}{place}", layers)
+        raise InputError(
+            f"{where}{slot_name} is damaged ({error})",
+            "a whole sparse matrix",
+            "make or copy it again",
+        ) from error
+    _check_counts(values, adata, f"{where}{slot_name}", layers)
     rows = values.tocsr()
-    matrix = sparse.csr_matrix((rows.data.astype(np.float32), rows.indices.copy(), rows.indptr.copy()), shape=rows.shape)
+    matrix = sparse.csr_matrix(
+        (rows.data.astype(np.float32), rows.indices.copy(), rows.indptr.copy()), shape=rows.shape
+    )
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
@@ -261,8 +295,15 @@ def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
 
 def _holds_counts(values: Any) -> bool:
     """Whether the first values of a matrix are counts."""
-    some = np.asarray((values.data if sparse.issparse(values) else np.asarray(values).ravel())[:_LOOKED_AT])
-    return bool(len(some) and (some >= 0).all() and (some == np.rint(some)).all() and (some > 0).any())
+    first_values = np.asarray(
+        (values.data if sparse.issparse(values) else np.asarray(values).ravel())[:_LOOKED_AT]
+    )
+    return bool(
+        len(first_values)
+        and (first_values >= 0).all()
+        and (first_values == np.rint(first_values)).all()
+        and (first_values > 0).any()
+    )
 
 
 def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) -> None:
@@ -273,7 +314,12 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
     if data.dtype.kind == "f":
         raw = f"; it is one of: {', '.join(layers)}" if layers else ""
         faults = [
-            ("missing or infinite", ~np.isfinite(data), "a count everywhere", "write 0 where nothing was counted"),
+            (
+                "missing or infinite",
+                ~np.isfinite(data),
+                "a count everywhere",
+                "write 0 where nothing was counted",
+            ),
             *faults,
             (
                 "fractional",
@@ -282,15 +328,19 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
                 f"give the raw counts, or name their layer{raw}",
             ),
         ]
-    for what, wrong, expected, do in faults:
+    for kind, wrong, expected, do in faults:
         if wrong.any():
-            at = int(wrong.argmax())
-            line = int(np.searchsorted(values.indptr, at, side="right")) - 1
-            cell, peak = (line, values.indices[at]) if values.format == "csr" else (values.indices[at], line)
-            if what == "fractional" and (guess := what_was_done(values)):
+            position = int(wrong.argmax())
+            line = int(np.searchsorted(values.indptr, position, side="right")) - 1
+            cell, peak = (
+                (line, values.indices[position])
+                if values.format == "csr"
+                else (values.indices[position], line)
+            )
+            if kind == "fractional" and (guess := what_was_done(values)):
                 do = f"{guess}; {do}"
             raise InputError(
-                f"{place} has {int(wrong.sum()):,} {what} values, first {data[at]:g} (cell {adata.obs_names[cell]}, "
+                f"{place} has {int(wrong.sum()):,} {kind} values, first {data[position]:g} (cell {adata.obs_names[cell]}, "
                 f"peak {adata.var_names[peak]})",
                 expected,
                 do,
@@ -301,7 +351,7 @@ def _rest_of(adata: AnnData) -> AnnData:
     """Everything of a single input but X and raw, not yet copied."""
     if adata.raw is not None:
         _LOG.info("raw is left out: its peaks are not those that are filtered")
-    rest = AnnData(
+    remaining = AnnData(
         obs=adata.obs.copy(),
         var=adata.var.copy(),
         uns=dict(adata.uns),
@@ -310,8 +360,8 @@ def _rest_of(adata: AnnData) -> AnnData:
             for name in ("obsm", "varm", "obsp", "varp", "layers")
         },
     )
-    _keep_foreign(rest, is_ours=_is_ours(adata))
-    return rest
+    _keep_foreign(remaining, is_ours=_is_ours(adata))
+    return remaining
 
 
 def _add_metadata(rest: AnnData, metadata: pd.DataFrame) -> None:
@@ -348,17 +398,17 @@ def _keep_foreign(rest: AnnData, *, is_ours: bool) -> None:
     """Keep what another program calls as this stage calls its results, under another name."""
     if is_ours:
         return
-    kept = []
+    renamed = []
     for slot in (keys.RECEIPTS, keys.RUNTIME, keys.QC, keys.N_PEAKS, keys.N_COUNTS, keys.N_CELLS):
         holder = getattr(rest, slot.where)
         if slot.name in holder:
             new_name = free_name(slot.name, holder)
             holder[new_name] = holder[slot.name]
             del holder[slot.name]
-            kept.append(f"{slot} as {new_name!r}")
-    if kept:
+            renamed.append(f"{slot} as {new_name!r}")
+    if renamed:
         warnings.warn(
-            f"the input has values under names of this stage, which were kept: {', '.join(kept)}",
+            f"the input has values under names of this stage, which were kept: {', '.join(renamed)}",
             ScaleWarning,
             stacklevel=5,
         )
@@ -374,31 +424,43 @@ def _is_ours(adata: AnnData) -> bool:
     return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
-def _outside_regions(names: pd.Index, chromosomes: tuple[str, ...], blacklist: pd.DataFrame | None) -> NDArray[np.bool_]:
+def _outside_regions(
+    names: pd.Index, chromosomes: tuple[str, ...], blacklist: pd.DataFrame | None
+) -> NDArray[np.bool_]:
     """Mark the peaks that lie neither on the chromosomes nor in the regions to leave out."""
     keep = np.ones(len(names), bool)
     if not chromosomes and blacklist is None:
         return keep
-    purpose = " and ".join(["--drop-chromosomes"] * bool(chromosomes) + ["--blacklist"] * (blacklist is not None))
+    purpose = " and ".join(
+        ["--drop-chromosomes"] * bool(chromosomes) + ["--blacklist"] * (blacklist is not None)
+    )
     peaks = require_intervals(names, purpose)
-    here = sorted(peaks["chrom"].unique())
-    shown = ", ".join(here[:4]) + (", …" if len(here) > 4 else "")
+    peak_chromosomes = sorted(peaks["chrom"].unique())
+    chromosome_list = ", ".join(peak_chromosomes[:4]) + (", …" if len(peak_chromosomes) > 4 else "")
     if chromosomes:
         keep &= ~peaks["chrom"].isin(chromosomes).to_numpy()
         if keep.all():
-            warnings.warn(f"no peak is on {', '.join(chromosomes)} (peaks are on {shown})", ScaleWarning, stacklevel=4)
+            warnings.warn(
+                f"no peak is on {', '.join(chromosomes)} (peaks are on {chromosome_list})",
+                ScaleWarning,
+                stacklevel=4,
+            )
     if blacklist is not None:
         overlaps = Overlaps(blacklist)
         hit, _ = overlaps.pairs(peaks["chrom"], peaks["start"].to_numpy(), peaks["end"].to_numpy())
         keep[hit] = False
-        if not set(here) & set(overlaps.chromosomes):
-            there = ", ".join(overlaps.chromosomes[:4])
+        if not set(peak_chromosomes) & set(overlaps.chromosomes):
+            region_chromosomes = ", ".join(overlaps.chromosomes[:4])
             warnings.warn(
-                f"no chromosome of the blacklist ({there}) has a peak (they are on {shown})", ScaleWarning, stacklevel=4
+                f"no chromosome of the blacklist ({region_chromosomes}) has a peak (they are on {chromosome_list})",
+                ScaleWarning,
+                stacklevel=4,
             )
     if not keep.any():
         raise NothingLeftError(
-            f"{purpose} would drop all {len(names):,} peaks (on {shown})", "some peaks outside", "leave out fewer regions"
+            f"{purpose} would drop all {len(names):,} peaks (on {chromosome_list})",
+            "some peaks outside",
+            "leave out fewer regions",
         )
     return keep
 
@@ -416,33 +478,41 @@ def _column_counts(matrix: sparse.csr_matrix) -> NDArray[np.int64]:
 
 
 def _least(minimum: float, total: int) -> float:
-    """A limit in whole numbers: below 1 it is a fraction of `total`."""
-    # a fraction of a whole number is off by rounding: 0.07 of 100 is 7.000000000000001
+    """A limit as a count: below 1 it is a fraction of `total`."""
+    # rounding errors of fractions: 0.07 of 100 is 7.000000000000001
     return math.ceil(minimum * total - 1e-9 * total) if minimum < 1 else minimum
 
 
 def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> dict[str, Any]:
     """How often each value is there before the filter, and the limit: what a knee plot is drawn from."""
     distinct, counts = np.unique(values, return_counts=True)
-    return {f"{what}_values": distinct, f"{what}_counts": counts, f"{what}_least": float(_least(minimum, total))}
+    return {
+        f"{what}_values": distinct,
+        f"{what}_counts": counts,
+        f"{what}_least": float(_least(minimum, total)),
+    }
 
 
-def _enough(values: NDArray[np.int64], minimum: float, total: int, what: str, of: str, option: str) -> NDArray[np.bool_]:
+def _enough(
+    values: NDArray[np.int64], minimum: float, total: int, what: str, of: str, option: str
+) -> NDArray[np.bool_]:
     """Mark values of at least `minimum`, below 1 a fraction of `total`; an error that helps where none is."""
     least = _least(minimum, total)
     keep = values >= least
     if keep.any():
         return keep
     low, first, median, third, high = np.percentile(values, [0, 25, 50, 75, 100])
-    found = (
+    qc = (
         f"no {what} of {len(values):,} reaches {option} {minimum:g}"
         + (f" ({least:,} of {total:,})" if minimum < 1 else "")
         + f"; {of}: lowest {low:g}, quartiles {first:g}, {median:g}, {third:g}, highest {high:g}"
     )
     if high < 1:
-        raise NothingLeftError(found, "counts above 0", "check the step that made the matrix")
-    some = max(1, math.floor(median))
-    raise NothingLeftError(found, "", f"{option} {some} would keep {int((values >= some).sum()):,}")
+        raise NothingLeftError(qc, "counts above 0", "check the step that made the matrix")
+    first_values = max(1, math.floor(median))
+    raise NothingLeftError(
+        qc, "", f"{option} {first_values} would keep {int((values >= first_values).sum()):,}"
+    )
 
 
 def _digest(regions: pd.DataFrame) -> str:
