@@ -37,7 +37,14 @@ def _section(name: str, command: Any) -> str:
     usage = " ".join(["scale", name, *(f"[{p.metavar}]" for p in arguments), "[OPTIONS]"])
     rows = [_row(p) for p in [*arguments, *(p for p in command.params if p not in arguments)]]
     table = ["| option | value | default | |", "|---|---|---|---|", *rows]
-    return "\n".join([f"## scale {name}", "", f"`{usage}`", "", " ".join(command.help.split()), "", *table, ""])
+    return "\n".join(
+        [f"## scale {name}", "", f"`{usage}`", "", " ".join(command.help.split()), "", *_example(command), *table, ""]
+    )
+
+
+def _example(command: Any) -> list[str]:
+    """Return the example of the command's help as a block of code."""
+    return ["```sh", command.epilog.removeprefix("Example: "), "```", ""] if command.epilog else []
 
 
 def _row(parameter: Any) -> str:

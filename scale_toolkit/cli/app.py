@@ -16,6 +16,7 @@ from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.export import export
+from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
@@ -40,6 +41,7 @@ app = typer.Typer(
     name="scale",
     help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder.",
     epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train | scale cluster -o out.h5ad",
+    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": spelling},
@@ -54,7 +56,8 @@ _PANELS = {
 }
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(_command.__name__.replace("_", "-"), rich_help_panel=_panel)(_command)
+        _name = _command.__name__.replace("_", "-")
+        app.command(_name, cls=Command, epilog=example(_name), rich_help_panel=_panel)(_command)
 
 app.add_typer(plot, name="plot", rich_help_panel="Figures")
 

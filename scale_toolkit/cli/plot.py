@@ -11,6 +11,7 @@ import typer
 from scale_toolkit import keys
 from scale_toolkit.cli.embed import FIGURES
 from scale_toolkit.cli.files import check_readable
+from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
@@ -54,7 +55,7 @@ DECODING = tuple(
     )
 )  # fmt: skip
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -62,7 +63,7 @@ def plot() -> None:
     """Draw a figure from an h5ad: PDF, PNG or SVG."""
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("embedding"))
 @command
 def embedding(
     output: Figure, source: Input = "-", gtf: Gtf = None, *, config: PlotEmbeddingConfig, talk: Talk
@@ -116,14 +117,14 @@ def read_genes(gtf: Path | None) -> Any:
     return read_gtf(gtf)
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("heatmap"))
 @command
 def heatmap(output: Figure, source: Input = "-", *, config: PlotHeatmapConfig, talk: Talk) -> None:
     """Share of open cells, clusters by peaks: the most specific peaks of each, or peaks by name."""
     _draw("heatmap", source, output, config, talk, ["X", keys.MARKERS.path, keys.RECEIPTS.path])
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("confusion"))
 @command
 def confusion(
     output: Figure, source: Input = "-", *, config: PlotConfusionConfig, talk: Talk
@@ -132,7 +133,7 @@ def confusion(
     _draw("confusion", source, output, config, talk, [])
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("correlation"))
 @command
 def correlation(
     output: Figure, source: Input = "-", *, config: PlotCorrelationConfig, talk: Talk
@@ -141,7 +142,7 @@ def correlation(
     _draw("correlation", source, output, config, talk, [f"obsm/{config.basis}"])
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("specificity"))
 @command
 def specificity(
     output: Figure, source: Input = "-", *, config: PlotSpecificityConfig, talk: Talk
@@ -150,14 +151,14 @@ def specificity(
     _draw("specificity", source, output, config, talk, [f"obsm/{config.basis}"])
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("loss"))
 @command
 def loss(output: Figure, source: Input = "-", *, config: PlotLossConfig, talk: Talk) -> None:
     """Learning curves, in training and on held-out peaks."""
     _draw("loss", source, output, config, talk, [keys.HISTORY.path])
 
 
-@app.command()
+@app.command(cls=Command, epilog=example("qc"))
 @command
 def qc(output: Figure, source: Input = "-", *, config: PlotQcConfig, talk: Talk) -> None:
     """Open peaks of cells as a knee and as a histogram, and cells of peaks, with the limits of `scale prepare`."""

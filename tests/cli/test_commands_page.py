@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from scale_toolkit import config
 from scale_toolkit.cli.app import app
@@ -71,3 +74,18 @@ def test_every_config_belongs_to_a_command():
     cases = test_help_lists_every_field.pytestmark[0].args[1]
     configs = {value for value in vars(config).values() if isinstance(value, type) and issubclass(value, config.Config)}
     assert {case[1] for case in cases} == configs - {config.Config}
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=COMMANDS)
+def test_every_command_has_an_example_whose_options_exist(name, command):
+    words = shlex.split(command.epilog.removeprefix("Example: "))
+    assert words[: 1 + len(name.split())] == ["scale", *name.split()]
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    assert {word for word in words if re.match("--?[a-z]", word)} <= flags
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["plot", "heatmap"]])
+def test_switches_show_no_type(words):
+    text = CliRunner().invoke(app, [*words, "--help"]).output
+    assert "--help" in text
+    assert "bool" not in text.lower()
