@@ -8,6 +8,7 @@ to the same rows and the same training.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     #: Counts of some cells (CSR) to what the encoder sees of them (CSR).
     EncoderInput = Callable[[sparse.csr_matrix], sparse.csr_matrix]
+
+log = logging.getLogger("scale_toolkit")
 
 BLOCK_ON_DEVICE = 32_768  # cells at a time in a pass over all cells on a GPU
 _NO_KEYS, _NO_DATA = np.empty(0, np.uint32), np.empty(0, np.float32)
@@ -287,7 +290,12 @@ def place_cells(source: RowSource, see: EncoderInput, device: torch.device, gpu:
     n_bytes = bytes_on_device(source.n_cells, n_entries, with_values=see.log_transform)
     gpu = gpu or OnGpu()
     memory = free_for_cells(device) if gpu.memory is None else gpu.memory
-    kind = CellsOnDevice if n_bytes <= memory else CellsStreamed
+    if n_bytes <= memory:
+        kind = CellsOnDevice
+        log.info("open peaks on the GPU: %.2f GB", n_bytes / 1e9)
+    else:
+        kind = CellsStreamed
+        log.info("open peaks copied to the GPU in batches: %.2f GB, %.2f allowed", n_bytes / 1e9, memory / 1e9)
     return kind(source, see, device, fused=False if gpu.deterministic else None)
 
 

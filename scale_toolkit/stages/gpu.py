@@ -4,6 +4,7 @@ if it fails.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import TrainConfig
     from scale_toolkit.model.cells import OnGpu
+
+log = logging.getLogger("scale_toolkit")
 
 #: What a CUDA error says if another process holds the GPU.
 _BUSY = ("busy or unavailable", "all CUDA-capable devices are busy")
@@ -69,6 +72,7 @@ def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
     """
     if device.type == "cuda":
         with _set_up(settings), _reported(device):
+            log.info("training on %s: %s", device, _description(device))
             yield
     else:
         yield
@@ -80,7 +84,8 @@ def _set_up(settings: TrainConfig) -> Iterator[None]:
     import torch
 
     before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the peaks does
+    # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the peaks
+    # does
     torch.set_float32_matmul_precision("high" if settings.precision == "auto" else "highest")
     if settings.deterministic:
         # read when cuBLAS is first used
@@ -121,6 +126,15 @@ def _reported(device: torch.device) -> Iterator[None]:
             "a GPU that stays available",
             "run the same command again: with --checkpoint it goes on after the last checkpoint",
         ) from None
+
+
+def _description(device: torch.device) -> str:
+    """Name and memory of a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "no CUDA"
+    return f"{torch.cuda.get_device_name(device)}, {_memory(device)}"
 
 
 def _memory(device: torch.device) -> str:
