@@ -17,12 +17,11 @@ Importing the package loads neither torch nor scanpy; the first stage called doe
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from scale_toolkit._version import full_version
 
-__version__ = full_version(Path(__file__).parent)
+__version__ = full_version(__file__)
 
 _STAGES = {
     "prepare": "prepare",

@@ -35,9 +35,9 @@ def commit_of(checkout: Path) -> str | None:
     return None
 
 
-def full_version(package: Path) -> str:
-    """Return ``0.1.0``, or ``0.1.0+g1a2b3c4d5`` if `package` lies in a checkout of the project."""
-    checkout = package.parent
+def full_version(package_file: str) -> str:
+    """Return ``0.1.0``, or ``0.1.0+g1a2b3c4d5`` if the file's package lies in a checkout."""
+    checkout = Path(package_file).parents[1]
     if not (checkout / "pyproject.toml").exists():
         return VERSION
     commit = commit_of(checkout)

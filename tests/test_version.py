@@ -31,7 +31,7 @@ def test_two_commits_have_two_versions(checkout):
     versions = []
     for _ in range(2):
         git("commit", "--allow-empty", "-m", "more", folder=checkout)
-        versions.append(full_version(checkout / "scale_toolkit"))
+        versions.append(full_version(str(checkout / "scale_toolkit" / "__init__.py")))
         assert versions[-1] == f"{VERSION}+g{git('rev-parse', 'HEAD', folder=checkout)[:9]}"
     assert versions[0] != versions[1]
 
@@ -48,9 +48,9 @@ def test_packed_references_worktrees_and_detached_heads(checkout, tmp_path_facto
 
 
 def test_an_installed_package_has_the_version_of_its_release(tmp_path):
-    assert full_version(tmp_path / "site-packages" / "scale_toolkit") == VERSION
+    assert full_version(str(tmp_path / "site-packages" / "scale_toolkit" / "__init__.py")) == VERSION
     (tmp_path / "pyproject.toml").write_text("")
-    assert full_version(tmp_path / "scale_toolkit") == VERSION  # an archive without git
+    assert full_version(str(tmp_path / "scale_toolkit" / "__init__.py")) == VERSION  # an archive without git
 
 
 def test_receipts_carry_it(plant):

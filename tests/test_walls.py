@@ -84,6 +84,24 @@ def test_a_circle_is_seen():
     assert circles([("a", "b"), ("b", "c"), ("c", "b")]) == [["b", "c"]]
 
 
+@pytest.mark.parametrize(
+    ("command", "module", "most"),
+    [
+        ("train", "model.mixture", 3),  # responsibilities and KL
+        ("impute", "core.decode", 2),
+        ("train", "model.seed", 3),
+        ("prepare", "stages.prepare", 1),
+        ("select_peaks", "stages.select_peaks", 1),
+    ],
+)
+def test_few_files_from_a_command_to_the_line_that_computes(command, module, most):
+    """CONTRIBUTING.md, the first question: files opened after the command's own."""
+    graph = grimp.build_graph("scale_toolkit", exclude_type_checking_imports=True, cache_dir=None)
+    chain = graph.find_shortest_chain(f"scale_toolkit.cli.{command}", f"scale_toolkit.{module}")
+    assert chain is not None
+    assert len(chain) - 1 <= most, chain
+
+
 def test_every_room_has_its_contract():
     contracts = configparser.ConfigParser()
     contracts.read(ROOT / ".importlinter")

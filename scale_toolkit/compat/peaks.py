@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scale_toolkit import get, keys
+from scale_toolkit import keys
 from scale_toolkit.core.specificity import (
     jensen_shannon,
     most_specific_peaks,
@@ -34,7 +34,13 @@ def get_decoder_weight(adata: AnnData) -> Array:
 
     SCALE read them from ``model.pt``; here they are stored with the data.
     """
-    return get.decoder_weights(adata)
+    if not hasattr(adata, "varm"):
+        raise InputError(
+            f"got a {type(adata).__name__}",
+            "an AnnData",
+            f"`scale train` writes the weights to {keys.DECODER}",
+        )
+    return np.asarray(keys.DECODER.get(adata))
 
 
 def peak_selection(
