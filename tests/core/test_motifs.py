@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,5 +102,17 @@ def test_enrichment_is_fishers_exact_test():
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightmotif", None)
-    with pytest.raises(InputError, match=r"lightmotif is not installed; expected the extra 'motifs'; pip install .*\[motifs\]"):
+    message = r"lightmotif is not installed; expected the extra 'motifs'; run: .* -m pip install .*\[motifs\]"
+    with pytest.raises(InputError, match=message):
         motifs.occurrences(["ACGT"], {"m": np.eye(4)}, 1e-4)
+
+
+def test_the_command_that_installs_an_extra_names_the_checkout_or_the_libraries(monkeypatch, tmp_path):
+    from scale_toolkit import extras
+
+    words = shlex.split(extras.install_command("motifs"))
+    assert words[:4] == [sys.executable, "-m", "pip", "install"]
+    checkout = Path(words[4].removesuffix("[motifs]"))
+    assert (checkout / "pyproject.toml").is_file()
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "scale_toolkit" / "extras.py"))  # an installed package
+    assert shlex.split(extras.install_command("motifs"))[4:] == ["lightmotif", "pyfaidx"]
