@@ -20,6 +20,7 @@ from scipy import sparse
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.errors import OptionError
+from scale_toolkit.stages.kept import is_ours, keep_foreign, slots_of, written
 from scale_toolkit.stages.receipts import appended, digest, entries, runtime_entry, versions
 from scale_toolkit.threads import available_cores, limited_threads
 
@@ -173,11 +174,21 @@ class Stage:
             receipt["notes"] = result.facts
         runtime = runtime_entry(self.name, time.perf_counter() - started)
         blocks = {} if in_memory else {slot.path: rows for slot, rows in result.blocks.items()}
-        return commit(adata, result, receipt, runtime), blocks
+        return commit(adata, result, receipt, runtime, streamed=tuple(blocks)), blocks
 
 
-def commit(adata: Any, result: Result, receipt: dict[str, Any], runtime: dict[str, Any]) -> AnnData:
+def commit(
+    adata: Any,
+    result: Result,
+    receipt: dict[str, Any],
+    runtime: dict[str, Any],
+    *,
+    streamed: Sequence[str] = (),
+) -> AnnData:
     """Write a result, its receipt and its run time: all of them, or nothing if one of them does not fit.
+
+    What a slot held that no stage of ours wrote is kept under another name, with a warning (`kept`).
+    The receipt lists what was written, `streamed` paths included.
 
     Returns
     -------
@@ -185,14 +196,26 @@ def commit(adata: Any, result: Result, receipt: dict[str, Any], runtime: dict[st
     peaks, or was given a view.
     """
     target = _target(adata, result)
+    history = entries(adata, keys.RECEIPTS)
+    # a stage that makes a new AnnData may have written into it already
+    made = {} if result.target is None else slots_of(target, receipt["stage"])
+    made |= result.slots
+    kept = keep_foreign(adata, target, made, history)
+    receipt = receipt | {"writes": written(made, streamed)}
+    if kept.names:
+        receipt["kept"] = kept.names
     texts = {
         slot: appended(entries(target, slot), entry)
         for slot, entry in ((keys.RECEIPTS, receipt), (keys.RUNTIME, runtime))
     }
     values = result.slots | texts
     _check_fit(target, values)
+    kept.write(target)
     for slot in result.drops:
-        if slot not in result.slots:
+        if slot in result.slots or not slot.found_in(target):
+            continue
+        # what the user wrote under that name does not become stale by our results
+        if slot.name.startswith("scale") or is_ours(target, slot, history):
             slot.drop(target)
     for slot, value in values.items():
         slot.set(target, value)
