@@ -121,7 +121,10 @@ def fit(
         course.history.held_out.append(held_out_likelihood(model, cells, held_out, offsets))
         course.rise = Rise(course.history.held_out[0])
     history = course.history
-    graphs = GraphedSteps(loader) if isinstance(cells, CellsOnDevice) and cells.device.type == "cuda" else None
+    graphs = None
+    if isinstance(cells, CellsOnDevice) and cells.device.type == "cuda":
+        # torch's own operations ask the GPU how many entries a batch has: no graph can hold that
+        graphs = GraphedSteps(loader, enabled=cells.store.fused)
 
     def ended() -> bool:
         stopped = patience and course.mixture and course.rise.epochs_without >= patience
