@@ -31,6 +31,7 @@ _STAGES = {
     "impute": "impute",
     "imputed": "imputed",
     "embed": "embed",
+    "choose_k": "choose_k",
     "cluster": "cluster",
     "markers": "markers",
     "simulate": "simulate",

@@ -8,6 +8,7 @@ from scale_toolkit import report as report
 from scale_toolkit import tl as tl
 from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
+from scale_toolkit.stages.choose_k import choose_k as choose_k
 from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.encode import encode as encode
@@ -28,6 +29,7 @@ __version__: str
 __all__ = [
     "SCALE",
     "__version__",
+    "choose_k",
     "cluster",
     "embed",
     "encode",

@@ -223,17 +223,39 @@ class ClusterConfig(Config):
     )
     n_clusters: int | None = option(
         None,
-        "Exactly this many clusters; left out, Leiden takes --resolution and gmm the model's components.",
+        "Exactly this many clusters; left out, the data decide (leiden, kmeans) or the model's "
+        "components are taken (gmm).",
         flags=("-k",),
         minimum=1,
     )
-    resolution: float = option(1.0, "Resolution of Leiden where no number of clusters is asked.", minimum=0)
+    resolution: float | None = option(
+        None, "Resolution of Leiden, instead of a number of clusters from the data.", minimum=0
+    )
+    leiden: str = option(
+        "igraph",
+        "Which implementation of Leiden: igraph (faster) or leidenalg (its author's).",
+        choices=("igraph", "leidenalg"),
+    )
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)
     n_restarts: int = option(10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1)
     stability: int = option(
         0, "Subsamples of four fifths of the cells to cluster as well, to tell how much of each cluster comes back.", minimum=0
     )
     reference: str | None = option(None, "Column of obs with known labels: report ARI, NMI, F1 and a matched confusion table.")
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+    n_threads: int = option(0, THREADS, minimum=0)
+
+
+@dataclass(frozen=True)
+class ChooseKConfig(Config):
+    """Options of ``choose-k``."""
+
+    max_k: int = option(30, "Largest number of clusters to look at.", minimum=2)
+    max_cells: int = option(5_000, "Read at most this many cells, chosen at random.", minimum=2)
+    stability: int = option(
+        8, "Subsamples of four fifths of the cells that are clustered as well.", minimum=1
+    )
+    n_neighbors: int = option(30, "Neighbours of a cell in the latent space.", minimum=2)
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 

@@ -148,6 +148,9 @@ CLUSTER_REPORT = Slot("uns", "scale_cluster_report", "cluster", "", "dict", "agr
 CLUSTER_STABILITY = Slot(
     "uns", "scale_cluster_stability", "cluster --stability", "clusters × figures", "DataFrame", "Jaccard index in subsamples"
 )
+CHOICE_OF_K = Slot(
+    "uns", "scale_choose_k", "choose-k", "", "dict", "readings for each number of clusters, and the recommended one"
+)
 NEIGHBORS = Slot("uns", "neighbors", "cluster", "", "dict", "scanpy's description of the neighbour graph")
 DISTANCES = Slot("obsp", "distances", "cluster", "cells × cells", "float64 CSR", "distance of each cell to its neighbours")
 CONNECTIVITIES = Slot("obsp", "connectivities", "cluster", "cells × cells", "float32 CSR", "weights of the neighbour graph")

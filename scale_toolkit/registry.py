@@ -90,6 +90,14 @@ STAGES: dict[str, Entry] = {
             "Learn the latent space; or encode cells with a trained model.",
         ),
         Entry(
+            "choose-k",
+            "choose_k",
+            config.ChooseKConfig,
+            "tl",
+            "Show how many clusters the cells have, by three readings.",
+            needs_estimate=False,
+        ),
+        Entry(
             "cluster",
             "cluster",
             config.ClusterConfig,

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit._in_place import run, with_options
-from scale_toolkit.config import ClusterConfig, EmbedConfig, ImputeConfig, MarkersConfig, TrainConfig
+from scale_toolkit.config import (
+    ChooseKConfig,
+    ClusterConfig,
+    EmbedConfig,
+    ImputeConfig,
+    MarkersConfig,
+    TrainConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["cluster", "embed", "encode", "impute", "markers", "train"]
+__all__ = ["choose_k", "cluster", "embed", "encode", "impute", "markers", "train"]
 
 
 @with_options(TrainConfig)
@@ -102,6 +109,36 @@ def encode(
     return run("encode", adata, copy=copy, model=model, peaks=peaks, **options)
 
 
+@with_options(ChooseKConfig)
+def choose_k(
+    adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any
+) -> AnnData | None:
+    """Show how many clusters the cells have, by three readings, with a recommendation.
+
+    Parameters
+    ----------
+    adata
+        Trained cells.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called after each subsample and each mixture.
+    **options
+        ``max_k``, ``stability``, ``max_cells``, …: see `scale_toolkit.choose_k`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``uns['scale_choose_k']``, drawn by
+    `scale_toolkit.pl.choose_k`; a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The cells are not trained.
+    """
+    return run("choose_k", adata, copy=copy, progress=progress, **options)
+
+
 @with_options(ClusterConfig)
 def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any) -> AnnData | None:
     """Cluster the cells in the latent space: Leiden, k-means, or the model's own mixture.
@@ -113,7 +150,7 @@ def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = N
     copy
         Leave `adata` as it is and return a new one.
     progress
-        Called after each resolution that is tried.
+        Called after each step of the search.
     **options
         ``n_clusters``, ``method``, ``resolution``, ``reference``, …: see `scale_toolkit.cluster`.
 

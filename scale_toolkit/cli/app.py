@@ -12,6 +12,7 @@ import typer
 from scale_toolkit import __version__
 from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.caches import give_caches_a_place
+from scale_toolkit.cli.choose_k import choose_k
 from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.embed import embed
@@ -49,7 +50,7 @@ app = typer.Typer(
 
 _PANELS = {
     "Whole analyses": (run, demo),
-    "Stages": (prepare, select_peaks, train, impute, embed, cluster, markers),
+    "Stages": (prepare, select_peaks, train, impute, embed, choose_k, cluster, markers),
     "Data": (simulate, export),
     "Checks": (plan, verify),
     "Figures": (report,),

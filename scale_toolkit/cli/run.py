@@ -53,7 +53,7 @@ NCentroids = Annotated[
         "--n-centroids",
         "-k",
         metavar="INT >=1",
-        help="Exactly this many clusters, and components of the mixture; left out, 30 components and --resolution decide.",
+        help="Exactly this many clusters, and components of the mixture; left out, 30 components, and clusters from the data.",
     ),
 ]
 Outdir = Annotated[

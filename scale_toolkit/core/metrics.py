@@ -1,8 +1,8 @@
-"""How well clusters agree with known labels: ARI, NMI, and F1 after matching clusters to classes one to one.
+"""Agreement of clusters with known labels: ARI, NMI, and F1 after one-to-one matching.
 
-ARI is the adjusted Rand index (Hubert & Arabie 1985), NMI the mutual information over the arithmetic mean of both entropies.
-Matching gives each cluster at most one class and each class at most one cluster, so that the most cells agree
-(the Hungarian method), as SCALE's `cluster_report` does.
+ARI is the adjusted Rand index (Hubert & Arabie 1985), NMI the mutual information over the
+arithmetic mean of both entropies. Matching gives each cluster at most one class and each class at
+most one cluster, so that most cells agree (the Hungarian method), as SCALE's `cluster_report` does.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import numpy as np
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
 
 
-def adjusted_rand_index(reference: Sequence, clusters: Sequence) -> float:
-    """Adjusted Rand index of two labellings: 1 for equal partitions, about 0 for unrelated ones, at least -0.5."""
+def adjusted_rand_index(reference: ArrayLike, clusters: ArrayLike) -> float:
+    """Return the adjusted Rand index: 1 for equal partitions, about 0 for unrelated ones."""
     from sklearn.metrics import adjusted_rand_score
 
-    reference, clusters = _codes(reference, clusters)
-    return float(adjusted_rand_score(reference, clusters))
+    return float(adjusted_rand_score(*_codes(reference, clusters)))
 
 
-def normalized_mutual_info(reference: Sequence, clusters: Sequence) -> float:
-    """Mutual information of two labellings over the arithmetic mean of their entropies, 0 to 1."""
+def normalized_mutual_info(reference: ArrayLike, clusters: ArrayLike) -> float:
+    """Return the mutual information over the arithmetic mean of both entropies, in [0, 1]."""
     from sklearn.metrics import normalized_mutual_info_score
 
-    reference, clusters = _codes(reference, clusters)
-    return float(normalized_mutual_info_score(reference, clusters, average_method="arithmetic"))
+    codes = _codes(reference, clusters)
+    return float(normalized_mutual_info_score(*codes, average_method="arithmetic"))
 
 
-def confusion(reference: Sequence, clusters: Sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confusion(reference: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count cells by class and cluster.
 
     Returns
@@ -44,9 +45,9 @@ def confusion(reference: Sequence, clusters: Sequence) -> tuple[np.ndarray, np.n
     classes, clusters
         The distinct labels of the rows and of the columns, sorted.
     """
-    reference, clusters = _same_length(reference, clusters)
-    classes, rows = np.unique(reference, return_inverse=True)
-    names, columns = np.unique(clusters, return_inverse=True)
+    classes_of_cells, clusters_of_cells = _same_length(reference, clusters)
+    classes, rows = np.unique(classes_of_cells, return_inverse=True)
+    names, columns = np.unique(clusters_of_cells, return_inverse=True)
     table = np.zeros((len(classes), len(names)), dtype=np.int64)
     np.add.at(table, (rows, columns), 1)
     return table, classes, names
@@ -62,7 +63,7 @@ def match_clusters(table: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    The row matched with each column; -1 for a cluster left without a class, where there are more clusters than classes.
+    The row matched with each column; -1 for a cluster without a class (more clusters than classes).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -73,13 +74,13 @@ def match_clusters(table: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(table: np.ndarray, matched: np.ndarray) -> float:
-    """F1 of each class against its matched cluster, averaged over the classes; a class without a cluster counts 0."""
+    """Return the mean over classes of F1 with the matched cluster, 0 for an unmatched class."""
     table, matched = np.asarray(table), np.asarray(matched)
-    of_class, in_cluster = table.sum(axis=1), table.sum(axis=0)
+    class_sizes, cluster_sizes = table.sum(axis=1), table.sum(axis=0)
     f1 = np.zeros(len(table))
     for column, row in enumerate(matched):
         if row >= 0:
-            f1[row] = 2 * table[row, column] / (of_class[row] + in_cluster[column])
+            f1[row] = 2 * table[row, column] / (class_sizes[row] + cluster_sizes[column])
     return float(f1.mean())
 
 
@@ -92,12 +93,12 @@ class Agreement:
     ari, nmi, f1
         Adjusted Rand index; mutual information, normalised by the arithmetic mean; macro F1 after matching.
     table
-        Cells by class (rows) and cluster (columns), the clusters in the order of the classes they are matched with,
-        then those left over (int64).
+        Cells by class (rows) and cluster (columns): the clusters in the order of their matched
+        classes, then the unmatched ones (int64).
     classes, clusters
         Names of the rows and of the columns.
     matched
-        The class each column is matched with; an empty text where there is none.
+        The class matched with each column; an empty string if there is none.
     n_unlabelled
         Cells without a label, left out of all figures.
     """
@@ -113,7 +114,7 @@ class Agreement:
 
     @property
     def n_cells(self) -> int:
-        """Labelled cells the figures are made of."""
+        """Number of labelled cells."""
         return int(self.table.sum())
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,26 +133,34 @@ class Agreement:
 
     @classmethod
     def from_dict(cls, figures: Mapping[str, Any]) -> Agreement:
-        """What `as_dict` gave, also after a round through an h5ad file."""
+        """Return the `Agreement` that `as_dict` gave, also after writing and reading an h5ad."""
         return cls(
-            **{name: float(figures[name]) for name in ("ari", "nmi", "f1")},
+            ari=float(figures["ari"]),
+            nmi=float(figures["nmi"]),
+            f1=float(figures["f1"]),
             table=np.asarray(figures["confusion"], dtype=np.int64),
-            **{name: tuple(map(str, figures[name])) for name in ("classes", "clusters", "matched")},
+            classes=tuple(map(str, figures["classes"])),
+            clusters=tuple(map(str, figures["clusters"])),
+            matched=tuple(map(str, figures["matched"])),
             n_unlabelled=int(figures["n_unlabelled"]),
         )
 
     def __str__(self) -> str:
         """The figures and the confusion table as text."""
-        lines = [f"ARI {self.ari:.3f}  NMI {self.nmi:.3f}  F1 {self.f1:.3f}  ({self.n_cells:,} labelled cells)"]
+        lines = [
+            f"ARI {self.ari:.3f}  NMI {self.nmi:.3f}  F1 {self.f1:.3f}  "
+            f"({self.n_cells:,} labelled cells)"
+        ]
         heads = ["", *self.clusters]
         rows = [[name, *map(str, counts)] for name, counts in zip(self.classes, self.table)]
         widths = [max(map(len, column)) for column in zip(heads, *rows)]
         for first, *rest in (heads, *rows):
-            lines.append("  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:]))]).rstrip())
+            aligned = (count.rjust(width) for count, width in zip(rest, widths[1:]))
+            lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
         return "\n".join(lines)
 
 
-def agreement(reference: Sequence, clusters: Sequence, *, n_unlabelled: int = 0) -> Agreement:
+def agreement(reference: ArrayLike, clusters: ArrayLike, *, n_unlabelled: int = 0) -> Agreement:
     """Compare clusters with known labels, cell by cell.
 
     Parameters
@@ -161,12 +170,12 @@ def agreement(reference: Sequence, clusters: Sequence, *, n_unlabelled: int = 0)
     clusters
         Cluster of each cell.
     n_unlabelled
-        Cells already left out, for the report.
+        Number of cells without a label, for the report.
 
     Raises
     ------
     InputError
-        Where the two differ in length or are empty.
+        If the two differ in length or are empty.
     """
     table, classes, names = confusion(reference, clusters)
     matched = match_clusters(table)
@@ -183,13 +192,20 @@ def agreement(reference: Sequence, clusters: Sequence, *, n_unlabelled: int = 0)
     )
 
 
-def _same_length(reference: Sequence, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    reference, clusters = np.asarray(reference), np.asarray(clusters)
-    if reference.shape != clusters.shape or reference.ndim != 1 or not len(reference):
-        raise InputError(f"labels of shape {reference.shape} and clusters of shape {clusters.shape}", "one of each a cell")
-    return reference, clusters
+def _same_length(reference: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    labels, numbers = np.asarray(reference), np.asarray(clusters)
+    if labels.shape != numbers.shape or labels.ndim != 1 or not len(labels):
+        raise InputError(
+            f"labels of shape {labels.shape} and clusters of shape {numbers.shape}",
+            "one of each for every cell",
+        )
+    return labels, numbers
 
 
-def _codes(reference: Sequence, clusters: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers for the labels: scikit-learn takes fractional labels for a mistake."""
-    return tuple(np.unique(labels, return_inverse=True)[1] for labels in _same_length(reference, clusters))
+def _codes(reference: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels as integers: scikit-learn warns about fractional labels."""
+    labels, numbers = _same_length(reference, clusters)
+    return (
+        np.unique(labels, return_inverse=True)[1],
+        np.unique(numbers, return_inverse=True)[1],
+    )

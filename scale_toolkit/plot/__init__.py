@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
+from scale_toolkit.plot.choose_k import choose_k
 from scale_toolkit.plot.confusion import confusion_matrix
 from scale_toolkit.plot.correlation import correlation
 from scale_toolkit.plot.embedding import embedding
@@ -44,6 +45,7 @@ loss = history
 
 __all__ = [
     "OKABE_ITO",
+    "choose_k",
     "colors",
     "confusion",
     "confusion_matrix",

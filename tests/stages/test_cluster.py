@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
 
 import anndata
+import igraph
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,9 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 
 from scale_toolkit import keys
-from scale_toolkit.errors import InputError, MissingSlotError, OptionError, ScaleWarning
+from scale_toolkit.config import ClusterConfig
+from scale_toolkit.core import clustering, leiden
+from scale_toolkit.errors import InputError, MissingSlotError, ScaleWarning
 from scale_toolkit.stages import _latent
 from scale_toolkit.stages import cluster as module
 from scale_toolkit.stages.cluster import cluster, cluster_report, kmeans_at_k, leiden_at_k
@@ -181,7 +185,7 @@ def test_the_refitted_mixture_does_not_depend_on_the_latents_scale():
 
 
 def test_a_mixture_that_has_not_converged_says_so(loose, monkeypatch):
-    monkeypatch.setattr(module, "GaussianMixture", lambda *a, **k: GaussianMixture(*a, **k, max_iter=1, tol=1e-12))
+    monkeypatch.setattr(clustering, "GaussianMixture", lambda *a, **k: GaussianMixture(*a, **k, max_iter=1, tol=1e-12))
     with pytest.warns(ScaleWarning, match="has not converged in 1 rounds"):
         cluster(loose, method="gmm", n_clusters=4)
 
@@ -239,8 +243,8 @@ def test_the_graph_is_made_once_and_the_tries_are_bounded_and_told(loose, monkey
     monkeypatch.setattr(module, "neighbor_graph", lambda *a, **k: graphs.append(1) or make(*a, **k))
     cluster(loose, n_clusters=90, progress=lambda *what: told.append(what))
     assert len(graphs) == 1
-    assert 1 < len(told) <= module.TRIES
-    assert told[0] == (f"resolution 1: {told[0][0].split()[2]} clusters", 1, module.TRIES)
+    assert 1 < len(told) <= clustering.MAX_TRIES
+    assert told[0] == (f"resolution 1: {told[0][0].split()[2]} clusters", 1, clustering.MAX_TRIES)
     assert notes(loose)["resolutions_tried"] == len(told)
 
 
@@ -259,7 +263,7 @@ def test_islands_more_than_k_are_merged_by_ward():
 @settings(deadline=None, max_examples=30)
 def test_merging_is_wards_linkage(seed, k):
     latent = np.random.default_rng(seed).normal(size=(12, 3))
-    merged = module._merge(latent, np.arange(12), k)
+    merged = clustering.merge_closest(latent, np.arange(12), k)
     assert adjusted_rand_score(merged, cut_tree(ward(latent), k).ravel()) == 1
 
 
@@ -267,7 +271,7 @@ def test_splitting_takes_the_cluster_with_the_largest_sum_of_squares():
     rng = np.random.default_rng(0)
     wide = np.concatenate([rng.normal(-5, 1, (20, 2)), rng.normal(5, 1, (20, 2))])
     latent = np.concatenate([rng.normal(100, 1, (40, 2)), wide])
-    labels = module._split(latent, np.repeat([0, 1], 40), 3, seed=0)
+    labels = clustering.split_widest(latent, np.repeat([0, 1], 40), 3, seed=0)
     assert adjusted_rand_score(labels, np.repeat([0, 1, 2], [40, 20, 20])) == 1
 
 
@@ -281,17 +285,84 @@ def test_a_component_nobody_belongs_to_is_made_up_for_by_a_split():
 
 @pytest.mark.parametrize("method", ["leiden", "kmeans", "gmm"])
 def test_more_clusters_than_cells_or_points_is_an_error(method):
-    with pytest.raises(InputError, match=r"151 clusters asked of 150 cells; expected no more clusters than cells; .* -k"):
+    with pytest.raises(InputError, match=r"151 clusters requested of 150 cells; expected at most as many clusters.* -k"):
         cluster(with_latent(blobs()[0]), method=method, n_clusters=151)
     three = np.repeat([[0.0, 0], [0, 1], [2, 2]], 20, axis=0)
-    with pytest.raises(InputError, match=r"4 clusters asked, but .* only 3 distinct points in 60 cells"):
+    with pytest.raises(InputError, match=r"4 clusters requested, but .* only 3 distinct points in 60 cells"):
         cluster(with_latent(three), method=method, n_clusters=4)
     assert cluster(with_latent(three), method=method, n_clusters=3).obs["scale_cluster"].nunique() == 3
 
 
-def test_kmeans_wants_a_number(loose):
-    with pytest.raises(OptionError, match=r"method kmeans without a number of clusters.*-k"):
-        cluster(loose, method="kmeans")
+@pytest.mark.parametrize("method", ["leiden", "kmeans"])
+@pytest.mark.parametrize(("n_clusters", "scale"), [(2, 1.0), (7, 1e-3), (12, 1e3)])
+def test_without_a_number_the_data_decide_at_any_scale(method, n_clusters, scale):
+    latent, truth = blobs(n_cells=600, n_clusters=n_clusters, apart=5.0, dims=8)
+    cells = cluster(with_latent(latent * scale), method=method)
+    assert notes(cells)["found"] == n_clusters
+    assert notes(cells)["chosen_by"] == "boundaries"
+    assert adjusted_rand_score(truth, cells.obs[method]) > 0.98
+
+
+def test_types_of_one_percent_are_found_beside_large_ones():
+    rng = np.random.default_rng(3)
+    sizes = [900, 700, 300, 60, 20, 20]
+    truth = np.repeat(np.arange(6), sizes)
+    latent = 6 * rng.normal(size=(6, 8))[truth] + rng.normal(size=(2000, 8))
+    cells = cluster(with_latent(latent))
+    assert adjusted_rand_score(truth, cells.obs["leiden"]) > 0.98
+    assert notes(cells)["found"] == 6
+
+
+def test_one_cloud_is_one_cluster():
+    latent = np.random.default_rng(0).normal(size=(500, 6)) * [5, 2, 1, 1, 1, 1]
+    assert notes(cluster(with_latent(latent)))["found"] == 1
+
+
+def test_a_resolution_replaces_the_choice(loose):
+    cluster(loose, resolution=4.0)
+    assert notes(loose)["resolution"] == 4.0
+    assert "chosen_by" not in notes(loose)
+
+
+def test_leidenalg_reaches_the_quality_of_igraph(loose):
+    weights = cluster(loose.copy()).obsp["connectivities"].toarray().astype(float)
+    degree = weights.sum(axis=1)
+    quality = {}
+    for engine in ("igraph", "leidenalg"):
+        labels = np.asarray(cluster(loose.copy(), resolution=1.3, leiden=engine).obs["leiden"])
+        same = labels[:, None] == labels[None, :]
+        expected = 1.3 * np.outer(degree, degree) / degree.sum()
+        quality[engine] = ((weights - expected) * same).sum() / degree.sum()
+    assert quality["igraph"] == pytest.approx(quality["leidenalg"], rel=0.01)
+
+
+def test_leidenalg_runs_and_repeats(loose, monkeypatch):
+    monkeypatch.setattr(leiden.LeidenGraph, "_by_igraph", None)  # a call would fail
+    first = labels_with(loose, resolution=2.0, leiden="leidenalg", seed=4)
+    np.testing.assert_array_equal(first, labels_with(loose, resolution=2.0, leiden="leidenalg", seed=4))
+
+
+def test_the_igraph_generator_of_the_caller_stays_in_place(loose):
+    default = labels_with(loose, resolution=2.0)
+    mine = random.Random(5)
+    igraph.set_random_number_generator(mine)
+    try:
+        state = mine.getstate()
+        igraph.Graph.Erdos_Renyi(n=20, p=0.5)
+        assert mine.getstate() != state  # igraph draws from it
+        np.testing.assert_array_equal(labels_with(loose, resolution=2.0), default)
+        state = mine.getstate()
+        igraph.Graph.Erdos_Renyi(n=20, p=0.5)
+        assert mine.getstate() != state  # and still does
+    finally:
+        igraph.set_random_number_generator(random)
+
+
+def test_the_check_refuses_more_clusters_than_cells_before_any_work(loose):
+    with pytest.raises(InputError, match="151 clusters requested of 150 cells"):
+        cluster.stage.check(loose, ClusterConfig(n_clusters=151))
+    with pytest.raises(InputError, match="no column 'type'"):
+        cluster.stage.check(loose, ClusterConfig(reference="type"))
 
 
 def test_the_plain_functions_give_what_the_stage_gives(loose):
@@ -389,10 +460,28 @@ def test_the_report_equals_its_oracles_and_leaves_unlabelled_cells_out():
     assert notes(cells)["report"]["confusion"] == report["confusion"].tolist()
 
 
-def test_the_reference_may_be_the_column_that_is_written(loose):
+def test_a_reference_that_is_overwritten_is_the_authors_and_stays_so(loose):
+    authors = loose.obs["cell_type"].to_numpy()
+    loose.obs["leiden"] = authors
+    with pytest.warns(ScaleWarning, match="leiden_original"):
+        cluster(loose, n_clusters=4, reference="leiden")
+    expected = adjusted_rand_score(authors, loose.obs["scale_cluster"])
+    assert expected < 1
+    assert cluster_report(loose).ari == pytest.approx(expected)
+    assert loose.uns["scale_cluster_report"]["reference"] == "leiden_original"
+    np.testing.assert_array_equal(loose.obs["leiden_original"], authors)
+    cluster(loose, n_clusters=4, reference="leiden")  # the author's labels, not the first clusters
+    assert cluster_report(loose).ari == pytest.approx(expected)
+    cluster(loose, method="kmeans", n_clusters=4, reference="leiden")  # two methods are compared
+    other = adjusted_rand_score(loose.obs["leiden"], loose.obs["kmeans"])
+    assert cluster_report(loose).ari == pytest.approx(other)
+
+
+@pytest.mark.parametrize("column", ["leiden", "scale_cluster"])
+def test_clusters_are_not_compared_with_themselves(loose, column):
     cluster(loose, n_clusters=4)
-    cluster(loose, n_clusters=4, reference="leiden")
-    assert cluster_report(loose).ari == 1
+    with pytest.raises(InputError, match="holds clusters of `scale cluster`, which this call replaces"):
+        cluster(loose, n_clusters=4, reference=column)
 
 
 def test_a_later_call_without_a_reference_leaves_no_old_report(loose):
