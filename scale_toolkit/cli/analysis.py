@@ -20,7 +20,7 @@ from scale_toolkit.config import (
     SelectPeaksConfig,
     TrainConfig,
 )
-from scale_toolkit.errors import InputError, OptionError, ScaleError
+from scale_toolkit.errors import InputError, ScaleError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,14 +50,6 @@ class Plan:
     pretrain_peaks: Path | None = None
     blacklist: Path | None = None
     gtf: Path | None = None
-
-
-def check_plan(plan: Plan) -> None:
-    """Refuse contradictory options before anything is read."""
-    if plan.cluster.method == "kmeans" and plan.cluster.n_clusters is None:
-        raise OptionError(
-            "method kmeans without a number of clusters", "n_clusters", "say how many with -k"
-        )
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:

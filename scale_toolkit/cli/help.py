@@ -15,6 +15,7 @@ EXAMPLES = {
     "train": "scale train prepared.h5ad -k 8 --model model.pt -o trained.h5ad",
     "impute": "scale impute clustered.h5ad --validate -o imputed.h5ad",
     "embed": "scale embed trained.h5ad --figure umap.pdf -o embedded.h5ad",
+    "choose-k": "scale choose-k trained.h5ad -o chosen.h5ad --figure k.pdf",
     "cluster": "scale cluster trained.h5ad -k 8 --reference cell_type -o clustered.h5ad",
     "choose-k": "scale choose-k trained.h5ad",
     "markers": "scale markers clustered.h5ad --gtf genes.gtf.gz --table markers.tsv -o marked.h5ad",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scale_toolkit.cli.analysis import Plan, analyse, check_plan, replaced
+from scale_toolkit.cli.analysis import Plan, analyse, replaced
 from scale_toolkit.cli.files import check_folder, check_pretrain, check_readable
 from scale_toolkit.cli.inputs import read_fragments, read_inputs
 from scale_toolkit.cli.options import (
@@ -158,7 +158,6 @@ def run(
         blacklist=blacklist,
         gtf=gtf,
     )
-    check_plan(plan)
     if dry_run:
         check_measurable(fragments)
     check_folder(outdir)

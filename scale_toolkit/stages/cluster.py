@@ -379,17 +379,17 @@ def _reference(adata: AnnData, config: ClusterConfig) -> tuple[pd.Series, str]:
             "name it with --reference",
         )
     history = receipts(adata)
-    if column in (_COLUMNS[config.method].name, keys.CLUSTER.name):
-        if is_ours(adata, keys.parse(f"obs/{column}"), history):
-            kept = kept_column(column, history)
-            if kept is None or kept not in adata.obs:
-                raise InputError(
-                    f"obs[{column!r}] holds clusters of `scale cluster`, which this call replaces",
-                    "a column of known labels",
-                    "name another column with --reference",
-                )
-            log.info("obs[%r] holds earlier clusters: compared with %r", column, kept)
-            column = kept
+    replaced = column in (_COLUMNS[config.method].name, keys.CLUSTER.name)
+    if replaced and is_ours(adata, keys.parse(f"obs/{column}"), history):
+        kept = kept_column(column, history)
+        if kept is None or kept not in adata.obs:
+            raise InputError(
+                f"obs[{column!r}] holds clusters of `scale cluster`, which this call replaces",
+                "a column of known labels",
+                "name another column with --reference",
+            )
+        log.info("obs[%r] holds earlier clusters: compared with %r", column, kept)
+        column = kept
     return _as_labels(adata, column), column
 
 

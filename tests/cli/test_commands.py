@@ -383,7 +383,6 @@ def test_blacklist_drops_peaks(data_path, tmp_path):
             "obsm['X_scale'] is missing; expected the output of `scale train`",
         ),
         ("scale embed none.h5ad -o x.h5ad", 1, "none.h5ad does not exist"),
-        ("scale cluster {chain}/trained.h5ad --method kmeans -o x.h5ad", 2, "--method kmeans without a number of clusters"),
         ("scale cluster {chain}/trained.h5ad --reference foo -o x.h5ad", 1, "obs has no column 'foo'"),
         ("scale train mine.h5ad -o mine.h5ad", 2, "mine.h5ad is also the input"),
         ("scale train mine.h5ad -o x.h5ad --model x.h5ad", 2, "--model x.h5ad is also the input or output"),

@@ -169,7 +169,6 @@ def test_min_cells_given_overrides_the_preset(planned):
         ("a --fragments file --peaks file", "error: --fragments and the input a; expected one of the two"),
         ("--fragments file", "error: --fragments alone; expected both --fragments FILE and --peaks BED"),
         ("--fragments file --peaks file --dry-run", "error: --dry-run with --fragments; expected counts"),
-        ("a --cluster_method kmeans", "error: --cluster-method kmeans without a number of clusters"),
         ("a -k 0", "error: --n-centroids is 0; expected 1 or more"),
         ("a --n_feature 0", "error: --n-feature is 0; expected 1 or more"),
         ("a --embed pca", "error: --embed is 'pca'; expected one of umap, tsne"),
