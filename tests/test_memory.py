@@ -8,7 +8,7 @@ from scipy import sparse
 import scale_toolkit as scale
 from scale_toolkit import memory
 from scale_toolkit.errors import InputError, MemoryLimitError
-from scale_toolkit.io import files
+from scale_toolkit.io import source
 from scale_toolkit.io.readers import read_any
 
 GB = 1 << 30
