@@ -222,7 +222,25 @@ def train_fast(
         put_mixture(latent_means(model, cells, some_cells(source.n_cells, rng)))
         history.best_epoch = 0
     calibrate(model, cells, thinned, offset, peak_sums, rng)
+    if len(thinned.cells) == source.n_cells:  # every cell lacks peaks that were hidden from it
+        all_cells = place_cells(source, cells.see, device, gpu)
+        refit_projection(model, all_cells, start.coordinates, seed)
     return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
+
+
+@torch.no_grad()
+def refit_projection(model: Scale, cells: Cells, coordinates: np.ndarray, seed: int) -> None:
+    """Fit the encoder's projection again with the open peaks that were hidden until here.
+
+    Its coordinates are turned (orthogonal Procrustes; Schönemann 1966) to those that training
+    started from, so that all later layers read what they were trained on.
+    """
+    products, latent = products_of(cells), coordinates.shape[1]
+    full = find_start(products, cells.open_sums()[1], latent, seed).coordinates
+    left, _, right = np.linalg.svd(full.T.astype(np.float64) @ coordinates)
+    turned = (full @ (left @ right)).astype(np.float32)
+    projection = linear_map(products.seen(cells.see), turned)
+    model.encoder.first.weight.copy_(torch.from_numpy(projection))
 
 
 def is_no_better(history: History) -> bool:

@@ -54,6 +54,15 @@ def test_the_projection_stays_as_it_starts(planted):
         assert torch.equal(before, after)
 
 
+def test_the_projection_is_fitted_again_with_what_was_hidden_in_the_same_coordinates(plant, monkeypatch):
+    source = MatrixRows(plant(200, 400, 4).X)
+    after = encode(train_fast(source, **FAST), source, seed=0).latent
+    monkeypatch.setattr(recipes, "refit_projection", lambda *_: None)
+    before = encode(train_fast(source, **FAST), source, seed=0).latent
+    cosine = (after * before).sum(1) / np.linalg.norm(after, axis=1) / np.linalg.norm(before, axis=1)
+    assert 0.8 < cosine.mean() < 0.9999
+
+
 def test_calibration_changes_the_decoder_and_nothing_else(plant, monkeypatch):
     source = MatrixRows(plant(200, 300, open_share=0.15).X)
     after = train_fast(source, **FAST)
