@@ -69,6 +69,8 @@ SAME = {
     ("verify", "--blacklist"): ("prepare", "--blacklist"),
     ("verify", "--model"): ("train", "--pretrain"),
     ("run", "inputs"): ("run", "-d"),
+    ("choose-k", "source"): ("cluster", "source"),
+    ("plot embedding", "--gtf"): ("markers", "--gtf"),
     ("run", "--fragments"): ("prepare", "--fragments"),
     ("run", "--peaks"): ("prepare", "--peaks"),
     ("run", "--blacklist"): ("prepare", "--blacklist"),
@@ -186,6 +188,7 @@ def file_options() -> set[tuple[str, str]]:
 OUTPUTS = {
     *((name, "--output") for name in ("prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers")),
     *((name, "--output") for name in ("simulate", "plan", "report")),
+    *(("choose-k", "--output"), ("choose-k", "--figure")),
     *(("train", "--model"), ("embed", "--figure"), ("markers", "--table"), ("markers", "--motif-table")),
 }
 
