@@ -143,7 +143,7 @@ class NumericRows:
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
         """Yield consecutive blocks of rows; meanwhile BLAS has one thread."""
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        from threadpoolctl import threadpool_limits
 
         # products of a tile are small: BLAS threads within these threads would take turns at
         # waiting (ten times as slow)
