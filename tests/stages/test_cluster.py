@@ -387,7 +387,7 @@ def labels_with(cells, **options) -> np.ndarray:
         ({"method": "gmm", "n_clusters": 4}, {"method": "kmeans", "n_clusters": 4}),
         ({"n_clusters": 3}, {"n_clusters": 4}),
         ({"resolution": 0.3}, {"resolution": 3.0}),
-        ({"n_neighbors": 6}, {"n_neighbors": 40}),
+        ({"n_neighbors": 6, "resolution": 1.0}, {"n_neighbors": 40, "resolution": 1.0}),
     ],
 )
 def test_an_option_changes_the_clusters(loose, one, other):
@@ -512,7 +512,7 @@ def test_a_reference_that_is_not_there_lists_what_is(loose):
 def test_a_reference_without_labels_or_of_measurements_is_an_error(loose):
     loose.obs["depth"] = np.linspace(0.5, 2, 150)
     loose.obs["nothing"] = np.nan
-    with pytest.raises(InputError, match=r"obs\['depth'\] has 150 distinct values .*no measurements"):
+    with pytest.raises(InputError, match=r"obs\['depth'\] has 150 distinct values .*not measurements"):
         cluster(loose, n_clusters=4, reference="depth")
     with pytest.raises(InputError, match=r"obs\['nothing'\] has no label in any of 150 cells"):
         cluster(loose, n_clusters=4, reference="nothing")
