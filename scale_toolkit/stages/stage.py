@@ -54,6 +54,8 @@ class Result:
         A new AnnData that receives the slots, for a stage that does not write into the one it was given.
     drops
         Slots that are removed because the result makes them stale.
+    moves
+        Slots that get another name, whoever wrote them: old slot -> new slot.
     facts
         What the receipt records as notes (JSON values).
     """
@@ -64,6 +66,7 @@ class Result:
     peaks: np.ndarray | None = None
     target: AnnData | None = None
     drops: tuple[keys.Slot, ...] = ()
+    moves: dict[keys.Slot, keys.Slot] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -217,6 +220,9 @@ def commit(
         # what the user wrote under that name does not become stale by our results
         if slot.name.startswith("scale") or is_ours(target, slot, history):
             slot.drop(target)
+    for slot, new_slot in result.moves.items():
+        new_slot.set(target, slot.get(target))
+        slot.drop(target)
     for slot, value in values.items():
         slot.set(target, value)
     return target

@@ -123,7 +123,7 @@ def train(
 
     settings = config.resolved()
     device = find_device(config.device)
-    modelled, aside = _selection(adata, config)
+    modelled = _selection(adata, config)
     counts = modelled_counts(adata, modelled)
     _check_memory(counts, settings)
     resumed = {} if checkpoints is None else resume_from(checkpoints, adata, settings)
@@ -134,8 +134,9 @@ def train(
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
         keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
-    drops = (*STALE, keys.SELECTED) if aside else STALE
-    return Result(slots | aside, drops=drops, facts=_facts(trained, device))
+    set_aside = config.all_peaks and keys.SELECTED.found_in(adata)
+    moves = {keys.SELECTED: _SELECTED_BEFORE} if set_aside else {}
+    return Result(slots, drops=STALE, moves=moves, facts=_facts(trained, device))
 
 
 def _facts(trained: Trained, device: torch.device) -> dict[str, Any]:
@@ -158,19 +159,16 @@ def _facts(trained: Trained, device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def _selection(
-    adata: AnnData, config: TrainConfig
-) -> tuple[np.ndarray, dict[keys.Slot, np.ndarray]]:
-    """Return which peaks are modelled, and the slot for a selection that is set aside.
+def _selection(adata: AnnData, config: TrainConfig) -> np.ndarray:
+    """Return which peaks are modelled, (peaks,) bool.
 
     A selection that this toolkit did not make is used with a warning.
     """
     if not keys.SELECTED.found_in(adata):
-        return modelled_peaks(adata), {}
+        return modelled_peaks(adata)
     if config.all_peaks:
         log.info("modelling all peaks: %s is kept as %s", keys.SELECTED, _SELECTED_BEFORE)
-        selected = np.asarray(keys.SELECTED.get(adata))
-        return np.ones(adata.n_vars, bool), {_SELECTED_BEFORE: selected}
+        return np.ones(adata.n_vars, bool)
     modelled = modelled_peaks(adata)
     is_ours = any(receipt.get("stage") == "select-peaks" for receipt in receipts(adata))
     if not is_ours and not modelled.all():
@@ -178,7 +176,7 @@ def _selection(
             f"modelling {modelled.sum():,} of {adata.n_vars:,} peaks, by {keys.SELECTED}, which "
             "`scale select-peaks` did not write; `all_peaks=True` models all"
         )
-    return modelled, {}
+    return modelled
 
 
 def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:

@@ -287,7 +287,8 @@ def test_fewer_peaks_than_asked_is_a_warning(planted):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_left_names_a_score_that_keeps_something(planted, method):
-    with pytest.raises(errors.NothingLeftError, match=f"no peak scores 1e\\+06 or more by {method}: scores range from") as caught:
+    words = f"no peak scores 1e\\+06 or more by {method}: scores range from"
+    with pytest.raises(errors.NothingLeftError, match=words) as caught:
         scale.select_peaks(planted, method=method, min_score=1e6)
     proposal, n_kept = re.search(r"`min_score=(\S+)` would keep (\d+)", str(caught.value)).groups()
     result = scale.select_peaks(planted, method=method, min_score=float(proposal))

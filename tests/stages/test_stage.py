@@ -65,7 +65,7 @@ def after(adata, config, *, progress=None):
 def old(adata, config, *, progress=None):
     """Write into the AnnData, then fail or not."""
     adata.obs["score"] = 1.0
-    del adata.obs["cell_type"]
+    del adata.obs["scale_old"]
     adata.uns["made"] = {"a": 1}
     note(adata, said="this")
     if config.factor > 2:
@@ -95,6 +95,7 @@ def test_a_result_is_written_with_its_receipt(planted):
 
 @pytest.mark.parametrize("call", [broken, lambda adata: old(adata, factor=3)])
 def test_a_stage_that_fails_leaves_the_adata_as_it_was(planted, call):
+    planted.obs["scale_old"] = 0
     before = contents(planted)
     with pytest.raises((ValueError, InputError)):
         call(planted)
@@ -102,13 +103,15 @@ def test_a_stage_that_fails_leaves_the_adata_as_it_was(planted, call):
 
 
 def test_a_stage_of_the_old_form_writes_and_drops(planted):
+    planted.obs["scale_old"] = 0
     made = old(planted)
     assert made is planted
-    assert "cell_type" not in made.obs and made.uns["made"] == {"a": 1} and (made.obs["score"] == 1).all()
+    assert "scale_old" not in made.obs and made.uns["made"] == {"a": 1} and (made.obs["score"] == 1).all()
     assert receipts(made)[0]["notes"] == {"said": "this"}
 
 
 def test_facts_of_a_failed_stage_are_not_in_the_next_receipt(planted):
+    planted.obs["scale_old"] = 0
     with pytest.raises(InputError):
         old(planted, factor=3)
     assert "_scale_notes" not in planted.uns
