@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.stats import false_discovery_control
 
-from scale_toolkit import get, keys
+from scale_toolkit import keys
 from scale_toolkit.config import MarkersConfig
 from scale_toolkit.core import differential
 from scale_toolkit.core.specificity import outlying_loadings, specificity_of_counts
@@ -290,7 +290,7 @@ def _weight_peaks(adata: AnnData, config: MarkersConfig) -> dict[keys.Slot, Any]
         )
         return {}
     modelled = np.flatnonzero(~np.isnan(keys.BIAS.get(adata).to_numpy(np.float64)))
-    loadings = get.decoder_weights(adata)[modelled]
+    loadings = np.asarray(keys.DECODER.get(adata))[modelled]
     outlying = outlying_loadings(loadings, config.weight_cutoff).astype(np.int8)
     return {keys.WEIGHT_PEAKS: over_all(outlying, modelled, adata.n_vars, 0)}
 
