@@ -3,14 +3,15 @@
     python benchmarks/compare.py --data FOLDER --out results.jsonl [--repeats 8] [--figure FILE]
     python benchmarks/compare.py --data FOLDER --out results.jsonl --repeats 0    # only the tables
 
-FOLDER holds labelled h5ad files (``obs['cell_type']``). Each repeat draws 80 % of a set's cells (30 %
-of more than 5,000), keeps every peak that is open in any of them, and gives that matrix to every
+FOLDER holds labelled h5ad files (``obs['cell_type']``). Each repeat draws 80 % of a set's cells (30
+% of more than 5,000), keeps every peak that is open in any of them, and gives that matrix to every
 method with the repeat's number as seed; so differences between methods are paired. Each result is a
-line of JSON, written as soon as it is there: a stopped run goes on, a method added later runs alone.
+line of JSON, written as soon as it is there: a stopped run goes on, a method added later runs
+alone.
 
 Three readings of a latent space: ARI of k-means at the true number of types (10 restarts), ARI of
-Leiden at the resolution that gives that number (15 neighbours, 30 above 1,000 cells), and the
-share of a cell's 15 nearest neighbours that are of its type (purity). Labels only read, never train.
+Leiden at the resolution that gives that number (15 neighbours, 30 above 1,000 cells), and the share
+of a cell's 15 nearest neighbours that are of its type (purity). Labels only read, never train.
 Peers (`methods.py`) that are not installed are reported and left out.
 """
 
@@ -106,7 +107,9 @@ def scores(results: dict, name: str, method: str) -> dict[int, np.ndarray]:
 
 
 def tables(results: dict, sets: list[str], methods: list[str]) -> None:
-    """Print the readings by set, their means, paired differences and the leave-one-set-out table."""
+    """Print the readings by set, their means, paired differences and the leave-one-set-out
+    table.
+    """
     by_set = {(n, m): scores(results, n, m) for n in sets for m in methods}
     sets = [n for n in sets if by_set[n, methods[0]]]
     methods = [m for m in methods if all(by_set[n, m] for n in sets)]
@@ -115,7 +118,13 @@ def tables(results: dict, sets: list[str], methods: list[str]) -> None:
     def words(values: np.ndarray, sign: str = "") -> str:
         return " / ".join(f"{value:{sign}.3f}" for value in values)
 
-    print("| k-means / Leiden / purity | " + " | ".join(methods) + " |\n|---" + "|---" * len(methods) + "|")
+    print(
+        "| k-means / Leiden / purity | "
+        + " | ".join(methods)
+        + " |\n|---"
+        + "|---" * len(methods)
+        + "|"
+    )
     for n in sets:
         spread = {m: np.std(list(by_set[n, m].values()), 0) for m in methods}
         cells = [f"{words(mean[n, m])} (± {words(spread[m])})" for m in methods]
@@ -123,7 +132,10 @@ def tables(results: dict, sets: list[str], methods: list[str]) -> None:
     overall = {m: np.mean([mean[n, m] for n in sets], 0) for m in methods}
     print("| mean over sets | " + " | ".join(words(overall[m]) for m in methods) + " |")
 
-    print(f"\n| {methods[0]} less … | mean difference | worst set: k-means, Leiden, purity |\n|---|---|---|")
+    print(
+        f"\n| {methods[0]} less … | mean difference | worst set: k-means, Leiden, purity "
+        "|\n|---|---|---|"
+    )
     for m in methods[1:]:
         paired = {}
         for n in sets:
@@ -135,7 +147,10 @@ def tables(results: dict, sets: list[str], methods: list[str]) -> None:
 
     peers = [m for m in methods if m not in OURS]
     variants = [m for m in methods if m in OURS]
-    print("\n| left out | chosen on the others | it reads there | best peer on the others | it reads there |")
+    print(
+        "\n| left out | chosen on the others | it reads there | best peer on the others | it "
+        "reads there |"
+    )
     print("|---|---|---|---|---|")
     for n in sets:
         others = [other for other in sets if other != n]
@@ -154,7 +169,16 @@ def draw(results: dict, sets: list[str], methods: list[str], path: Path) -> None
     from matplotlib import pyplot as plt
 
     sets = [n for n in sets if scores(results, n, methods[0])]
-    colours = ("#0072b2", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#999999", "#f0e442")
+    colours = (
+        "#0072b2",
+        "#56b4e9",
+        "#e69f00",
+        "#009e73",
+        "#cc79a7",
+        "#d55e00",
+        "#999999",
+        "#f0e442",
+    )
     size = (10, 0.5 * len(sets) + 1.6)
     figure, axes = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
     titles = ("ARI, k-means", "ARI, Leiden", "purity of 15 neighbours")
@@ -165,7 +189,9 @@ def draw(results: dict, sets: list[str], methods: list[str], path: Path) -> None
             centre = [np.mean(values[sets[k]]) for k in rows]
             half = [1.96 * np.std(values[sets[k]]) / np.sqrt(len(values[sets[k]])) for k in rows]
             height = np.array(rows) + (j - (len(methods) - 1) / 2) * 0.1
-            axis.errorbar(centre, height, xerr=half, fmt="o", ms=3.5, lw=1, color=colours[j], label=method)
+            axis.errorbar(
+                centre, height, xerr=half, fmt="o", ms=3.5, lw=1, color=colours[j], label=method
+            )
         axis.set(xlabel=title, xlim=(0, 1))
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", lw=0.3)

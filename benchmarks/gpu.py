@@ -56,7 +56,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: float = 0.7) -> anndata.AnnData:
+def simulated(
+    n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: float = 0.7
+) -> anndata.AnnData:
     """Cells of `TYPES` types: a fifth of the peaks is log-normally more or less frequent in each
     type; depth is log-normal.
     """
@@ -64,7 +66,10 @@ def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: 
     generator = torch.Generator(device).manual_seed(seed)
     base = torch.randn(n_peaks, generator=generator, device=device)
     special = torch.rand((TYPES, n_peaks), generator=generator, device=device) < 0.2
-    rates = (base + contrast * special * torch.randn((TYPES, n_peaks), generator=generator, device=device)).exp()
+    rates = (
+        base
+        + contrast * special * torch.randn((TYPES, n_peaks), generator=generator, device=device)
+    ).exp()
     cdf = rates.double().cumsum(1)
     cdf = (cdf / cdf[:, -1:]).float().contiguous()
     labels = torch.randint(TYPES, (n_cells,), generator=generator, device=device).sort().values
@@ -73,7 +78,11 @@ def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: 
     filled = 0
     for first in range(0, n_cells, 10_000):
         kinds = labels[first : first + 10_000]
-        depth = n_open * 0.95 * (0.25 * torch.randn(len(kinds), generator=generator, device=device)).exp()
+        depth = (
+            n_open
+            * 0.95
+            * (0.25 * torch.randn(len(kinds), generator=generator, device=device)).exp()
+        )
         drawn = torch.rand((len(kinds), int(2 * n_open)), generator=generator, device=device)
         peaks = torch.empty(drawn.shape, dtype=torch.int64, device=device)
         for kind in range(TYPES):
@@ -88,9 +97,13 @@ def simulated(n_cells: int, n_peaks: int, n_open: int, seed: int = 0, contrast: 
         indices[filled : filled + len(chosen)] = chosen
         filled += len(chosen)
     pointers = np.concatenate([[0], np.cumsum(lengths)])
-    counts = sparse.csr_matrix((np.ones(filled, np.float32), indices[:filled], pointers), (n_cells, n_peaks))
+    counts = sparse.csr_matrix(
+        (np.ones(filled, np.float32), indices[:filled], pointers), (n_cells, n_peaks)
+    )
     names = pd.Index([f"peak{i}" for i in range(n_peaks)])
-    obs = pd.DataFrame({"cell_type": labels.cpu().numpy().astype(str)}, index=np.arange(n_cells).astype(str))
+    obs = pd.DataFrame(
+        {"cell_type": labels.cpu().numpy().astype(str)}, index=np.arange(n_cells).astype(str)
+    )
     return anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=names))
 
 
@@ -142,7 +155,10 @@ def kernels() -> None:
     store = pack(MatrixRows(counts), device)
     plain = pack(MatrixRows(counts), device, fused=False)
     idf = torch.rand(50_000, device=device)
-    print("| rows × columns | product | relative error | ms, Triton | ms, torch |\n|---|---|---|---|---|")
+    print(
+        "| rows × columns | product | relative error | ms, Triton | ms, torch "
+        "|\n|---|---|---|---|---|"
+    )
     for n_rows, n_columns in ((256, 11), (256, 21), (1024, 21), (10_000, 49)):
         index = torch.randperm(10_000, device=device)[:n_rows]
         mask = Mask(Draws(0, device).keys(Purpose.MASK, 1, n_rows), threshold_of(0.5))
@@ -162,7 +178,10 @@ def kernels() -> None:
                 synchronize()
                 times.append(200 * (time.perf_counter() - started))
             print(
-                f"| {n_rows:,} × {n_columns} | {name} | {float(difference):.1e} | {times[0]:.3f} | {times[1]:.3f} |",
+                f"| {n_rows:,} × {n_columns} | {name} | {float(difference):.1e} | {times[0]:.3f} | "
+                ""
+                ""
+                f"{times[1]:.3f} |",
                 flush=True,
             )
 
@@ -186,7 +205,11 @@ def same_steps(counts: sparse.csr_matrix) -> list[np.ndarray]:
     thinned = Thinned(MatrixRows(counts), 0.05, 500, 0)
     see = EncoderView(log_transform=False, weighting=fit_weighting(n_cells, peak_sums))
     means = []
-    for kind, device in ((CellsOnHost, torch.device("cpu")), (CellsOnDevice, DEVICE), (CellsStreamed, DEVICE)):
+    for kind, device in (
+        (CellsOnHost, torch.device("cpu")),
+        (CellsOnDevice, DEVICE),
+        (CellsStreamed, DEVICE),
+    ):
         cells = kind(thinned, see, device)
         with seeded_weights(0):
             model = Scale(Shape(n_peaks, 10, 5, (32,), spectral_dim=10)).to(device)
@@ -207,14 +230,23 @@ def parity() -> None:
     host, resident, copied = same_steps(cells.X)
     for name, latent in (("resident", resident), ("copied batch by batch", copied)):
         difference = np.linalg.norm(latent - host) / np.linalg.norm(host)
-        print(f"| latent after 20 steps from one start, counts {name}: relative difference to the CPU | {difference:.1e} |")
+        print(
+            f"| latent after 20 steps from one start, counts {name}: relative difference to the "
+            f"CPU | {difference:.1e} |"
+        )
     few = {"max_iter": 20, "patience": 0, "seed": 0}
     start = {"max_iter": 1, "lr": 1e-9, "patience": 0, "seed": 0}
     for name, options in (("start", start), ("start and 20 steps", few)):
         cpu, gpu = (trained(cells, device=device, **options)[0] for device in ("cpu", DEVICE.type))
-        print(f"| `train`, {name}: relative difference to the CPU | {relative(gpu, cpu):.1e} |", flush=True)
+        print(
+            f"| `train`, {name}: relative difference to the CPU | {relative(gpu, cpu):.1e} |",
+            flush=True,
+        )
     again = trained(cells, device=DEVICE.type, **few)[0]
-    print(f"| two runs on the GPU, relative difference | {relative(again, trained(cells, device=DEVICE.type, **few)[0]):.2e} |")
+    print(
+        "| two runs on the GPU, relative difference | "
+        f"{relative(again, trained(cells, device=DEVICE.type, **few)[0]):.2e} |"
+    )
     same = [trained(cells, device=DEVICE.type, deterministic=True, **few)[0] for _ in range(2)]
     print(f"| two runs with --deterministic | {relative(*same):.2e} |", flush=True)
     for name, options in (
@@ -226,11 +258,18 @@ def parity() -> None:
         scores = ", ".join(f"{ari(run):.3f}" for run, _ in runs)
         likelihoods = ", ".join(f"{held_out(run):.3f}" for run, _ in runs)
         seconds = ", ".join(f"{took:.1f}" for _, took in runs)
-        print(f"| {name}, seeds 0 to 2: ARI; held-out; seconds | {scores}; {likelihoods}; {seconds} |", flush=True)
+        print(
+            f"| {name}, seeds 0 to 2: ARI; held-out; seconds | {scores}; {likelihoods}; "
+            f"{seconds} |",
+            flush=True,
+        )
 
 
 def sizes(names: list[str], *, profile: bool) -> None:
-    print("| cells × peaks, open | options | seconds | bar | epochs | steps | passes | GPU memory | ARI |")
+    print(
+        "| cells × peaks, open | options | seconds | bar | epochs | steps | passes | GPU memory "
+        "| ARI |"
+    )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in names:
         (n_cells, n_peaks, n_open), options, bar = SIZES[name]
@@ -242,7 +281,10 @@ def sizes(names: list[str], *, profile: bool) -> None:
         if passes:
             batch_size = options["batch_size"]
             steps_an_epoch = max(16, n_cells // (16 * batch_size))
-            options |= {"patience": 0, "max_epochs": -(-passes * n_cells // (batch_size * steps_an_epoch))}
+            options |= {
+                "patience": 0,
+                "max_epochs": -(-passes * n_cells // (batch_size * steps_an_epoch)),
+            }
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         profiler = cProfile.Profile()
@@ -253,7 +295,10 @@ def sizes(names: list[str], *, profile: bool) -> None:
         notes = scale.receipts(done)[-1]["notes"]
         held = torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else 0
         read = notes["steps"] * options.get("batch_size", 256) / n_cells
-        named_options = ", ".join(f"{key} {value}" for key, value in options.items() if key != "device") or "defaults"
+        named_options = (
+            ", ".join(f"{key} {value}" for key, value in options.items() if key != "device")
+            or "defaults"
+        )
         print(
             f"| {n_cells:,} × {n_peaks:,}, {cells.X.nnz / n_cells:.0f} | {named_options} | "
             f"{seconds:.1f} | {bar} | {notes['epochs']} | "
@@ -262,7 +307,9 @@ def sizes(names: list[str], *, profile: bool) -> None:
             flush=True,
         )
         if profile:
-            pstats.Stats(profiler).sort_stats("tottime").print_stats(14).sort_stats("cumtime").print_stats("scale_toolkit", 30)
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(14).sort_stats(
+                "cumtime"
+            ).print_stats("scale_toolkit", 30)
         del cells, done
         if DEVICE.type == "cuda":
             torch.cuda.empty_cache()
@@ -284,20 +331,41 @@ def busy() -> None:
     device = DEVICE
     peak_sums = np.bincount(counts.indices, minlength=50_000)
     cells = CellsOnDevice(
-        MatrixRows(counts), EncoderView(log_transform=False, weighting=fit_weighting(10_000, peak_sums)), device
+        MatrixRows(counts),
+        EncoderView(log_transform=False, weighting=fit_weighting(10_000, peak_sums)),
+        device,
     )
-    print("| 10,000 × 50,000, one pass | ms a step | GPU busy | longest kernels |\n|---|---|---|---|")
+    print(
+        "| 10,000 × 50,000, one pass | ms a step | GPU busy | longest kernels |\n|---|---|---|---|"
+    )
     for batch_size in (256, 1024):
         for graphed in (True, False):
             model = Scale(Shape(50_000, 20, 30, (64,), spectral_dim=20)).to(device)
             loader = Loader(
-                cells, np.zeros(10_000), draws_for(cells, 0), 20, mask=0.5, sampler=PeakSampler(peak_sums / 10_000, 5_000)
+                cells,
+                np.zeros(10_000),
+                draws_for(cells, 0),
+                20,
+                mask=0.5,
+                sampler=PeakSampler(peak_sums / 10_000, 5_000),
             )
-            optimiser, graphs = Adam(model.parameters(), 1e-3), GraphedSteps(loader, enabled=graphed)
+            optimiser, graphs = (
+                Adam(model.parameters(), 1e-3),
+                GraphedSteps(loader, enabled=graphed),
+            )
 
-            def epoch(number, model=model, optimiser=optimiser, loader=loader, graphs=graphs, batch_size=batch_size):
+            def epoch(
+                number,
+                model=model,
+                optimiser=optimiser,
+                loader=loader,
+                graphs=graphs,
+                batch_size=batch_size,
+            ):
                 parts = loader.index(number, batch_size)
-                train_epoch(model, optimiser, loader, parts, 0, mixture=True, clip=None, graphs=graphs)
+                train_epoch(
+                    model, optimiser, loader, parts, 0, mixture=True, clip=None, graphs=graphs
+                )
                 return len(parts)
 
             for number in range(5):
@@ -307,16 +375,26 @@ def busy() -> None:
             n_steps = epoch(5)
             synchronize()
             plain = time.perf_counter() - started
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            with torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CUDA]
+            ) as profiler:
                 epoch(6)
                 synchronize()
-            kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            kernels = [
+                event
+                for event in profiler.events()
+                if event.device_type == torch.autograd.DeviceType.CUDA
+            ]
             used = covered([(event.time_range.start, event.time_range.end) for event in kernels])
             by_name: dict[str, float] = {}
             for event in kernels:
-                by_name[event.name[:40]] = by_name.get(event.name[:40], 0) + event.time_range.elapsed_us()
+                by_name[event.name[:40]] = (
+                    by_name.get(event.name[:40], 0) + event.time_range.elapsed_us()
+                )
             longest = sorted(by_name.items(), key=lambda item: -item[1])[:4]
-            shares = ", ".join(f"{name} {100 * value / max(used, 1):.0f} %" for name, value in longest)
+            shares = ", ".join(
+                f"{name} {100 * value / max(used, 1):.0f} %" for name, value in longest
+            )
             step_kind = "graphs" if graphed else "one by one"
             print(
                 f"| {batch_size} cells a step, {step_kind} | {1e3 * plain / n_steps:.2f} | "
@@ -336,14 +414,20 @@ def covered(intervals: list[tuple[float, float]]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="small,medium,large")
     parser.add_argument("--only", default="kernels,parity,busy,sizes")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     if DEVICE.type == "cuda":
         free, total = (number / 1e9 for number in torch.cuda.mem_get_info())
-        print(f"{torch.cuda.get_device_name()}, {free:.0f} of {total:.0f} GB free, torch {torch.__version__}", flush=True)
+        print(
+            f"{torch.cuda.get_device_name()}, {free:.0f} of {total:.0f} GB free, torch "
+            f"{torch.__version__}",
+            flush=True,
+        )
     parts = {
         "first": first,
         "kernels": kernels,

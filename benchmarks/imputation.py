@@ -1,9 +1,12 @@
-"""How well imputation recovers hidden open peaks, and how far its probabilities can be taken at their word.
+"""How well imputation recovers hidden open peaks, and how far its probabilities can be taken at
+their word.
 
-    python benchmarks/imputation.py --data FOLDER --out FOLDER [--seeds 5] [--sets leukemia,forebrain,bone_marrow,aml_patients]
+    python benchmarks/imputation.py --data FOLDER --out FOLDER [--seeds 5] [--sets
+    leukemia,forebrain,bone_marrow,aml_patients]
 
-Every set whole (min_peaks 1, min_cells 1), default options: train, then `impute --validate`, which hides a tenth of the open
-peaks and trains again without them. Each report is kept in --out and made only once. Mean ± standard deviation over seeds.
+Every set whole (min_peaks 1, min_cells 1), default options: train, then `impute --validate`, which
+hides a tenth of the open peaks and trains again without them. Each report is kept in --out and made
+only once. Mean ± standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +28,9 @@ def report(name, seed, args):
     """The validation of one set and seed, and its size."""
     path = args.out / f"{name}_{seed}.json"
     if not path.exists():
-        cells = scale.prepare(anndata.read_h5ad(args.data / f"{name}.h5ad"), min_peaks=1, min_cells=1)
+        cells = scale.prepare(
+            anndata.read_h5ad(args.data / f"{name}.h5ad"), min_peaks=1, min_cells=1
+        )
         cells = scale.train(cells, seed=seed, n_threads=args.n_threads)
         cells = scale.impute(cells, validate=True, seed=seed, n_threads=args.n_threads)
         path.write_text(cells.uns["scale_validation"])
@@ -39,7 +44,9 @@ def figures(values, digits=3):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", default=SETS)
@@ -50,7 +57,10 @@ def main():
     sets = args.sets.split(",")
     runs = {name: [report(name, seed, args) for seed in range(args.seeds)] for name in sets}
 
-    print("| data | hidden | method | matched AUPRC | AUROC | unmatched AUPRC | AUROC | pooled matched AUPRC |")
+    print(
+        "| data | hidden | method | matched AUPRC | AUROC | unmatched AUPRC | AUROC | pooled "
+        "matched AUPRC |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in sets:
         hidden = f"{np.mean([run['hidden'] for run in runs[name]]):,.0f}"
@@ -63,7 +73,10 @@ def main():
             pooled = figures([run["pooled"]["matched"][method]["auprc"] for run in runs[name]])
             print(f"| {name} | {hidden} | {method} | {' | '.join(cells)} | {pooled} |")
 
-    print("\n| data | slope | seen / predicted in ten bins | farthest from 1 | in one seed | its error | metacell | trusted |")
+    print(
+        "\n| data | slope | seen / predicted in ten bins | farthest from 1 | in one seed | its "
+        "error | metacell | trusted |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in sets:
         found = [run["calibration"] for run in runs[name]]
@@ -71,10 +84,14 @@ def main():
         mean = ratios.mean(0)
         meta = [run["metacell"] for run in runs[name]]
         print(
-            f"| {name} | {figures([one['slope'] for one in found])} | {' '.join(f'{r:.2f}' for r in mean)} | "
-            f"{np.abs(mean - 1).max():.2f} | {np.abs(ratios - 1).max():.2f} | {np.mean([one['error'] for one in found]):.2f} | "
-            f"{np.mean([m['measured'] for m in meta]):.2f} → {np.mean([m['imputed'] for m in meta]):.2f} | "
-            f"{figures([run['peaks']['trusted'] / run['peaks']['all'] for run in runs[name]], 2)} |"
+            f"| {name} | {figures([one['slope'] for one in found])} | "
+            f"{' '.join(f'{r:.2f}' for r in mean)} | "
+            f"{np.abs(mean - 1).max():.2f} | {np.abs(ratios - 1).max():.2f} | "
+            f"{np.mean([one['error'] for one in found]):.2f} | "
+            f"{np.mean([m['measured'] for m in meta]):.2f} → "
+            f"{np.mean([m['imputed'] for m in meta]):.2f} | "
+            f"{figures([run['peaks']['trusted'] / run['peaks']['all'] for run in runs[name]], 2)} "
+            "|"
         )
 
 

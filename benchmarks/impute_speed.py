@@ -1,11 +1,14 @@
-"""How fast, and in how much memory, `scale impute` writes a trained file; beside the dense way of SCALE 1.1.2.
+"""How fast, and in how much memory, `scale impute` writes a trained file; beside the dense way of
+SCALE 1.1.2.
 
     python benchmarks/impute_speed.py [--cells 100000] [--peaks 50000] [--only csr packed ...]
 
-The input is made here: the arrays that `train` leaves (10 latent dimensions, 8 planted clusters, rates of some 7 % open), no
-counts. Every run of `scale impute` is a process of its own, timed whole, from start to the renamed file, with its peak resident
-memory; "kernel" makes the CSR blocks and drops them. The dense way makes sigmoid of a NumPy product, compares it with both
-means and converts to a SciPy CSR, in float32, on as many cells as take 2 GiB dense; its time is of the computation alone.
+The input is made here: the arrays that `train` leaves (10 latent dimensions, 8 planted clusters,
+rates of some 7 % open), no counts. Every run of `scale impute` is a process of its own, timed
+whole, from start to the renamed file, with its peak resident memory; "kernel" makes the CSR blocks
+and drops them. The dense way makes sigmoid of a NumPy product, compares it with both means and
+converts to a SciPy CSR, in float32, on as many cells as take 2 GiB dense; its time is of the
+computation alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# numpy and anndata are imported where they are used: a process starts with the peak memory of the one that started it
+# numpy and anndata are imported where they are used: a process starts with the peak memory of the
+# one that started it
 
 WAYS = {
     "csr": ["--binary"],
@@ -39,7 +43,11 @@ def trained_like(path: Path, n_cells: int, n_peaks: int, seed: int = 0) -> dict[
 
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(8, 10))[rng.integers(0, 8, n_cells)] + 0.3 * rng.normal(size=(n_cells, 10))
-    w, b, s = rng.normal(size=(n_peaks, 10)) * 0.3, rng.normal(-3.4, 1, n_peaks), rng.normal(0, 0.4, n_cells)
+    w, b, s = (
+        rng.normal(size=(n_peaks, 10)) * 0.3,
+        rng.normal(-3.4, 1, n_peaks),
+        rng.normal(0, 0.4, n_cells),
+    )
     sample = 1 / (1 + np.exp(-(z[:500] @ w.T + b + s[:500, None])))
     rate = sample.mean() * np.exp(s) * np.exp(rng.normal(0, 0.05, n_cells))
     anndata.AnnData(
@@ -91,7 +99,11 @@ def kernel(path: Path) -> dict[str, float]:
     started, cpu, ones = time.perf_counter(), time.process_time(), 0
     for block in blocks.blocks():
         ones += block.nnz
-    return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu, "ones": ones}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu,
+        "ones": ones,
+    }
 
 
 def dense_way(path: Path) -> dict[str, float]:
@@ -100,7 +112,9 @@ def dense_way(path: Path) -> dict[str, float]:
     import numpy as np
     from scipy import sparse
 
-    cells = anndata.read_h5ad(path)[: 2**31 // 4 // anndata.read_h5ad(path, backed="r").n_vars].copy()
+    cells = anndata.read_h5ad(path)[
+        : 2**31 // 4 // anndata.read_h5ad(path, backed="r").n_vars
+    ].copy()
     z, w = cells.obsm["X_scale"], cells.varm["scale_decoder"]
     b, s = cells.var["scale_bias"].to_numpy(), cells.obs["scale_offset"].to_numpy()
     cell, peak = (table["scale_open_rate"].to_numpy(np.float32) for table in (cells.obs, cells.var))
@@ -114,9 +128,14 @@ def dense_way(path: Path) -> dict[str, float]:
 def apart(function: str, path: Path, *numbers: int) -> dict[str, float]:
     """Call a function of this file in a process of its own."""
     here = str(Path(__file__).parent)
-    code = f"import json, sys; from pathlib import Path; sys.path.insert(0, {here!r}); import impute_speed\n"
+    code = (
+        f"import json, sys; from pathlib import Path; sys.path.insert(0, {here!r}); import "
+        "impute_speed\n"
+    )
     code += f"print(json.dumps(impute_speed.{function}(Path({str(path)!r}), *{numbers})))"
-    return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    return json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    )
 
 
 def main() -> None:
@@ -133,11 +152,25 @@ def main() -> None:
             if name in ("kernel", "dense"):
                 facts = apart("kernel" if name == "kernel" else "dense_way", path)
             else:
-                words = [sys.executable, "-m", "scale_toolkit", "impute", "--quiet", *WAYS[name], str(path)]
+                words = [
+                    sys.executable,
+                    "-m",
+                    "scale_toolkit",
+                    "impute",
+                    "--quiet",
+                    *WAYS[name],
+                    str(path),
+                ]
                 facts = process(words, output, pipe="pipe" in name)
                 output.unlink(missing_ok=True)
-            facts["M values/s"] = facts.get("cells", asked.cells) * asked.peaks / facts["seconds"] / 1e6
-            print(f"{name:28s}", "  ".join(f"{key} {value:,.1f}" for key, value in facts.items()), flush=True)
+            facts["M values/s"] = (
+                facts.get("cells", asked.cells) * asked.peaks / facts["seconds"] / 1e6
+            )
+            print(
+                f"{name:28s}",
+                "  ".join(f"{key} {value:,.1f}" for key, value in facts.items()),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

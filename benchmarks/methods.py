@@ -1,22 +1,27 @@
-"""One method, one matrix, one seed: a latent space. Every method of the comparison, run in a process of its own.
+"""One method, one matrix, one seed: a latent space. Every method of the comparison, run in a
+process of its own.
 
     python benchmarks/methods.py METHOD IN.h5ad OUT.npz [--seed 0] [--n-threads 2] [--epochs N]
 
-IN.h5ad holds counts (cells × peaks), all of which every method gets. OUT.npz holds ``latent`` (cells × dimensions, float32) and
-``facts``, JSON: ``seconds`` of the work without imports and reading, resident memory at its peak (``peak_mb``), after the
-imports (``imports_mb``) and after reading (``base_mb``), and what the method says of itself. Peers run in the environment that
+IN.h5ad holds counts (cells × peaks), all of which every method gets. OUT.npz holds ``latent``
+(cells × dimensions, float32) and ``facts``, JSON: ``seconds`` of the work without imports and
+reading, resident memory at its peak (``peak_mb``), after the imports (``imports_mb``) and after
+reading (``base_mb``), and what the method says of itself. Peers run in the environment that
 ``benchmarks/peers/install`` makes; each with the settings its documentation advises:
 
-tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), truncated SVD of 31, the first dropped, rows to unit
+tfidf-svd   log1p(10⁴ · count / row sum · log(1 + cells / peak count)), truncated SVD of 31, the
+first dropped, rows to unit
             length.
-signac-lsi  Signac's weighting, log1p(10⁴ · tf · cells / peak count), u · s of 30, first dropped, unit length (Stuart et al. 2021).
-scopen      scOpen's objective by scikit-learn: NMF of 30 of the TF-IDF matrix, rows to unit length (Li et al. 2021).
-cistopic    cisTopic's model by scikit-learn: LDA of 30 topics, square roots of the shares (Bravo González-Blas et al. 2019).
-snapatac2   ``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024); ``snapatac2:unit`` to unit length.
-peakvi      scvi-tools ``PEAKVI``, its own size, 500 epochs with early stopping (Ashuach et al. 2022); lr as --lr says.
-release     ``scale`` 1.1.2's own classes with the options of its command line (Xiong et al. 2019); the latent space is the mean
-            of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`, `clip_grad_norm`) are put
-            back, nothing else.
+signac-lsi  Signac's weighting, log1p(10⁴ · tf · cells / peak count), u · s of 30, first dropped,
+unit length (Stuart et al. 2021). scopen      scOpen's objective by scikit-learn: NMF of 30 of the
+TF-IDF matrix, rows to unit length (Li et al. 2021). cistopic    cisTopic's model by scikit-learn:
+LDA of 30 topics, square roots of the shares (Bravo González-Blas et al. 2019). snapatac2
+``snapatac2.tl.spectral``, 30 components, cosine, all peaks (Zhang et al. 2024); ``snapatac2:unit``
+to unit length. peakvi      scvi-tools ``PEAKVI``, its own size, 500 epochs with early stopping
+(Ashuach et al. 2022); lr as --lr says. release     ``scale`` 1.1.2's own classes with the options
+of its command line (Xiong et al. 2019); the latent space is the mean
+            of z. It does not start on NumPy 2: the names it misses (`np.warnings`, `np.Inf`,
+            `clip_grad_norm`) are put back, nothing else.
 start       the coordinates that this project's training starts from (`model.views.find_start`).
 scale       this project's ``train`` with its defaults; ``scale:PRESET`` with another preset.
 """
@@ -42,7 +47,12 @@ def tfidf_svd(late, args):
     n = min(30, min(cells.shape) - 2)
     x = cells.X.astype(np.float64).tocsr()
     row, column = np.asarray(x.sum(1)).ravel(), np.asarray(x.sum(0)).ravel()
-    x.data = np.log1p(1e4 * x.data / np.repeat(row, np.diff(x.indptr)) * np.log(1 + x.shape[0] / column)[x.indices])
+    x.data = np.log1p(
+        1e4
+        * x.data
+        / np.repeat(row, np.diff(x.indptr))
+        * np.log(1 + x.shape[0] / column)[x.indices]
+    )
     u, s, _ = svds(x, k=n + 1, v0=np.random.default_rng(args.seed).uniform(-1, 1, min(x.shape)))
     z = (u * s)[:, np.argsort(-s)[1:]]
     yield z / np.linalg.norm(z, axis=1, keepdims=True), {}
@@ -81,7 +91,9 @@ def cistopic(late, args):
 
     yield
     x = (late.cells.X > 0).astype(np.float64)
-    model = LatentDirichletAllocation(30, random_state=args.seed, max_iter=50, n_jobs=args.n_threads)
+    model = LatentDirichletAllocation(
+        30, random_state=args.seed, max_iter=50, n_jobs=args.n_threads
+    )
     shares = model.fit_transform(x)
     yield np.sqrt(shares / shares.sum(1, keepdims=True)), {}
 
@@ -118,7 +130,9 @@ def snapatac2(late, args):
     import snapatac2
 
     yield
-    _, z = snapatac2.tl.spectral(late.cells, n_comps=30, features=None, random_state=args.seed, inplace=False)
+    _, z = snapatac2.tl.spectral(
+        late.cells, n_comps=30, features=None, random_state=args.seed, inplace=False
+    )
     yield (unit_rows(z) if args.method.endswith(":unit") else z), {}
 
 
@@ -164,7 +178,8 @@ def release(late, args):
     cells.obs["batch"] = "0"
     cells.obs["batch"] = cells.obs["batch"].astype("category")
     data = SingleCellDataset(cells)
-    if args.iterations:  # the time of a step does not hang on the number of cells, that of its mixture and epoch does
+    # the time of a step does not hang on the number of cells, that of its mixture and epoch does
+    if args.iterations:
         data = Subset(data, range(32 * args.iterations))
     train = DataLoader(data, batch_size=32, drop_last=True, shuffle=True, num_workers=args.workers)
     every = DataLoader(data, batch_size=32)
@@ -214,7 +229,9 @@ METHODS = {
 
 
 class Late:
-    """Where the cells will be: they are read after the imports, so that the memory of both can be told apart."""
+    """Where the cells will be: they are read after the imports, so that the memory of both can
+    be told apart.
+    """
 
     cells = None
 
@@ -224,7 +241,9 @@ def latent_space(method, cells, seed, n_threads):
     import numpy as np
 
     late = Late()
-    args = argparse.Namespace(method=method, seed=seed, n_threads=n_threads, epochs=0, iterations=0, lr=1e-3, workers=0)
+    args = argparse.Namespace(
+        method=method, seed=seed, n_threads=n_threads, epochs=0, iterations=0, lr=1e-3, workers=0
+    )
     work = METHODS[method.partition(":")[0]](late, args)
     next(work)  # imports
     late.cells = cells
@@ -234,31 +253,52 @@ def latent_space(method, cells, seed, n_threads):
 
 
 def peak_mb() -> float:
-    """Most memory this process has held, in MB. getrusage would also count the process it was forked from."""
+    """Most memory this process has held, in MB. getrusage would also count the process it was
+    forked from.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", help=", ".join(METHODS))
     parser.add_argument("cells", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n-threads", type=int, default=os.cpu_count())
-    parser.add_argument("--epochs", type=int, default=0, help="peakvi, release: so many passes; 0: the method's own choice")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=0,
+        help="peakvi, release: so many passes; 0: the method's own choice",
+    )
     parser.add_argument(
         "--iterations",
         type=int,
         default=0,
         help="release: steps, on as many batches; 0: its default of 30,000",
     )
-    parser.add_argument("--lr", type=float, default=0, help="peakvi: learning rate; 0: its default of 1e-4")
-    parser.add_argument("--workers", type=int, default=4, help="release: loader processes, 4 in the release")
+    parser.add_argument(
+        "--lr", type=float, default=0, help="peakvi: learning rate; 0: its default of 1e-4"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=4, help="release: loader processes, 4 in the release"
+    )
     args = parser.parse_args()
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
+    for name in (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMBA_NUM_THREADS",
+        "RAYON_NUM_THREADS",
+    ):
         os.environ.setdefault(name, str(args.n_threads))  # before NumPy is loaded
     warnings.simplefilter("ignore")
     import anndata
@@ -272,7 +312,13 @@ def main():
     cells.X = cells.X.tocsr().astype(np.float32, copy=False)
     base, started = peak_mb(), time.perf_counter()
     latent, facts = next(work)
-    facts = {"seconds": time.perf_counter() - started, "imports_mb": imports, "base_mb": base, "peak_mb": peak_mb(), **facts}
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "imports_mb": imports,
+        "base_mb": base,
+        "peak_mb": peak_mb(),
+        **facts,
+    }
     np.savez(args.out, latent=np.asarray(latent, np.float32), facts=json.dumps(facts))
     print(json.dumps(facts))
 

@@ -1,9 +1,11 @@
-"""What every stage takes, beside what `scale plan` says: memory, seconds and bytes written, one thread, simulated cells.
+"""What every stage takes, beside what `scale plan` says: memory, seconds and bytes written, one
+thread, simulated cells.
 
-    python benchmarks/needs.py --out FOLDER [--up-to MILLION_OPEN_PEAKS] [--paper-up-to MILLION] [--n-threads 1]
+    python benchmarks/needs.py --out FOLDER [--up-to MILLION_OPEN_PEAKS] [--paper-up-to MILLION]
+    [--n-threads 1]
 
-Each stage is a process of its own, `scale STAGE IN -o OUT`; memory is its largest resident set, imports and all. Figures as
-``measured / planned``. `paper` is `train --preset paper` for 100 steps.
+Each stage is a process of its own, `scale STAGE IN -o OUT`; memory is its largest resident set,
+imports and all. Figures as ``measured / planned``. `paper` is `train --preset paper` for 100 steps.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ def run(words: list[str], out: Path) -> tuple[float, float, float]:
     """Run a command; MB (10⁶ bytes) of its largest resident set, seconds, MB of what it wrote."""
     out.unlink(missing_ok=True)
     began = time.monotonic()
-    child = os.spawnv(os.P_NOWAIT, sys.executable, [sys.executable, "-m", "scale_toolkit", *words, "--quiet"])
+    child = os.spawnv(
+        os.P_NOWAIT, sys.executable, [sys.executable, "-m", "scale_toolkit", *words, "--quiet"]
+    )
     _, status, usage = os.wait4(child, 0)
     if status:
         raise SystemExit(f"{words} ended with {os.waitstatus_to_exitcode(status)}")
@@ -52,24 +56,33 @@ def run(words: list[str], out: Path) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--up-to", type=float, default=120, help="million open peaks")
     parser.add_argument("--n-threads", default="1")
     parser.add_argument(
-        "--paper-up-to", type=float, default=35, help="million open peaks; the steps of the published model are slow"
+        "--paper-up-to",
+        type=float,
+        default=35,
+        help="million open peaks; the steps of the published model are slow",
     )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = args.n_threads
-    print("| cells × peaks, million open | stage | MB | seconds | MB written |\n|---|---|---|---|---|")
+    print(
+        "| cells × peaks, million open | stage | MB | seconds | MB written |\n|---|---|---|---|---|"
+    )
     for n_cells, n_peaks, n_open in SIZES:
         if n_cells * n_open > args.up_to * 1e6:
             continue
         raw = args.out / f"{n_cells}_{n_peaks}.h5ad"
         if not raw.exists():
             made = scale.simulate(n_cells=n_cells, n_peaks=n_peaks, open_peaks=n_open, seed=0)
-            anndata.AnnData(made.X, obs=made.obs[["cell_type"]], var=made.var[[]]).write_h5ad(raw, compression="gzip")
+            anndata.AnnData(made.X, obs=made.obs[["cell_type"]], var=made.var[[]]).write_h5ad(
+                raw, compression="gzip"
+            )
             del made
         before = {"prepare": raw, "paper": args.out / "select_peaks.h5ad"}
         size = size_of(raw)
@@ -78,7 +91,11 @@ def main() -> None:
                 continue
             source = before.get(stage, args.out / f"{previous(stage)}.h5ad")
             out = args.out / (f"{stage}.html" if stage == "report" else f"{stage}.h5ad")
-            threads = [] if stage in ("prepare", "select_peaks", "report") else ["--n-threads", args.n_threads]
+            threads = (
+                []
+                if stage in ("prepare", "select_peaks", "report")
+                else ["--n-threads", args.n_threads]
+            )
             measured = run([*words, *threads, str(source), "-o", str(out)], out)
             train = TrainConfig(preset="paper", max_iter=100) if stage == "paper" else TrainConfig()
             asked = needs(
@@ -89,14 +106,25 @@ def main() -> None:
                 cluster=ClusterConfig(),
             )
             planned = asked.memory_mb, asked.seconds, asked.disk_mb
-            cells = " | ".join(f"{one:,.0f} / {other:,.0f}" for one, other in zip(measured, planned))
-            print(f"| {n_cells:,} × {n_peaks:,}, {size.n_open / 1e6:.1f} | {stage} | {cells} |", flush=True)
+            cells = " | ".join(
+                f"{one:,.0f} / {other:,.0f}" for one, other in zip(measured, planned)
+            )
+            print(
+                f"| {n_cells:,} × {n_peaks:,}, {size.n_open / 1e6:.1f} | {stage} | {cells} |",
+                flush=True,
+            )
 
 
 def previous(stage: str) -> str:
     """The stage whose file a stage reads here."""
     order = ["prepare", "select_peaks", "train", "cluster", "embed"]
-    return order[order.index(stage) - 1] if stage in order else "cluster" if stage == "markers" else "embed"
+    return (
+        order[order.index(stage) - 1]
+        if stage in order
+        else "cluster"
+        if stage == "markers"
+        else "embed"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def cells_of(n_cells, n_peaks):
     """Open peaks of three planted kinds of cells, the same on every machine."""
     rng = np.random.default_rng(0)
     rates = rng.beta(0.6, 6, (3, n_peaks))
-    return sparse.csr_matrix((rng.random((n_cells, n_peaks)) < rates[np.arange(n_cells) % 3]).astype(np.float32))
+    return sparse.csr_matrix(
+        (rng.random((n_cells, n_peaks)) < rates[np.arange(n_cells) % 3]).astype(np.float32)
+    )
 
 
 def start(n_peaks):
@@ -126,9 +128,17 @@ def theirs(cells, steps):
         "encoder.hidden.0": "encoder.first", "encoder.hidden.2": "encoder.hidden.0", "encoder.sample.mu": "encoder.mean",
         "encoder.sample.log_var": "encoder.log_variance", "decoder.reconstruction": "decoder",
     }  # fmt: skip
-    names = {f"{one}.{part}": weights[f"{other}.{part}"] for one, other in pairs.items() for part in ("weight", "bias")}
+    names = {
+        f"{one}.{part}": weights[f"{other}.{part}"]
+        for one, other in pairs.items()
+        for part in ("weight", "bias")
+    }
     names["encoder.hidden.0.weight"] = names["encoder.hidden.0.weight"].T
-    names |= {"pi": weights["prior.weights"], "mu_c": weights["prior.means"].T, "var_c": weights["prior.variances"].T}
+    names |= {
+        "pi": weights["prior.weights"],
+        "mu_c": weights["prior.means"].T,
+        "var_c": weights["prior.variances"].T,
+    }
     model.load_state_dict({name: value.detach().clone() for name, value in names.items()})
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-4, weight_decay=5e-4)
     losses, dense = [], cells.toarray()
@@ -154,7 +164,9 @@ def theirs(cells, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--cells", type=int, default=320)
     parser.add_argument("--peaks", type=int, default=2000)
@@ -163,14 +175,24 @@ def main():
     cells = cells_of(args.cells, args.peaks)
     expected, their_seconds = theirs(cells, args.steps)
     found, our_seconds = ours(cells, args.steps)
-    print(f"{args.cells:,} cells × {args.peaks:,} peaks, {args.steps} steps: loss {expected[0]:.3f} to {expected[-1]:.3f}")
+    print(
+        f"{args.cells:,} cells × {args.peaks:,} peaks, {args.steps} steps: loss "
+        f"{expected[0]:.3f} to {expected[-1]:.3f}"
+    )
     print(f"largest relative difference of a loss: {np.abs(found / expected - 1).max():.2e}")
     print(
-        f"seconds a step: release {their_seconds:.4f}, ours {our_seconds:.4f}: {their_seconds / our_seconds:.1f} times as fast"
+        f"seconds a step: release {their_seconds:.4f}, ours {our_seconds:.4f}: "
+        f"{their_seconds / our_seconds:.1f} times as fast"
     )
     if args.write:
-        facts = {"what": "losses of SCALE 1.1.2, one a step", "cells": args.cells, "peaks": args.peaks}
-        args.write.write_text(json.dumps(facts | {"losses": [round(float(loss), 6) for loss in expected]}) + "\n")
+        facts = {
+            "what": "losses of SCALE 1.1.2, one a step",
+            "cells": args.cells,
+            "peaks": args.peaks,
+        }
+        args.write.write_text(
+            json.dumps(facts | {"losses": [round(float(loss), 6) for loss in expected]}) + "\n"
+        )
 
 
 if __name__ == "__main__":

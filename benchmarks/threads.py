@@ -38,14 +38,18 @@ def seconds(python: str, method: str, path: Path, out: Path, n_threads: int) -> 
     """Wall seconds of the work, and processor seconds of the whole process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [python, HERE / "methods.py", method, path, out, "--n-threads", n_threads]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return json.loads(done.stdout.strip().splitlines()[-1])["seconds"], used
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--peers", help="Python with SnapATAC2")
     parser.add_argument("--threads", default="1,2")

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""multiqc_content.py H5AD SAMPLE: write a sample's figures as MultiQC's custom content, one file a section."""
+"""multiqc_content.py H5AD SAMPLE: write a sample's figures as MultiQC's custom content, one file
+a section.
+"""
 
 import json
 import sys
@@ -11,7 +13,9 @@ import numpy as np
 
 def write(sample, section, **content):
     """Write one section; equal ids of several samples are one section on the page."""
-    Path(f"{sample}.{section}_mqc.json").write_text(json.dumps({"id": f"scale_{section}", **content}))
+    Path(f"{sample}.{section}_mqc.json").write_text(
+        json.dumps({"id": f"scale_{section}", **content})
+    )
 
 
 def categories(column):
@@ -22,7 +26,12 @@ def categories(column):
 def main(path, sample):
     """Write what the file has: later stages may not have run."""
     with h5py.File(path) as file:
-        shape = [int(n) for n in file["X"].attrs.get("shape", file["X"].shape if isinstance(file["X"], h5py.Dataset) else ())]
+        shape = [
+            int(n)
+            for n in file["X"].attrs.get(
+                "shape", file["X"].shape if isinstance(file["X"], h5py.Dataset) else ()
+            )
+        ]
         figures = {"cells": shape[0], "peaks": shape[1]}
         if "n_peaks" in file["obs"]:
             figures["open_peaks"] = float(np.median(file["obs/n_peaks"][:]))
@@ -37,14 +46,32 @@ def main(path, sample):
                 section_name="Cluster sizes",
                 description="Cells of each cluster.",
                 plot_type="bargraph",
-                pconfig={"id": "scale_clusters_plot", "title": "SCALE: cluster sizes", "ylab": "cells"},
-                data={sample: {f"cluster {name}": int((codes == code).sum()) for code, name in enumerate(names)}},
+                pconfig={
+                    "id": "scale_clusters_plot",
+                    "title": "SCALE: cluster sizes",
+                    "ylab": "cells",
+                },
+                data={
+                    sample: {
+                        f"cluster {name}": int((codes == code).sum())
+                        for code, name in enumerate(names)
+                    }
+                },
             )
             basis = next((name for name in ("X_umap", "X_tsne") if name in file["obsm"]), None)
             if basis:
                 points = file["obsm"][basis][:]
                 keep = np.random.default_rng(0).permutation(len(points))[:2000]
-                colours = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#666666")
+                colours = (
+                    "#0072b2",
+                    "#e69f00",
+                    "#009e73",
+                    "#cc79a7",
+                    "#56b4e9",
+                    "#d55e00",
+                    "#f0e442",
+                    "#666666",
+                )
                 write(
                     sample,
                     f"embedding_{sample}",
@@ -72,7 +99,9 @@ def main(path, sample):
         if "scale_cluster_report" in uns and "ari" in uns["scale_cluster_report"]:
             figures["ari"] = float(uns["scale_cluster_report/ari"][()])
         if "scale_history" in uns:
-            figures["epochs"] = max((len(curve) for curve in uns["scale_history"].values()), default=0)
+            figures["epochs"] = max(
+                (len(curve) for curve in uns["scale_history"].values()), default=0
+            )
             for name, curve in uns["scale_history"].items():
                 values = np.asarray(curve[:], dtype=float)
                 good = np.isfinite(values)
@@ -83,7 +112,12 @@ def main(path, sample):
                         section_name=f"Training: {name}",
                         description="By epoch.",
                         plot_type="linegraph",
-                        pconfig={"id": f"scale_training_{name}_plot", "title": f"SCALE: {name}", "xlab": "epoch", "ylab": name},
+                        pconfig={
+                            "id": f"scale_training_{name}_plot",
+                            "title": f"SCALE: {name}",
+                            "xlab": "epoch",
+                            "ylab": name,
+                        },
                         data={sample: {int(i): float(values[i]) for i in np.flatnonzero(good)}},
                     )
         if runtime:
@@ -92,12 +126,30 @@ def main(path, sample):
     headers = {
         "cells": {"title": "Cells", "format": "{:,.0f}"},
         "peaks": {"title": "Peaks", "format": "{:,.0f}"},
-        "open_peaks": {"title": "Open peaks", "description": "median of a cell", "format": "{:,.0f}"},
+        "open_peaks": {
+            "title": "Open peaks",
+            "description": "median of a cell",
+            "format": "{:,.0f}",
+        },
         "clusters": {"title": "Clusters", "format": "{:,.0f}"},
-        "ari": {"title": "ARI", "description": "adjusted Rand index with the known labels", "format": "{:.3f}"},
+        "ari": {
+            "title": "ARI",
+            "description": "adjusted Rand index with the known labels",
+            "format": "{:.3f}",
+        },
         "epochs": {"title": "Epochs", "format": "{:,.0f}"},
-        "seconds": {"title": "Time", "suffix": " s", "description": "of all stages", "format": "{:,.1f}"},
-        "memory": {"title": "Memory", "suffix": " MB", "description": "most of any stage", "format": "{:,.0f}"},
+        "seconds": {
+            "title": "Time",
+            "suffix": " s",
+            "description": "of all stages",
+            "format": "{:,.1f}",
+        },
+        "memory": {
+            "title": "Memory",
+            "suffix": " MB",
+            "description": "most of any stage",
+            "format": "{:,.0f}",
+        },
     }
     write(
         sample,

@@ -1,4 +1,6 @@
-"""The site: ``python -m sphinx -W -b html docs docs/_build``. Nothing is fetched while it is built."""
+"""The site: ``python -m sphinx -W -b html docs docs/_build``. Nothing is fetched while it is
+built.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ LINKS = {
 
 
 def notebook_as_markdown(notebook: dict[str, Any], images: Path) -> str:
-    """Return a notebook with its stored outputs as MyST Markdown; figures are written to `images`."""
+    """Return a notebook with its stored outputs as MyST Markdown; figures are written to
+    `images`.
+    """
     parts = []
     for cell_number, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
@@ -75,12 +79,16 @@ def slots_page() -> str:
     """Return the page of all slots, from keys.py."""
     from scale_toolkit import keys
 
-    rows = [f"| `{slot}` | `{slot.stage}` | {slot.shape} | {slot.dtype} | {slot.what} |" for slot in keys.all_slots()]
+    rows = [
+        f"| `{slot}` | `{slot.stage}` | {slot.shape} | {slot.dtype} | {slot.what} |"
+        for slot in keys.all_slots()
+    ]
     return "\n".join(
         [
             "# Slots",
             "",
-            "What the stages write to an AnnData. The same names are in every file that passes between the stages.",
+            "What the stages write to an AnnData. The same names are in every file that passes "
+            "between the stages.",
             "",
             "| slot | written by | shape | type | content |",
             "|---|---|---|---|---|",
@@ -91,15 +99,21 @@ def slots_page() -> str:
 
 
 def write_generated_pages(app: Sphinx) -> None:
-    """Write the tutorial, the slots and the pages from outside docs/ before the sources are read."""
+    """Write the tutorial, the slots and the pages from outside docs/ before the sources are
+    read.
+    """
     folder = Path(app.srcdir) / GENERATED
     folder.mkdir(exist_ok=True)
     notebook = json.loads((Path(app.srcdir) / "tutorial.ipynb").read_text(encoding="utf-8"))
     pages = {
         "tutorial.md": notebook_as_markdown(notebook, folder),
         "slots.md": slots_page(),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "]("),
-        "benchmarks.md": (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").replace("](../docs/", "]("),
+        "changelog.md": (ROOT / "CHANGELOG.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "]("),
+        "benchmarks.md": (ROOT / "benchmarks" / "RESULTS.md")
+        .read_text(encoding="utf-8")
+        .replace("](../docs/", "]("),
     }
     for name, text in pages.items():
         page = folder / name

@@ -1,4 +1,6 @@
-"""Write ``docs/commands.md`` from the app itself: ``python docs/make_commands.py``. A test fails where the two differ."""
+"""Write ``docs/commands.md`` from the app itself: ``python docs/make_commands.py``. A test fails
+where the two differ.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def page() -> str:
 
 
 def commands(group: Any, before: str = "") -> list[tuple[str, Any]]:
-    """Return every command with its name; those of a group of commands follow one another: ``plot embedding``."""
+    """Return every command with its name; those of a group of commands follow one another:
+    ``plot embedding``.
+    """
     found = []
     for name, command in group.commands.items():
         inside = hasattr(command, "commands")
@@ -38,7 +42,17 @@ def _section(name: str, command: Any) -> str:
     rows = [_row(p) for p in [*arguments, *(p for p in command.params if p not in arguments)]]
     table = ["| option | value | default | |", "|---|---|---|---|", *rows]
     return "\n".join(
-        [f"## scale {name}", "", f"`{usage}`", "", " ".join(command.help.split()), "", *_example(command), *table, ""]
+        [
+            f"## scale {name}",
+            "",
+            f"`{usage}`",
+            "",
+            " ".join(command.help.split()),
+            "",
+            *_example(command),
+            *table,
+            "",
+        ]
     )
 
 
@@ -50,7 +64,11 @@ def _example(command: Any) -> list[str]:
 def _row(parameter: Any) -> str:
     is_argument = parameter.param_type_name == "argument"
     names = parameter.metavar if is_argument else ", ".join(parameter.opts)
-    value = "" if is_argument or getattr(parameter, "is_flag", False) else f"`{_cell(parameter.metavar or '')}`"
+    value = (
+        ""
+        if is_argument or getattr(parameter, "is_flag", False)
+        else f"`{_cell(parameter.metavar or '')}`"
+    )
     default = _default(parameter)
     return f"| `{names}` | {value} | {default} | {_cell(parameter.help or '')} |"
 

@@ -190,8 +190,10 @@ def page() -> str:
         first = site.file.partition("/")[0]
         heading = CHAPTERS.get(first, CHAPTERS[""])
         if first == "stages":
-            heading = (f"{CHAPTERS['stages']}: "
-                      f"{site.file.partition('/')[2].removesuffix('.py').strip('_').replace('_', '-')}")
+            heading = (
+                f"{CHAPTERS['stages']}: "
+                f"{site.file.partition('/')[2].removesuffix('.py').strip('_').replace('_', '-')}"
+            )
         cells = [text.replace("|", "\\|") for text in site.key[1:]]
         rows.setdefault(heading, {})[
             "| " + " | ".join([*cells, str(CODES.get(site.error, 1))]) + " |"

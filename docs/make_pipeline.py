@@ -1,9 +1,11 @@
-"""Write what follows from the options and the schema: ``python docs/make_pipeline.py``. A test fails where they differ.
+"""Write what follows from the options and the schema: ``python docs/make_pipeline.py``. A test
+fails where they differ.
 
-- The groups of ``nextflow_schema.json`` that are a stage's options come from the stage's config (`scale_toolkit.config`);
-  its other groups are written by hand, there and nowhere else.
-- ``conf/parameters.config`` (every parameter's default) and ``conf/arguments.config`` (a stage's words on the command line)
-  come from the schema, and so does the table of parameters in ``docs/pipeline.md``.
+- The groups of ``nextflow_schema.json`` that are a stage's options come from the stage's config
+  (`scale_toolkit.config`); its other groups are written by hand, there and nowhere else.
+- ``conf/parameters.config`` (every parameter's default) and ``conf/arguments.config`` (a stage's
+  words on the command line) come from the schema, and so does the table of parameters in
+  ``docs/pipeline.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,11 @@ from typing import Any
 from scale_toolkit import config
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA, PARAMETERS, ARGUMENTS = ROOT / "nextflow_schema.json", ROOT / "conf/parameters.config", ROOT / "conf/arguments.config"
+SCHEMA, PARAMETERS, ARGUMENTS = (
+    ROOT / "nextflow_schema.json",
+    ROOT / "conf/parameters.config",
+    ROOT / "conf/arguments.config",
+)
 PAGE = ROOT / "docs/pipeline.md"
 BEGIN, END = "<!-- parameters: python docs/make_pipeline.py -->\n", "<!-- end of parameters -->\n"
 
@@ -38,7 +44,9 @@ KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def fields(stage: str) -> list[tuple[dataclasses.Field, type, bool]]:
-    """Return a stage's options: the field, the type of its value or of its items, and whether it holds many."""
+    """Return a stage's options: the field, the type of its value or of its items, and whether it
+    holds many.
+    """
     found = []
     for kind in STAGES[stage]:
         hints = typing.get_type_hints(kind)
@@ -46,7 +54,11 @@ def fields(stage: str) -> list[tuple[dataclasses.Field, type, bool]]:
             if spec.name not in SHARED:
                 parts = [hints[spec.name], *typing.get_args(hints[spec.name])]
                 many = next((part for part in parts if typing.get_origin(part) is tuple), None)
-                item = typing.get_args(many)[0] if many else next(part for part in parts if part in KINDS)
+                item = (
+                    typing.get_args(many)[0]
+                    if many
+                    else next(part for part in parts if part in KINDS)
+                )
                 found.append((spec, item, many is not None))
     return found
 
@@ -60,7 +72,8 @@ def property_of(spec: dataclasses.Field, item: type, *, many: bool) -> dict[str,
         if spec.default:
             made["default"] = ",".join(map(str, spec.default))
         return made
-    if spec.default is not None and spec.default is not False:  # nf-core's lint wants a false left out
+    # nf-core's lint wants a false left out
+    if spec.default is not None and spec.default is not False:
         made["default"] = spec.default
     if rule["choices"]:
         made["enum"] = list(rule["choices"])
@@ -73,14 +86,19 @@ def property_of(spec: dataclasses.Field, item: type, *, many: bool) -> dict[str,
 
 
 def schema() -> dict[str, Any]:
-    """Return the schema: its hand-written groups as they are, the stages' groups from their configs."""
+    """Return the schema: its hand-written groups as they are, the stages' groups from their
+    configs.
+    """
     made = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for stage in STAGES:
         made["$defs"][f"{stage}_options"] = {
             "title": f"Options of {stage}",
             "type": "object",
             "description": f"As the options of `scale {stage.replace('_', '-')}`.",
-            "properties": {f"{stage}_{spec.name}": property_of(spec, item, many=many) for spec, item, many in fields(stage)},
+            "properties": {
+                f"{stage}_{spec.name}": property_of(spec, item, many=many)
+                for spec, item, many in fields(stage)
+            },
         }
     made["allOf"] = [{"$ref": f"#/$defs/{group}"} for group in made["$defs"]]
     return made
@@ -91,7 +109,9 @@ def parameters(made: dict[str, Any]) -> str:
     lines = ["// Made from nextflow_schema.json by `python docs/make_pipeline.py`.", "params {"]
     for group in made["$defs"].values():
         lines += ["", f"    // {group['title']}"]
-        lines += [f"    {name} = {groovy(default_of(spec))}" for name, spec in group["properties"].items()]
+        lines += [
+            f"    {name} = {groovy(default_of(spec))}" for name, spec in group["properties"].items()
+        ]
     return "\n".join([*lines, "}", ""])
 
 
@@ -105,7 +125,9 @@ def arguments(made: dict[str, Any]) -> str:
             if spec["type"] == "boolean":
                 lines.append(f"                params.{name} ? '{flag}' : '',")
             else:
-                value = f"'${{params.{name}}}'" if spec["type"] == "string" else f"${{params.{name}}}"
+                value = (
+                    f"'${{params.{name}}}'" if spec["type"] == "string" else f"${{params.{name}}}"
+                )
                 lines.append(f"                params.{name} != null ? \"{flag} {value}\" : '',")
         lines += ["            ].findAll { word -> word }.join(' ')", "        }", "    }"]
     return "\n".join([*lines, "}", ""])
@@ -118,7 +140,9 @@ def default_of(spec: dict[str, Any]) -> Any:
 
 def groovy(value: Any) -> str:
     """Return a value as Groovy writes it."""
-    return "null" if value is None else f"'{value}'" if isinstance(value, str) else json.dumps(value)
+    return (
+        "null" if value is None else f"'{value}'" if isinstance(value, str) else json.dumps(value)
+    )
 
 
 def table(made: dict[str, Any]) -> str:
@@ -147,7 +171,13 @@ def value_of(spec: dict[str, Any]) -> str:
     if "enum" in spec:
         return "`" + "\\|".join(map(str, spec["enum"])) + "`"
     low, high = spec.get("minimum"), spec.get("maximum")
-    limits = f" {low}..{high}" if low is not None and high is not None else f" ≥ {low}" if low is not None else ""
+    limits = (
+        f" {low}..{high}"
+        if low is not None and high is not None
+        else f" ≥ {low}"
+        if low is not None
+        else ""
+    )
     return spec["type"] + limits
 
 

@@ -15,11 +15,15 @@ BEGIN, END = "<!-- stages: python docs/make_stages.py -->\n", "<!-- end of stage
 
 
 def table() -> str:
-    """Return the table: command, Python function, purpose, and the slots of the contract it writes."""
+    """Return the table: command, Python function, purpose, and the slots of the contract it
+    writes.
+    """
     lines = ["| command | in Python | what it does | writes |", "|---|---|---|---|"]
     for entry in STAGES.values():
         namespace = f"{entry.namespace}." if entry.namespace else ""
-        slots = [slot for slot in (keys.X, *keys.all_slots()) if slot.stage.split()[0] == entry.name]
+        slots = [
+            slot for slot in (keys.X, *keys.all_slots()) if slot.stage.split()[0] == entry.name
+        ]
         written = ", ".join(f"`{slot}`" for slot in slots)
         function = f"scale.{namespace}{entry.module}"
         lines.append(f"| `scale {entry.name}` | `{function}` | {entry.purpose} | {written} |")

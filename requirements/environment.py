@@ -1,10 +1,11 @@
 """Make the environment that ``./scale`` and ``./test`` run in, then run the command there.
 
-Only the standard library: nothing is installed yet. Everything said goes to stderr and stdin is left alone, since
-``./scale prepare a.h5ad | ./scale train`` may start several set-ups at once, with data on the pipe.
+Only the standard library: nothing is installed yet. Everything said goes to stderr and stdin is
+left alone, since ``./scale prepare a.h5ad | ./scale train`` may start several set-ups at once, with
+data on the pipe.
 
-The environment is made in steps, each with a key: what it was made from. A key is written down when its step is complete,
-so an interrupted set-up is done again, and a changed lock is installed anew.
+The environment is made in steps, each with a key: what it was made from. A key is written down when
+its step is complete, so an interrupted set-up is done again, and a changed lock is installed anew.
 """
 
 from __future__ import annotations
@@ -24,12 +25,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
 PLATFORMS = (("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64"))
-NEEDED_GB = {"Linux": 10, "Darwin": 3}  # while setting up; PyTorch brings its CUDA libraries on Linux
+# while setting up; PyTorch brings its CUDA libraries on Linux
+NEEDED_GB = {"Linux": 10, "Darwin": 3}
 MARKER = "made-by-scale-toolkit"
 RECIPE = "1"  # to be raised when the steps below change what they make of the same locks
 
-# Every file is checked against its hash. What pip resolves is already resolved, so it is told to add nothing of its own.
-PIP = ["-m", "pip", "install", "--no-deps", "--no-input", "--no-user", "--progress-bar=off", "--no-warn-script-location"]
+# Every file is checked against its hash. What pip resolves is already resolved, so it is told to
+# add nothing of its own.
+PIP = [
+    "-m",
+    "pip",
+    "install",
+    "--no-deps",
+    "--no-input",
+    "--no-user",
+    "--progress-bar=off",
+    "--no-warn-script-location",
+]
 PIP += ["--disable-pip-version-check", "--no-compile"]
 LOCKED = [*PIP, "--require-hashes", "--only-binary=:all:"]
 # episcanpy is published as source only; the build tools are there already, from build.lock.
@@ -76,24 +88,37 @@ def check(venv: Path) -> None:
     system, machine = platform.system(), platform.machine()
     if (system, machine) not in PLATFORMS:
         known = ", ".join(" ".join(pair) for pair in PLATFORMS)
-        raise SetupError(f"this is {system} {machine}; expected one of {known}, for which the dependencies are published")
+        raise SetupError(
+            f"this is {system} {machine}; expected one of {known}, for which the "
+            "dependencies are published"
+        )
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
-        raise SetupError(f"{sys.executable} lacks venv or ensurepip; install them (Debian, Ubuntu: apt install {package})")
+        raise SetupError(
+            f"{sys.executable} lacks venv or ensurepip; install them (Debian, Ubuntu: "
+            f"apt install {package})"
+        )
     if venv.exists() and any(venv.iterdir()) and not (venv / MARKER).is_dir():
-        raise SetupError(f"{venv} was not made by this set-up; move it away, or name another folder with SCALE_VENV")
+        raise SetupError(
+            f"{venv} was not made by this set-up; move it away, or name another "
+            "folder with SCALE_VENV"
+        )
 
 
 def check_space(venv: Path) -> None:
     """Raise `SetupError` where the disk is too full for a new environment."""
     free, needed = shutil.disk_usage(venv.parent).free / 1e9, NEEDED_GB[platform.system()]
     if free < needed:
-        raise SetupError(f"{venv.parent} has {free:.1f} GB free; expected {needed} GB; name a roomier folder with SCALE_VENV")
+        raise SetupError(
+            f"{venv.parent} has {free:.1f} GB free; expected {needed} GB; name a "
+            "roomier folder with SCALE_VENV"
+        )
 
 
 def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> None:
     """Run Python with output to the log, and on a terminal tell which package it is at."""
-    temporary = venv / "tmp"  # pip keeps all wheels there until the last is here: too much for many a /tmp
+    # pip keeps all wheels there until the last is here: too much for many a /tmp
+    temporary = venv / "tmp"
     temporary.mkdir(exist_ok=True)
     environment = {"TMPDIR": str(temporary), **os.environ}
     environment.pop("PYTHONPATH", None)
@@ -102,13 +127,23 @@ def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> Non
         command = [str(python), *arguments]
         print("$", *command, file=out, flush=True)
         with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
         ) as child:
             for line in child.stdout:
                 out.write(f"{time.monotonic() - start:6.1f} {line}")
                 if sys.stderr.isatty() and (package := re.match(r"Collecting ([^ =]+)", line)):
                     count += 1
-                    print(f"\r\033[Kscale: {count} of at most {total}: {package[1]}", end="", file=sys.stderr, flush=True)
+                    print(
+                        f"\r\033[Kscale: {count} of at most {total}: {package[1]}",
+                        end="",
+                        file=sys.stderr,
+                        flush=True,
+                    )
     if count:
         print("\r\033[K", end="", file=sys.stderr, flush=True)
     if child.returncode:
@@ -121,7 +156,14 @@ def call(venv: Path, python: str | Path, *arguments: str, total: int = 0) -> Non
 def install(venv: Path, lock: str, *options: str) -> None:
     """Install a lock."""
     total = len(re.findall(r"^\w", (LOCKS / lock).read_text(), re.MULTILINE))
-    call(venv, venv / "bin" / "python", *LOCKED, *options, f"--requirement={LOCKS / lock}", total=total)
+    call(
+        venv,
+        venv / "bin" / "python",
+        *LOCKED,
+        *options,
+        f"--requirement={LOCKS / lock}",
+        total=total,
+    )
 
 
 def make_run(venv: Path) -> None:
@@ -134,9 +176,13 @@ def make_run(venv: Path) -> None:
     call(venv, sys.executable, "-m", "venv", str(venv))
     install(venv, "build.lock")
     install(venv, "run.lock", *FROM_SOURCE)
-    # On all cores at once, which pip cannot; a package's templates that are no Python are passed over. Without it the first
-    # call takes twice as long, and every call where the environment is read-only afterwards.
-    compile_all = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
+    # On all cores at once, which pip cannot; a package's templates that are no Python are passed
+    # over. Without it the first call takes twice as long, and every call where the environment is
+    # read-only afterwards.
+    compile_all = (
+        "import compileall, sysconfig; "
+        "compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
+    )
     call(venv, venv / "bin" / "python", "-c", compile_all)
 
 
@@ -148,7 +194,15 @@ def make_test(venv: Path) -> None:
 
 def make_package(venv: Path) -> None:
     """Install the package itself, to be run from the checkout; needs no network."""
-    call(venv, venv / "bin" / "python", *PIP, "--no-index", "--no-build-isolation", "--editable", str(ROOT))
+    call(
+        venv,
+        venv / "bin" / "python",
+        *PIP,
+        "--no-index",
+        "--no-build-isolation",
+        "--editable",
+        str(ROOT),
+    )
 
 
 @contextlib.contextmanager
@@ -190,7 +244,8 @@ def main() -> None:
     group, command, *arguments = sys.argv[1:]
     venv = Path(os.environ["SCALE_VENV"]).absolute()
     if not all(is_done(venv, step, key) for step, key in keys(group).items()):
-        if Path(sys.executable).is_relative_to(venv):  # it is about to be removed: go on with the Python it was made from
+        # it is about to be removed: go on with the Python it was made from
+        if Path(sys.executable).is_relative_to(venv):
             os.execv(sys._base_executable, [sys._base_executable, *sys.orig_argv[1:]])
         try:
             make(venv, group)

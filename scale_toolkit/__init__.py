@@ -1,4 +1,5 @@
-"""SCALE for single-cell ATAC-seq: cluster and impute cells with a Gaussian-mixture variational autoencoder.
+"""SCALE for single-cell ATAC-seq: cluster and impute cells with a Gaussian-mixture variational
+autoencoder.
 
 Each stage is a function on an AnnData, with its options as keywords::
 
@@ -8,8 +9,8 @@ Each stage is a function on an AnnData, with its options as keywords::
     cells = scale.train(cells, n_components=6)
     cells = scale.cluster(cells, n_clusters=6)
 
-The same in scanpy's manner, on the AnnData in place: `scale.pp`, `scale.tl`, `scale.pl`; and as an object with `train()`,
-`predict()` and `save()`: `scale.SCALE`.
+The same in scanpy's manner, on the AnnData in place: `scale.pp`, `scale.tl`, `scale.pl`; and as an
+object with `train()`, `predict()` and `save()`: `scale.SCALE`.
 
 Importing the package loads neither torch nor scanpy; the first stage called does.
 """
@@ -41,7 +42,15 @@ _STAGES = {
     "verify": "verify",
 }
 
-_MODULES = {"get": "get", "pl": "plot", "plot": "plot", "pp": "pp", "report": "report", "tl": "tl", "utils": "utils"}
+_MODULES = {
+    "get": "get",
+    "pl": "plot",
+    "plot": "plot",
+    "pp": "pp",
+    "report": "report",
+    "tl": "tl",
+    "utils": "utils",
+}
 
 __all__ = ["SCALE", "__version__", *_MODULES, *_STAGES]  # with their types in __init__.pyi
 

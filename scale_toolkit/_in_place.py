@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
-def run(stage: str, adata: AnnData, *, copy: bool, name: str | None = None, **keywords: Any) -> AnnData | None:
-    """Call a stage and put what it returns into `adata`, or with `copy` return it and leave `adata` alone.
+def run(
+    stage: str, adata: AnnData, *, copy: bool, name: str | None = None, **keywords: Any
+) -> AnnData | None:
+    """Call a stage and put what it returns into `adata`, or with `copy` return it and leave `adata`
+    alone.
 
     Parameters
     ----------
@@ -33,7 +36,9 @@ def run(stage: str, adata: AnnData, *, copy: bool, name: str | None = None, **ke
     **keywords
         The stage's own.
     """
-    function: Callable[..., AnnData] = getattr(import_module(f"scale_toolkit.stages.{stage}"), name or stage)
+    function: Callable[..., AnnData] = getattr(
+        import_module(f"scale_toolkit.stages.{stage}"), name or stage
+    )
     result = function(adata.copy() if copy else adata, **keywords)
     if copy:
         return result
@@ -43,12 +48,19 @@ def run(stage: str, adata: AnnData, *, copy: bool, name: str | None = None, **ke
 
 
 def with_options(config: type[Config]) -> Callable[[Function], Function]:
-    """Show a config's fields, with their defaults, where a function's signature says ``**options``."""
+    """Show a config's fields, with their defaults, where a function's signature says
+    ``**options``.
+    """
 
     def show(function: Function) -> Function:
         own = list(inspect.signature(function).parameters.values())
         shown = [
-            inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=spec.type)
+            inspect.Parameter(
+                spec.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=spec.default,
+                annotation=spec.type,
+            )
             for spec in fields(config)
         ]
         parameters = [p for p in own if p.kind is not p.VAR_KEYWORD] + shown

@@ -8,7 +8,8 @@ VERSION = "0.1.0"
 
 
 def commit_of(checkout: Path) -> str | None:
-    """Return the first nine digits of the commit that is checked out; None if there is no git folder.
+    """Return the first nine digits of the commit that is checked out; None if there is no git
+    folder.
 
     The files are read directly: `scale --version` and every import would otherwise wait for git.
     """
@@ -21,7 +22,11 @@ def commit_of(checkout: Path) -> str | None:
             return head[:9]
         name = head.removeprefix("ref:").strip()
         common = folder / "commondir"
-        roots = [folder, folder / common.read_text(encoding="utf-8").strip()] if common.exists() else [folder]
+        roots = (
+            [folder, folder / common.read_text(encoding="utf-8").strip()]
+            if common.exists()
+            else [folder]
+        )
         for root in roots:
             if (root / name).exists():
                 return (root / name).read_text(encoding="utf-8").strip()[:9]

@@ -1,4 +1,6 @@
-"""`SCALE`: the model as an object, as users of scvi-tools expect it. A thin face over the stages: nothing is computed here."""
+"""`SCALE`: the model as an object, as users of scvi-tools expect it. A thin face over the
+stages: nothing is computed here.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +31,24 @@ _CURVES = ("loss", "reconstruction", "divergence", "held_out")
 
 
 class SCALE:
-    """SCALE (Xiong et al. 2019, Nat Commun 10:4576): a variational autoencoder of peaks with a Gaussian-mixture prior.
+    """SCALE (Xiong et al. 2019, Nat Commun 10:4576): a variational autoencoder of peaks with a
+    Gaussian-mixture prior.
 
-    The object holds the AnnData, the options and the trained model; everything it finds is in the AnnData too, in the slots
-    that the functions of `scale_toolkit` read and write, so the two can be mixed freely.
+    The object holds the AnnData, the options and the trained model; everything it finds is in the
+    AnnData too, in the slots that the functions of `scale_toolkit` read and write, so the two can
+    be mixed freely.
 
     Parameters
     ----------
     adata
-        Counts in ``X``, cells × peaks, as `scale_toolkit.pp.prepare` leaves them. Where ``var['selected']`` marks peaks, the
-        model sees only those. No set-up is needed. `train` writes into it; of a view, a copy is taken.
+        Counts in ``X``, cells × peaks, as `scale_toolkit.pp.prepare` leaves them. Where
+        ``var['selected']`` marks peaks, the model sees only those. No set-up is needed. `train`
+        writes into it; of a view, a copy is taken.
     n_components
         Components of the mixture, 1 or more: about as many as there are clusters.
     **options
-        Further options of `scale_toolkit.train`: ``preset``, ``latent``, ``lr``, ``seed``, ``device``, ``n_threads``, …
+        Further options of `scale_toolkit.train`: ``preset``, ``latent``, ``lr``, ``seed``,
+        ``device``, ``n_threads``, …
 
     Attributes
     ----------
@@ -71,7 +77,8 @@ class SCALE:
         self.adata: AnnData = adata
         self._trained_with: TrainConfig | None = None
         self._model: bytes | None = None
-        self._peaks: Callable[[], list[str] | None] | None = None  # names for a model of SCALE 1.1.2
+        # names for a model of SCALE 1.1.2
+        self._peaks: Callable[[], list[str] | None] | None = None
 
     @property
     def is_trained(self) -> bool:
@@ -92,26 +99,29 @@ class SCALE:
         Parameters
         ----------
         max_epochs
-            Upper bound on the number of epochs, 1 or more; None: that of the preset (60 for ``fast``).
+            Upper bound on the number of epochs, 1 or more; None: that of the preset (60 for
+            ``fast``).
         early_stopping
-            End when the likelihood of held-out open peaks no longer rises, and keep the best epoch. (``preset="release"`` never
-            does, as release 1.1.2.) False: train to the bound.
+            End when the likelihood of held-out open peaks no longer rises, and keep the best epoch.
+            (``preset="release"`` never does, as release 1.1.2.) False: train to the bound.
         early_stopping_patience
-            Epochs without a rise after which it ends, 1 or more; None: the preset's (5 for ``fast``).
+            Epochs without a rise after which it ends, 1 or more; None: the preset's (5 for
+            ``fast``).
         progress
-            Show a bar with the time left, on a terminal or in a notebook; or a function, called after each epoch with a
-            message, the epochs done and the epochs at most.
+            Show a bar with the time left, on a terminal or in a notebook; or a function, called
+            after each epoch with a message, the epochs done and the epochs at most.
         **options
-            Options of `scale_toolkit.train` for this training only (``lr``, ``batch_size``, …); the next one starts
-            again from those the object was made with.
+            Options of `scale_toolkit.train` for this training only (``lr``, ``batch_size``, …); the
+            next one starts again from those the object was made with.
 
         Notes
         -----
-        Writes into ``adata``: ``obsm['X_scale']`` (cells × latent, float32; also under SCALE's name ``obsm['latent']``),
-        ``obsm['scale_posterior']`` (cells × components, float32), ``obs['scale_component']``, ``varm['scale_decoder']``,
-        ``var['scale_bias']``, ``obs['scale_offset']``, ``obs['scale_open_rate']``, ``var['scale_open_rate']``,
-        ``uns['scale_mixture']``, ``uns['scale_history']``, a receipt in ``uns['scale']``; with ``decode_dim`` also
-        ``obsm['scale_hidden']``. See `scale_toolkit.train`.
+        Writes into ``adata``: ``obsm['X_scale']`` (cells × latent, float32; also under SCALE's name
+        ``obsm['latent']``), ``obsm['scale_posterior']`` (cells × components, float32),
+        ``obs['scale_component']``, ``varm['scale_decoder']``, ``var['scale_bias']``,
+        ``obs['scale_offset']``, ``obs['scale_open_rate']``, ``var['scale_open_rate']``,
+        ``uns['scale_mixture']``, ``uns['scale_history']``, a receipt in ``uns['scale']``; with
+        ``decode_dim`` also ``obsm['scale_hidden']``. See `scale_toolkit.train`.
 
         Raises
         ------
@@ -128,7 +138,9 @@ class SCALE:
 
         if not early_stopping:
             if early_stopping_patience is not None:
-                raise OptionError("early_stopping is False and early_stopping_patience is given", "one of the two")
+                raise OptionError(
+                    "early_stopping is False and early_stopping_patience is given", "one of the two"
+                )
             options.setdefault("patience", 0)
         elif early_stopping_patience is not None:
             options.setdefault("patience", early_stopping_patience)
@@ -146,8 +158,9 @@ class SCALE:
         Parameters
         ----------
         adata
-            Other cells, encoded with this model without being changed (`scale_toolkit.encode`; peaks are matched by name);
-            None: the model's own, whose array is ``adata.obsm['X_scale']``.
+            Other cells, encoded with this model without being changed (`scale_toolkit.encode`;
+            peaks are matched by name); None: the model's own, whose array is
+            ``adata.obsm['X_scale']``.
 
         Raises
         ------
@@ -161,7 +174,8 @@ class SCALE:
         return np.asarray(keys.LATENT.get(self._cells(adata)))
 
     def get_imputed(self, adata: AnnData | None = None, *, depth: str = "equal") -> Imputed:
-        """Return the probability that each peak is open in each cell, as a matrix that is decoded when it is sliced.
+        """Return the probability that each peak is open in each cell, as a matrix that is decoded
+        when it is sliced.
 
         Parameters
         ----------
@@ -174,8 +188,8 @@ class SCALE:
         Returns
         -------
         Imputed
-            Cells × modelled peaks, values in [0, 1]: ``model.get_imputed()["cell1", "chr1:1000-1500"]``; see
-            `scale_toolkit.imputed`. Nothing is written.
+            Cells × modelled peaks, values in [0, 1]: ``model.get_imputed()["cell1",
+            "chr1:1000-1500"]``; see `scale_toolkit.imputed`. Nothing is written.
 
         Raises
         ------
@@ -186,10 +200,13 @@ class SCALE:
 
         return imputed(self._cells(adata), depth=depth)
 
-    def predict(self, adata: AnnData | None = None, *, soft: bool = False) -> pd.Series[Any] | pd.DataFrame:
+    def predict(
+        self, adata: AnnData | None = None, *, soft: bool = False
+    ) -> pd.Series[Any] | pd.DataFrame:
         """Return the mixture component of each cell, or how responsible each component is for it.
 
-        Clusters of an exact number, by Leiden, k-means or the mixture, come from `scale_toolkit.cluster`.
+        Clusters of an exact number, by Leiden, k-means or the mixture, come from
+        `scale_toolkit.cluster`.
 
         Parameters
         ----------
@@ -200,8 +217,9 @@ class SCALE:
 
         Returns
         -------
-        A Series (category, the cells as index) as in ``obs['scale_component']``; with `soft` a DataFrame, cells × components,
-        of float32 in [0, 1] whose rows sum to 1, as in ``obsm['scale_posterior']``.
+        A Series (category, the cells as index) as in ``obs['scale_component']``; with `soft` a
+        DataFrame, cells × components, of float32 in [0, 1] whose rows sum to 1, as in
+        ``obsm['scale_posterior']``.
 
         Raises
         ------
@@ -214,14 +232,18 @@ class SCALE:
         if not soft:
             return pd.Series(keys.COMPONENT.get(cells), name=keys.COMPONENT.name).copy()
         posterior = keys.POSTERIOR.get(cells)
-        return pd.DataFrame(posterior, index=cells.obs_names, columns=[str(c) for c in range(posterior.shape[1])])
+        return pd.DataFrame(
+            posterior, index=cells.obs_names, columns=[str(c) for c in range(posterior.shape[1])]
+        )
 
     @property
     def history(self) -> pd.DataFrame:
-        """The learning curves: a row an epoch, columns ``loss``, ``reconstruction`` and ``divergence`` (nats a cell, mean).
+        """The learning curves: a row an epoch, columns ``loss``, ``reconstruction`` and
+        ``divergence`` (nats a cell, mean).
 
-        With early stopping also ``held_out``, the mean log-likelihood of the held-out open peaks, which begins with the start's
-        own, in row 0. Empty where the model was loaded without the AnnData it was trained on.
+        With early stopping also ``held_out``, the mean log-likelihood of the held-out open peaks,
+        which begins with the start's own, in row 0. Empty where the model was loaded without the
+        AnnData it was trained on.
         """
         import numpy as np
         import pandas as pd
@@ -236,13 +258,21 @@ class SCALE:
             table[name] = np.concatenate([np.full(len(table) - len(curve), np.nan), curve])
         return table
 
-    def save(self, dir_path: str | os.PathLike[str], *, overwrite: bool = False, save_anndata: bool = False) -> None:
-        """Write the model to the folder `dir_path`, which is made where it is missing, as ``model.pt``.
+    def save(
+        self,
+        dir_path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+    ) -> None:
+        """Write the model to the folder `dir_path`, which is made where it is missing, as
+        ``model.pt``.
 
         Parameters
         ----------
         dir_path
-            The folder; ``scale train --pretrain dir_path/model.pt`` encodes with what is written too.
+            The folder; ``scale train --pretrain dir_path/model.pt`` encodes with what is written
+            too.
         overwrite
             Replace files that are there.
         save_anndata
@@ -262,7 +292,11 @@ class SCALE:
         names = [CELLS, MODEL] if save_anndata else [MODEL]
         existing = [name for name in names if (folder / name).exists()]
         if existing and not overwrite:
-            raise UsageError(f"{folder / existing[0]} exists", "a new folder", "give overwrite=True to replace it")
+            raise UsageError(
+                f"{folder / existing[0]} exists",
+                "a new folder",
+                "give overwrite=True to replace it",
+            )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file", "a folder", "choose another name")
         if save_anndata:
@@ -284,18 +318,24 @@ class SCALE:
             raise
 
     @classmethod
-    def load(cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **options: Any) -> SCALE:
-        """Read a model that `save`, ``scale run``, ``scale train --model`` or SCALE 1.1.2 has written. No code in it is run.
+    def load(
+        cls, dir_path: str | os.PathLike[str], adata: AnnData | None = None, **options: Any
+    ) -> SCALE:
+        """Read a model that `save`, ``scale run``, ``scale train --model`` or SCALE 1.1.2 has
+        written. No code in it is run.
 
         Parameters
         ----------
         dir_path
-            The folder, or the model file itself. (SCALE 1.1.2's needs its ``adata.h5ad`` beside it, for the peaks' names.)
+            The folder, or the model file itself. (SCALE 1.1.2's needs its ``adata.h5ad`` beside it,
+            for the peaks' names.)
         adata
-            Cells. Those that the model was trained on are taken as they are; others are encoded (`scale_toolkit.encode`), which
-            writes into them. None: those of ``adata.h5ad`` in the folder.
+            Cells. Those that the model was trained on are taken as they are; others are encoded
+            (`scale_toolkit.encode`), which writes into them. None: those of ``adata.h5ad`` in the
+            folder.
         **options
-            ``device``, ``n_threads`` and ``seed``, where others are wanted than the model was trained with.
+            ``device``, ``n_threads`` and ``seed``, where others are wanted than the model was
+            trained with.
 
         Raises
         ------
@@ -313,7 +353,11 @@ class SCALE:
         data = file.read_bytes()
         if adata is None:
             if not file.with_name(CELLS).is_file():
-                raise InputError(f"{file} comes without cells", f"adata, or {CELLS} beside it", "give the cells as adata")
+                raise InputError(
+                    f"{file} comes without cells",
+                    f"adata, or {CELLS} beside it",
+                    "give the cells as adata",
+                )
             with open_h5ad(file.with_name(CELLS)) as cells:
                 adata = cells.read()
         # the device and the cores of the training may be missing on this machine
@@ -328,20 +372,31 @@ class SCALE:
         size = f"SCALE: {self.adata.n_obs:,} cells × {self.adata.n_vars:,} peaks"
         config = self._trained_with or self.config
         latent = config.latent or "by the data"
-        parts = [size, f"{config.n_components} components", f"latent {latent}", f"preset {config.preset}"]
+        parts = [
+            size,
+            f"{config.n_components} components",
+            f"latent {latent}",
+            f"preset {config.preset}",
+        ]
         if not self.is_trained:
             return ", ".join([*parts, "not trained"])
-        epochs = len(keys.HISTORY.get(self.adata)["loss"]) if keys.HISTORY.found_in(self.adata) else 0
+        epochs = (
+            len(keys.HISTORY.get(self.adata)["loss"]) if keys.HISTORY.found_in(self.adata) else 0
+        )
         return ", ".join([*parts, f"trained for {epochs} epochs" if epochs else "trained"])
 
     def _trained(self) -> bytes:
         """The model's bytes, or an error where there are none."""
         if self._model is None:
-            raise UsageError("the model is not trained", "a trained model", "call train() first, or SCALE.load()")
+            raise UsageError(
+                "the model is not trained", "a trained model", "call train() first, or SCALE.load()"
+            )
         return self._model
 
     def _cells(self, adata: AnnData | None) -> AnnData:
-        """Cells with the slots of `train`: the model's own, or others, encoded beside their AnnData."""
+        """Cells with the slots of `train`: the model's own, or others, encoded beside their
+        AnnData.
+        """
         data = self._trained()
         if adata is None or adata is self.adata:
             return self.adata
@@ -365,11 +420,14 @@ def _check_writable(adata: AnnData) -> None:
     for axis in ("obs", "var"):
         table = getattr(adata, axis)
         for name in table.columns:
-            if table[name].dtype == object and pd.api.types.infer_dtype(table[name]).startswith("mixed"):
+            if table[name].dtype == object and pd.api.types.infer_dtype(table[name]).startswith(
+                "mixed"
+            ):
                 raise InputError(
                     f"{axis}[{name!r}] holds values of different types",
                     "a column of one type, which an h5ad file can hold",
-                    f"convert it first: adata.{axis}[{name!r}] = adata.{axis}[{name!r}].astype(str)",
+                    f"convert it first: adata.{axis}[{name!r}] = "
+                    f"adata.{axis}[{name!r}].astype(str)",
                 )
 
 

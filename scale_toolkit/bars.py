@@ -1,6 +1,7 @@
 """Show how far the work has come: a bar on a terminal or in a notebook, else a line now and then.
 
-Both have a label, the count of what is done, its total as soon as the stage reports one, and the time elapsed.
+Both have a label, the count of what is done, its total as soon as the stage reports one, and the
+time elapsed.
 """
 
 from __future__ import annotations
@@ -28,19 +29,36 @@ def bar(label: str = "") -> Iterator[Progress]:
         Shown from the beginning, before the first call, and in front of every message.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Count(ProgressColumn):
         def render(self, task: Task) -> Text:
             # before the stage has reported its total, "0/?" would say nothing
-            return Text("" if task.total is None else f"{int(task.completed):,}/{int(task.total):,}")
+            return Text(
+                "" if task.total is None else f"{int(task.completed):,}/{int(task.total):,}"
+            )
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), Count(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        Count(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     drawn = console.is_terminal or console.is_jupyter
-    with Bar(*columns, console=console, transient=True, redirect_stdout=False, disable=not drawn) as shown:
+    with Bar(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=not drawn
+    ) as shown:
         task = shown.add_task(label, total=None)
         yield lambda message, done, total: shown.update(
             task, description=labelled(label, message), completed=done, total=total or None
@@ -60,7 +78,9 @@ class Lines:
         Between two lines; the first comes after this time, so that a short stage writes none.
     """
 
-    def __init__(self, write: Callable[[str, int, int], None], label: str, seconds: float = LINE_SECONDS) -> None:
+    def __init__(
+        self, write: Callable[[str, int, int], None], label: str, seconds: float = LINE_SECONDS
+    ) -> None:
         self._write, self._label, self._seconds = write, label, seconds
         self._message, self._done, self._total = "", 0, 0
         self._started, self._ended = time.monotonic(), threading.Event()
@@ -81,7 +101,11 @@ class Lines:
     def line(self) -> str:
         """Return what is known now: ``train: loss 512.3, 12/60, 1 min 30 s``."""
         count = f"{self._done:,}/{self._total:,}" if self._total else ""
-        facts = (labelled(self._label, self._message), count, duration(time.monotonic() - self._started))
+        facts = (
+            labelled(self._label, self._message),
+            count,
+            duration(time.monotonic() - self._started),
+        )
         return ", ".join(fact for fact in facts if fact)
 
     def _run(self) -> None:

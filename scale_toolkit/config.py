@@ -1,6 +1,7 @@
 """One frozen dataclass a stage: defaults, ranges and help texts, validated on construction.
 
-The command line, the Python keywords and the docs are all made from these fields, so an option is written once.
+The command line, the Python keywords and the docs are all made from these fields, so an option is
+written once.
 """
 
 from __future__ import annotations
@@ -25,11 +26,21 @@ class PrepareConfig(Config):
     """Options of ``prepare``: which cells and peaks are kept."""
 
     min_peaks: float = option(
-        100, "Keep cells with at least this many open peaks; below 1, a fraction of all peaks.", minimum=0
+        100,
+        "Keep cells with at least this many open peaks; below 1, a fraction of all peaks.",
+        minimum=0,
     )
-    min_cells: float = option(10, "Keep peaks open in at least this many cells; below 1, a fraction of all cells.", minimum=0)
+    min_cells: float = option(
+        10,
+        "Keep peaks open in at least this many cells; below 1, a fraction of all cells.",
+        minimum=0,
+    )
     layer: str | None = option(None, "Take the counts from this layer of the h5ad instead of X.")
-    join: str = option("inner", "Peaks of several inputs: those in all (inner) or in any (outer).", choices=("inner", "outer"))
+    join: str = option(
+        "inner",
+        "Peaks of several inputs: those in all (inner) or in any (outer).",
+        choices=("inner", "outer"),
+    )
     drop_chromosomes: tuple[str, ...] = option(
         (), "Drop peaks on these chromosomes, for example chrM,chrX,chrY.", metavar="CHR,CHR"
     )
@@ -41,7 +52,10 @@ class FragmentsConfig(Config):
 
     count: str = option(
         "insertions",
-        "Count Tn5 insertions (both ends of a fragment, as ArchR does) or fragments that overlap a peak.",
+        "Count Tn5 insertions (both ends of a fragment, as ArchR does) or fragments that overlap a "
+        ""
+        ""
+        "peak.",
         choices=("insertions", "fragments"),
     )
     cap: int = option(0, "Largest count of a peak in a cell (ArchR uses 4); 0: no cap.", minimum=0)
@@ -53,7 +67,8 @@ class SelectPeaksConfig(Config):
 
     method: str = option(
         "variability",
-        "Score of a peak: variability (episcanpy's score, computed here), episcanpy (the library itself), hvg (scanpy's "
+        "Score of a peak: variability (episcanpy's score, computed here), episcanpy (the library "
+        "itself), hvg (scanpy's "
         "highly variable features) or tfidf-variance.",
         choices=("variability", "episcanpy", "hvg", "tfidf-variance"),
     )
@@ -61,7 +76,9 @@ class SelectPeaksConfig(Config):
         100_000, "Keep at most this many peaks, the best-scored first; -1: all.", minimum=-1
     )
     min_score: float | None = option(None, "Keep only peaks that score at least this.")
-    mark_only: bool = option(False, "Keep every peak and only mark the selected ones in var['selected'].")
+    mark_only: bool = option(
+        False, "Keep every peak and only mark the selected ones in var['selected']."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,9 +88,29 @@ class SelectPeaksConfig(Config):
 
 #: Values of the options of `TrainConfig` that are None.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"encode_dim": (64,), "lr": 0.0003, "max_epochs": 60, "weight_decay": 0.0, "patience": 5},
-    "paper": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.002, "batch_size": 32, "weight_decay": 5e-4, "patience": 50},
-    "release": {"latent": 10, "encode_dim": (1024, 128), "lr": 0.0002, "batch_size": 32, "weight_decay": 5e-4, "patience": 0},
+    "fast": {
+        "encode_dim": (64,),
+        "lr": 0.0003,
+        "max_epochs": 60,
+        "weight_decay": 0.0,
+        "patience": 5,
+    },
+    "paper": {
+        "latent": 10,
+        "encode_dim": (1024, 128),
+        "lr": 0.002,
+        "batch_size": 32,
+        "weight_decay": 5e-4,
+        "patience": 50,
+    },
+    "release": {
+        "latent": 10,
+        "encode_dim": (1024, 128),
+        "lr": 0.0002,
+        "batch_size": 32,
+        "weight_decay": 5e-4,
+        "patience": 0,
+    },
 }
 
 
@@ -83,20 +120,28 @@ class TrainConfig(Config):
 
     preset: str = option(
         "fast",
-        "fast: spectral start, depth offset, sparse steps; paper: SCALE as published; release: SCALE as 1.1.2 runs it.",
+        "fast: spectral start, depth offset, sparse steps; paper: SCALE as published; release: "
+        "SCALE as 1.1.2 runs it.",
         choices=tuple(PRESETS),
     )
-    n_components: int = option(30, "Components of the Gaussian mixture prior.", flags=("-k",), minimum=1)
+    n_components: int = option(
+        30, "Components of the Gaussian mixture prior.", flags=("-k",), minimum=1
+    )
     latent: int | None = option(
         None,
-        "Dimensions of the latent space (fast: as many as rise above chance, at most 40; paper, release: 10).",
+        "Dimensions of the latent space (fast: as many as rise above chance, at most 40; paper, "
+        "release: 10).",
         flags=("-l",),
         minimum=1,
     )
     encode_dim: tuple[int, ...] | None = option(
-        None, "Widths of the encoder's hidden layers (fast: 64; paper, release: 1024,128).", minimum=1
+        None,
+        "Widths of the encoder's hidden layers (fast: 64; paper, release: 1024,128).",
+        minimum=1,
     )
-    decode_dim: tuple[int, ...] = option((), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1)
+    decode_dim: tuple[int, ...] = option(
+        (), "Widths of the decoder's hidden layers; none: linear, as published.", minimum=1
+    )
     lr: float | None = option(
         None,
         "Learning rate (fast: 0.0003; paper: 0.002; release: 0.0002).",
@@ -104,100 +149,148 @@ class TrainConfig(Config):
         maximum=10,
     )
     batch_size: int | None = option(
-        None, "Cells a step (fast: 64 to 256, by the number of cells; others: 32).", flags=("-b",), minimum=1
+        None,
+        "Cells a step (fast: 64 to 256, by the number of cells; others: 32).",
+        flags=("-b",),
+        minimum=1,
     )
     max_iter: int = option(30_000, "Upper bound on the number of steps.", flags=("-i",), minimum=1)
-    max_epochs: int | None = option(None, "Upper bound on the number of epochs (fast: 60; others: none).", minimum=1)
-    weight_decay: float | None = option(None, "Weight decay of the optimiser (fast: 0; others: 0.0005).", minimum=0)
+    max_epochs: int | None = option(
+        None, "Upper bound on the number of epochs (fast: 60; others: none).", minimum=1
+    )
+    weight_decay: float | None = option(
+        None, "Weight decay of the optimiser (fast: 0; others: 0.0005).", minimum=0
+    )
     patience: int | None = option(
         None,
-        "Stop when the likelihood of held-out open peaks has not risen for this many epochs, and keep the best epoch; "
+        "Stop when the likelihood of held-out open peaks has not risen for this many epochs, and "
+        "keep the best epoch; "
         "0: train to the end (fast: 5; paper: 50; release: 0).",
         minimum=0,
     )
     all_peaks: bool = option(False, "Model every peak, whatever var['selected'] says.")
-    log_transform: bool = option(False, "Let the encoder see log2(count + 1); the targets stay binary.")
+    log_transform: bool = option(
+        False, "Let the encoder see log2(count + 1); the targets stay binary."
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     gpu_memory: float | None = option(
         None,
-        "Gigabytes of the GPU's memory that counts may take; if they take more, they are copied to it batch by batch "
+        "Gigabytes of the GPU's memory that counts may take; if they take more, they are copied to "
+        ""
+        ""
+        "it batch by batch "
         "(default: four fifths of what is free).",
         minimum=0,
     )
     precision: str = option(
         "float32",
-        "Dense products on a GPU: float32, or auto, which may round their factors to TensorFloat-32.",
+        "Dense products on a GPU: float32, or auto, which may round their factors to "
+        "TensorFloat-32.",
         choices=("float32", "auto"),
     )
-    deterministic: bool = option(False, "Give identical results in every run on the same GPU; slower.")
+    deterministic: bool = option(
+        False, "Give identical results in every run on the same GPU; slower."
+    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 
     def resolved(self) -> TrainConfig:
         """These options with every None replaced by the preset's value."""
-        values = {name: value for name, value in PRESETS[self.preset].items() if getattr(self, name) is None}
+        values = {
+            name: value
+            for name, value in PRESETS[self.preset].items()
+            if getattr(self, name) is None
+        }
         return dataclasses.replace(self, **values)
 
 
 @dataclass(frozen=True)
 class ImputeConfig(Config):
-    """Options of ``impute``: what is written. With neither numeric, binary, per_group nor validate, numeric is."""
+    """Options of ``impute``: what is written. With neither numeric, binary, per_group nor
+    validate, numeric is.
+    """
 
     numeric: bool = option(False, "Write the probability that each peak is open.")
     numeric_format: str = option(
         "float32",
-        "How a probability is stored: float32 (4 bytes a value, 3.3 compressed), float16 (2 bytes, 1.6 compressed; at most "
+        "How a probability is stored: float32 (4 bytes a value, 3.3 compressed), float16 (2 bytes, "
+        ""
+        ""
+        "1.6 compressed; at most "
         "0.00025 off) or uint8 (1 byte, 0.7 compressed; 255 steps from 0 to 1, at most 1/510 off; "
         "scale_toolkit.unpack_numeric gives probabilities back).",
         choices=("float32", "float16", "uint8"),
     )
     depth: str = option(
         "equal",
-        "Depth at which probabilities and means of groups are given: equal (the data's median depth for every cell, so that "
-        "cells can be compared) or own (the depth of each cell, as in the likelihood; --binary always uses it).",
+        "Depth at which probabilities and means of groups are given: equal (the data's median "
+        "depth for every cell, so that "
+        "cells can be compared) or own (the depth of each cell, as in the likelihood; --binary "
+        "always uses it).",
         choices=("equal", "own"),
     )
     binary: bool = option(
-        False, "Write 1 if the probability at the cell's own depth exceeds both the cell's and the peak's open rate."
+        False,
+        "Write 1 if the probability at the cell's own depth exceeds both the cell's and the "
+        "peak's open rate.",
     )
     binary_format: str = option(
         "csr",
-        "csr: sparse, 4 bytes a one on disk before compression and 5 when read (with 14 to 24 % ones, 0.7 to 1.2 bytes a "
-        "value; 0.7 a one compressed); packed: 1/8 byte a value everywhere, in obsm['binary_packed'] "
+        "csr: sparse, 4 bytes a one on disk before compression and 5 when read (with 14 to 24 % "
+        "ones, 0.7 to 1.2 bytes a "
+        "value; 0.7 a one compressed); packed: 1/8 byte a value everywhere, in "
+        "obsm['binary_packed'] "
         "(scale_toolkit.unpack_binary gives the CSR of chosen cells).",
         choices=("csr", "packed"),
     )
     to: str = option(
-        "obsm", "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.", choices=("obsm", "layers")
+        "obsm",
+        "Write to obsm['imputed'], obsm['binary'], or to layers of the same names.",
+        choices=("obsm", "layers"),
     )
     per_group: str | None = option(
-        None, "Write the mean probability in each group of this column of obs to varm['imputed_groups'].", metavar="COLUMN"
+        None,
+        "Write the mean probability in each group of this column of obs to varm['imputed_groups'].",
+        metavar="COLUMN",
     )
     # proof and trust
     validate: bool = option(
         False,
-        "Hide open peaks, train again without them as this file was trained, and report how well they come back, beside three "
+        "Hide open peaks, train again without them as this file was trained, and report how well "
+        "they come back, beside three "
         "plain baselines; alone, no matrix is written.",
     )
     validate_share: float = option(
-        0.1, "Share of the open peaks to hide (with --model: of the reads to take out).", minimum=0.01, maximum=0.5
+        0.1,
+        "Share of the open peaks to hide (with --model: of the reads to take out).",
+        minimum=0.01,
+        maximum=0.5,
     )
     validate_by: str | None = option(
         None,
-        "Column of obs whose groups --validate reports one by one, best known labels; left out, scale_cluster.",
+        "Column of obs whose groups --validate reports one by one, best known labels; left out, "
+        "scale_cluster.",
         metavar="COLUMN",
     )
     trust_level: float = option(
-        0.05, "Share of the trusted peaks that may be no better than their frequency.", minimum=0.0001, maximum=0.5
+        0.05,
+        "Share of the trusted peaks that may be no better than their frequency.",
+        minimum=0.0001,
+        maximum=0.5,
     )
-    only_trusted: bool = option(False, "Write only the peaks that --validate found to be trusted (var['scale_trust']).")
+    only_trusted: bool = option(
+        False, "Write only the peaks that --validate found to be trusted (var['scale_trust'])."
+    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.binary and self.binary_format == "packed" and self.to == "layers":
-            raise OptionError("binary_format is packed and to is layers", "to obsm: a layer has a column for every peak")
+            raise OptionError(
+                "binary_format is packed and to is layers",
+                "to obsm: a layer has a column for every peak",
+            )
 
 
 @dataclass(frozen=True)
@@ -218,7 +311,8 @@ class ClusterConfig(Config):
 
     method: str = option(
         "leiden",
-        "leiden (on the neighbour graph of the latent space), kmeans, or gmm (the model's own mixture).",
+        "leiden (on the neighbour graph of the latent space), kmeans, or gmm (the model's own "
+        "mixture).",
         choices=("leiden", "kmeans", "gmm"),
     )
     n_clusters: int | None = option(
@@ -237,11 +331,18 @@ class ClusterConfig(Config):
         choices=("igraph", "leidenalg"),
     )
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)
-    n_restarts: int = option(10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1)
-    stability: int = option(
-        0, "Subsamples of four fifths of the cells to cluster as well, to tell how much of each cluster comes back.", minimum=0
+    n_restarts: int = option(
+        10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1
     )
-    reference: str | None = option(None, "Column of obs with known labels: report ARI, NMI, F1 and a matched confusion table.")
+    stability: int = option(
+        0,
+        "Subsamples of four fifths of the cells to cluster as well, to tell how much of each "
+        "cluster comes back.",
+        minimum=0,
+    )
+    reference: str | None = option(
+        None, "Column of obs with known labels: report ARI, NMI, F1 and a matched confusion table."
+    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 
@@ -262,54 +363,100 @@ class ChooseKConfig(Config):
 
 @dataclass(frozen=True)
 class MarkersConfig(Config):
-    """Options of ``markers``: which peaks are open more often in a cluster than in the other cells."""
+    """Options of ``markers``: which peaks are open more often in a cluster than in the other
+    cells.
+    """
 
-    cluster_by: str = option("scale_cluster", "Column of obs with the clusters; cells without one are left out.")
+    cluster_by: str = option(
+        "scale_cluster", "Column of obs with the clusters; cells without one are left out."
+    )
     method: str = option(
         "logistic",
-        "logistic: score test of a logistic regression on cluster and log depth; wilcoxon: scanpy's rank-sum test of the "
+        "logistic: score test of a logistic regression on cluster and log depth; wilcoxon: "
+        "scanpy's rank-sum test of the "
         "binarised counts, which knows no depth.",
         choices=("logistic", "wilcoxon"),
     )
-    max_fdr: float = option(0.05, "Largest p-value of a marker after Benjamini and Hochberg.", minimum=0, maximum=1)
+    max_fdr: float = option(
+        0.05, "Largest p-value of a marker after Benjamini and Hochberg.", minimum=0, maximum=1
+    )
     min_odds_ratio: float = option(
         1.5,
-        "Least odds ratio of a marker: its odds of being open in the cluster over those in the rest, at equal depth.",
+        "Least odds ratio of a marker: its odds of being open in the cluster over those in the "
+        "rest, at equal depth.",
         minimum=1,
     )
-    min_share: float = option(0.01, "Share of the cluster's cells that a marker is open in, at least.", minimum=0, maximum=1)
-    min_cells: int = option(10, "Test only peaks that are open in at least this many cells.", minimum=1)
+    min_share: float = option(
+        0.01,
+        "Share of the cluster's cells that a marker is open in, at least.",
+        minimum=0,
+        maximum=1,
+    )
+    min_cells: int = option(
+        10, "Test only peaks that are open in at least this many cells.", minimum=1
+    )
     weight_cutoff: float = option(
         2.5,
-        "Mark a peak for a latent dimension where its decoder loading is this many standard deviations from their mean.",
+        "Mark a peak for a latent dimension where its decoder loading is this many standard "
+        "deviations from their mean.",
         minimum=0,
     )
     # motif enrichment
-    motif_p: float = option(1e-4, "p-value of a motif's hit in one place of random sequence.", minimum=1e-12, maximum=0.1)
+    motif_p: float = option(
+        1e-4,
+        "p-value of a motif's hit in one place of random sequence.",
+        minimum=1e-12,
+        maximum=0.1,
+    )
     background_ratio: int = option(
         5,
-        "Background peaks a marker, of like GC content and open in about as many cells; fewer where there are not as many.",
+        "Background peaks a marker, of like GC content and open in about as many cells; fewer "
+        "where there are not as many.",
         minimum=1,
     )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 
 
-LIKE = ("leukemia", "forebrain", "splenocyte", "mouse-atlas", "insilico", "gm12878-hek", "gm12878-hl", "breast-tumor")
+LIKE = (
+    "leukemia",
+    "forebrain",
+    "splenocyte",
+    "mouse-atlas",
+    "insilico",
+    "gm12878-hek",
+    "gm12878-hl",
+    "breast-tumor",
+)
 
 
 @dataclass(frozen=True)
 class SimulateConfig(Config):
-    """Options of ``simulate``: cells with planted clusters. A None means the value of `like`, or the default in the help."""
+    """Options of ``simulate``: cells with planted clusters. A None means the value of `like`, or
+    the default in the help.
+    """
 
-    like: str | None = option(None, "Size, depth and number of classes of one of SCALE's data sets.", choices=LIKE)
+    like: str | None = option(
+        None, "Size, depth and number of classes of one of SCALE's data sets.", choices=LIKE
+    )
     n_cells: int | None = option(None, "Cells (1,000).", minimum=1)
     n_peaks: int | None = option(None, "Peaks (20,000).", minimum=1)
     n_clusters: int | None = option(None, "Planted clusters (8).", flags=("-k",), minimum=1)
-    open_peaks: float | None = option(None, "Median number of open peaks a cell (2,000).", minimum=1)
-    n_batches: int = option(1, "Batches, each with its own shift of peak frequencies and depth.", minimum=1)
-    doublets: float = option(0.0, "Share of cells that are the union of two cells of different clusters.", minimum=0, maximum=1)
-    continuum: float = option(0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1)
+    open_peaks: float | None = option(
+        None, "Median number of open peaks a cell (2,000).", minimum=1
+    )
+    n_batches: int = option(
+        1, "Batches, each with its own shift of peak frequencies and depth.", minimum=1
+    )
+    doublets: float = option(
+        0.0,
+        "Share of cells that are the union of two cells of different clusters.",
+        minimum=0,
+        maximum=1,
+    )
+    continuum: float = option(
+        0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1
+    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
 
 
@@ -321,14 +468,18 @@ BASIS = "Coordinates in obsm."
 class PlotEmbeddingConfig(Config):
     """Options of ``plot embedding``."""
 
-    basis: str | None = option(None, "Coordinates in obsm; left out, X_umap, or X_tsne where only that is there.")
+    basis: str | None = option(
+        None, "Coordinates in obsm; left out, X_umap, or X_tsne where only that is there."
+    )
     color: tuple[str, ...] = option(
         ("scale_cluster",),
         "Columns of obs, peaks, regions (chr1:1000-9000), or genes with --gtf: a panel each.",
         flags=("-c",),
         metavar="COLUMN,COLUMN",
     )
-    size: float | None = option(None, "Area of a point in square points; left out, by the number of cells.", minimum=0.01)
+    size: float | None = option(
+        None, "Area of a point in square points; left out, by the number of cells.", minimum=0.01
+    )
     names_on_data: bool = option(False, "Write the names of the groups at their middle.")
 
 
@@ -349,9 +500,14 @@ class PlotConfusionConfig(Config):
     """Options of ``plot confusion``."""
 
     reference: str | None = option(
-        None, "Column of obs with known labels; left out, cell_type, celltype or label.", flags=("--label",), metavar="COLUMN"
+        None,
+        "Column of obs with known labels; left out, cell_type, celltype or label.",
+        flags=("--label",),
+        metavar="COLUMN",
     )
-    cluster: str | None = option(None, "Column of obs with clusters; left out, scale_cluster.", metavar="COLUMN")
+    cluster: str | None = option(
+        None, "Column of obs with clusters; left out, scale_cluster.", metavar="COLUMN"
+    )
     normalize: bool = option(False, "Show shares of each label's cells instead of numbers.")
 
 
@@ -361,7 +517,9 @@ class PlotCorrelationConfig(Config):
 
     groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
     basis: str = option("X_scale", BASIS)
-    method: str = option("pearson", "Which correlation.", choices=("pearson", "spearman", "kendall"))
+    method: str = option(
+        "pearson", "Which correlation.", choices=("pearson", "spearman", "kendall")
+    )
     max_cells: int = option(1000, "Of more cells, a random choice of this many.", minimum=2)
 
 
@@ -373,7 +531,8 @@ class PlotSpecificityConfig(Config):
     basis: str = option("X_scale", BASIS)
     statistic: str = option(
         "effect",
-        "effect: difference of the means in standard deviations (Cohen's d); p: -log10 p of an F-test.",
+        "effect: difference of the means in standard deviations (Cohen's d); p: -log10 p of an "
+        "F-test.",
         choices=("effect", "p"),
     )
     vmax: float | None = option(
@@ -386,7 +545,9 @@ class PlotLossConfig(Config):
     """Options of ``plot loss``."""
 
     quantities: tuple[str, ...] | None = option(
-        None, "Which curves: loss, reconstruction, divergence, held_out; left out, all there are.", metavar="NAME,NAME"
+        None,
+        "Which curves: loss, reconstruction, divergence, held_out; left out, all there are.",
+        metavar="NAME,NAME",
     )
 
 
@@ -407,7 +568,8 @@ class ExportConfig(Config):
 
     to: str = option(
         "mtx",
-        "mtx: a folder of matrix.mtx.gz, peaks, barcodes and tables (Signac, Seurat, ArchR); 10x: Cell Ranger's h5; "
+        "mtx: a folder of matrix.mtx.gz, peaks, barcodes and tables (Signac, Seurat, ArchR); 10x: "
+        "Cell Ranger's h5; "
         "cellxgene: an h5ad as it asks for; h5mu: MuData with the modality atac.",
         choices=("mtx", "10x", "cellxgene", "h5mu"),
     )

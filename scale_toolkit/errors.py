@@ -1,4 +1,6 @@
-"""The errors a user can meet: one line that says what was found, what was expected and what to do next."""
+"""The errors a user can meet: one line that says what was found, what was expected and what to
+do next.
+"""
 
 from __future__ import annotations
 

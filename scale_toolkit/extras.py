@@ -26,11 +26,13 @@ def library(name: str) -> ModuleType:
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to the Python that runs.
 
-    The package is on no index, so that its name alone cannot be installed: an extra of a checkout is installed from the
-    checkout, and elsewhere the libraries themselves are named.
+    The package is on no index, so that its name alone cannot be installed: an extra of a checkout
+    is installed from the checkout, and elsewhere the libraries themselves are named.
     """
     python = shlex.quote(sys.executable or "python")
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():
         return f"{python} -m pip install {shlex.quote(f'{checkout}[{extra}]')}"
-    return f"{python} -m pip install {' '.join(name for name, key in _EXTRA.items() if key == extra)}"
+    return (
+        f"{python} -m pip install {' '.join(name for name, key in _EXTRA.items() if key == extra)}"
+    )

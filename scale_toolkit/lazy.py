@@ -20,10 +20,11 @@ From = TypeVar("From")
 
 
 class RowBlocks(Protocol):
-    """A cells × peaks matrix made block by block, in row order; `io` writes each block and forgets it.
+    """A cells × peaks matrix made block by block, in row order; `io` writes each block and forgets
+    it.
 
-    It may also have ``all_ones`` (every stored value of a CSR is 1, and need not be written) and ``n_threads`` (how many
-    threads may compress it, 0 for one a core; without it one).
+    It may also have ``all_ones`` (every stored value of a CSR is 1, and need not be written) and
+    ``n_threads`` (how many threads may compress it, 0 for one a core; without it one).
     """
 
     shape: tuple[int, int]
@@ -31,12 +32,16 @@ class RowBlocks(Protocol):
     format: Literal["dense", "csr"]
 
     def blocks(self) -> Iterator[np.ndarray[Any, Any] | sparse.csr_matrix]:
-        """Yield consecutive blocks of rows that together have `shape`; may be called again for a second pass."""
+        """Yield consecutive blocks of rows that together have `shape`; may be called again for a
+        second pass.
+        """
         ...
 
 
 def in_order(make: Callable[[From], Made], items: Iterable[From], n_threads: int) -> Iterator[Made]:
-    """Yield ``make(item)`` for each, in order; `n_threads` of them are made while the one before is used (0: one a core)."""
+    """Yield ``make(item)`` for each, in order; `n_threads` of them are made while the one before
+    is used (0: one a core).
+    """
     n_threads = n_threads or available_cores()
     if n_threads == 1:  # one thread means one: then nothing is made ahead
         yield from map(make, items)

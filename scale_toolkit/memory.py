@@ -12,10 +12,12 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | None:
-    """Bytes this process may still take, and what sets the bound; None where the system does not tell.
+    """Bytes this process may still take, and what sets the bound; None where the system does not
+    tell.
 
-    The least of: the limits of its cgroups (version 1 or 2: Slurm, Docker, Kubernetes) less what they hold besides the page
-    cache, the machine's available memory and swap, and the limit on address space (``ulimit -v``).
+    The least of: the limits of its cgroups (version 1 or 2: Slurm, Docker, Kubernetes) less what
+    they hold besides the page cache, the machine's available memory and swap, and the limit on
+    address space (``ulimit -v``).
     """
     found = [*_of_cgroups(proc, cgroup)]
     with contextlib.suppress(OSError, KeyError, ValueError):
@@ -46,12 +48,15 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
         else:
             continue
         own = root / path.lstrip("/")
-        # the limit of any cgroup above holds too; in a container the path may be the host's, and the root its own
+        # the limit of any cgroup above holds too; in a container the path may be the host's, and
+        # the root its own
         for place in (own, *own.parents):
             if place.is_relative_to(root):
                 with contextlib.suppress(OSError, ValueError, KeyError):
                     limit = int((place / limit_file).read_text())  # "max": no limit
-                    stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                    stat = dict(
+                        line.split() for line in (place / "memory.stat").read_text().splitlines()
+                    )
                     if limit < 1 << 60:
                         found.append((limit - int(stat[held]), "the limit of this job's cgroup"))
     return found
@@ -59,9 +64,11 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
 
 @contextlib.contextmanager
 def bounded(extra: int) -> Iterator[None]:
-    """Let this process take at most `extra` bytes of address space more than it has, where the system can hold it to that.
+    """Let this process take at most `extra` bytes of address space more than it has, where the
+    system can hold it to that.
 
-    Damaged HDF5 can make its library ask for memory without an end: it is then refused, instead of all that the machine has.
+    Damaged HDF5 can make its library ask for memory without an end: it is then refused, instead of
+    all that the machine has.
     """
     try:
         import resource
@@ -101,7 +108,8 @@ def check_fits(size: float, what: str, do: str) -> None:
     bound = available()
     if bound is not None and size > bound[0]:
         raise MemoryLimitError(
-            f"{what} takes at least {_gigabytes(size)} of memory, and {_gigabytes(max(bound[0], 0))} are left ({bound[1]})",
+            f"{what} takes at least {_gigabytes(size)} of memory, and "
+            f"{_gigabytes(max(bound[0], 0))} are left ({bound[1]})",
             "a job that fits",
             do,
         )

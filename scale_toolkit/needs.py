@@ -1,7 +1,7 @@
 """What a stage needs of a machine: memory, time and disk, by cells, peaks and stored counts.
 
-Fitted to measured runs (`benchmarks/needs.py`; the table is in docs/pipeline.md). The pipeline asks a scheduler for what this
-says.
+Fitted to measured runs (`benchmarks/needs.py`; the table is in docs/pipeline.md). The pipeline asks
+a scheduler for what this says.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Size(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a stage needs: memory to ask for, time to expect, and what it writes; MB are 10⁶ bytes."""
+    """What a stage needs: memory to ask for, time to expect, and what it writes; MB are 10⁶
+    bytes.
+    """
 
     memory_mb: int
     seconds: int
@@ -49,10 +51,16 @@ class _Cost:
     peaks: float = 0.0
 
     def of(self, size: Size) -> float:
-        return self.base + self.open * size.n_open / 1e6 + self.cells * size.n_cells / 1e3 + self.peaks * size.n_peaks / 1e3
+        return (
+            self.base
+            + self.open * size.n_open / 1e6
+            + self.cells * size.n_cells / 1e3
+            + self.peaks * size.n_peaks / 1e3
+        )
 
 
-#: Megabytes to ask for: the largest resident set with imports, at one thread, and from a fifth more to twice that.
+#: Megabytes to ask for: the largest resident set with imports, at one thread, and from a fifth more
+#: to twice that.
 _MEMORY = {
     "prepare": _Cost(300, open=29),
     "select_peaks": _Cost(300, open=14),
@@ -88,12 +96,14 @@ _DISK = {
     "report": _Cost(5, cells=0.1),
 }
 
-#: The published model: dense layers, of which the optimiser keeps two copies more, and their weights moved at every step.
+#: The published model: dense layers, of which the optimiser keeps two copies more, and their
+#: weights moved at every step.
 _PUBLISHED_MEMORY = _Cost(950, peaks=40)
 _PUBLISHED_BASE, _PUBLISHED_VALUES = 12, 0.25  # seconds; seconds a million cells × peaks
 _PUBLISHED_STEP = _Cost(0.1, peaks=0.0115)  # seconds a step of 32 cells
 
-#: Seconds of Leiden on four fifths of the cells: 1.0 of 20,000, 3.9 of 80,000 cells (`--stability 5` against none).
+#: Seconds of Leiden on four fifths of the cells: 1.0 of 20,000, 3.9 of 80,000 cells (`--stability
+#: 5` against none).
 _SUBSAMPLE = _Cost(0.02, cells=0.05)
 
 #: Bytes a value on disk, compressed, and seconds a million values.
@@ -101,7 +111,9 @@ _NUMERIC = {"float32": (3.3, 0.08), "float16": (1.6, 0.08), "uint8": (0.7, 0.08)
 _BINARY = {"csr": (0.17, 0.0075), "packed": (0.125, 0.0075)}
 
 
-def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, cluster: ClusterConfig) -> Needs:
+def needs(
+    stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, cluster: ClusterConfig
+) -> Needs:
     """Memory, time and disk of one stage on an input of this size.
 
     Parameters
@@ -109,7 +121,8 @@ def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, c
     stage
         One of `STAGES`.
     size
-        Of the stage's input; for the stages after `select_peaks` an upper bound, since that keeps some peaks.
+        Of the stage's input; for the stages after `select_peaks` an upper bound, since that keeps
+        some peaks.
     train
         Of which ``preset``, ``max_iter`` and ``batch_size`` count.
     impute
@@ -120,14 +133,16 @@ def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, c
     Returns
     -------
     Needs
-        An estimate for one thread of a CPU. The number of steps of the presets ``paper`` and ``release`` is taken to be
-        ``max_iter``.
+        An estimate for one thread of a CPU. The number of steps of the presets ``paper`` and
+        ``release`` is taken to be ``max_iter``.
     """
     memory, seconds, disk = (table[stage].of(size) for table in (_MEMORY, _SECONDS, _DISK))
     if stage == "train" and train.preset != "fast":
         memory = max(memory, _PUBLISHED_MEMORY.of(size))
         a_step = _PUBLISHED_STEP.of(size) * max((train.batch_size or 32) / 32, 1)
-        seconds = _PUBLISHED_BASE + _PUBLISHED_VALUES * size.n_values / 1e6 + train.max_iter * a_step
+        seconds = (
+            _PUBLISHED_BASE + _PUBLISHED_VALUES * size.n_values / 1e6 + train.max_iter * a_step
+        )
     if stage == "cluster":
         seconds += cluster.stability * _SUBSAMPLE.of(size)
     if stage == "impute":
@@ -140,5 +155,11 @@ def needs(stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, c
 
 
 def together(sizes: Sequence[Size]) -> Size:
-    """The size of several inputs analysed as one: all cells, and at most the peaks of the widest."""
-    return Size(sum(one.n_cells for one in sizes), max(one.n_peaks for one in sizes), sum(one.n_open for one in sizes))
+    """The size of several inputs analysed as one: all cells, and at most the peaks of the
+    widest.
+    """
+    return Size(
+        sum(one.n_cells for one in sizes),
+        max(one.n_peaks for one in sizes),
+        sum(one.n_open for one in sizes),
+    )

@@ -1,4 +1,6 @@
-"""Before training, the way scanpy does it: ``scale.pp.prepare(adata)`` changes `adata`; ``copy=True`` returns another."""
+"""Before training, the way scanpy does it: ``scale.pp.prepare(adata)`` changes `adata`;
+``copy=True`` returns another.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +17,30 @@ __all__ = ["prepare", "select_peaks"]
 
 
 @with_options(PrepareConfig)
-def prepare(adata: AnnData, *, copy: bool = False, blacklist: pd.DataFrame | None = None, **options: Any) -> AnnData | None:
+def prepare(
+    adata: AnnData, *, copy: bool = False, blacklist: pd.DataFrame | None = None, **options: Any
+) -> AnnData | None:
     """Check counts, and keep the cells and peaks that hold enough.
 
     Parameters
     ----------
     adata
-        Whole counts, cells × peaks. (Several inputs are joined by `scale_toolkit.prepare`, which returns a new AnnData.)
+        Whole counts, cells × peaks. (Several inputs are joined by `scale_toolkit.prepare`, which
+        returns a new AnnData.)
     copy
         Leave `adata` as it is and return a new one.
     blacklist
-        Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are dropped.
+        Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are
+        dropped.
     **options
-        ``min_peaks`` (open peaks a cell), ``min_cells`` (cells a peak is open in), …: see `scale_toolkit.prepare`.
+        ``min_peaks`` (open peaks a cell), ``min_cells`` (cells a peak is open in), …: see
+        `scale_toolkit.prepare`.
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``X`` (CSR float32), ``obs['n_peaks']`` (int64), ``obs['n_counts']``
-    (float64), ``var['n_cells']`` (int64), a receipt in ``uns['scale']``. ``raw`` is dropped.
+    None, or with `copy` the new AnnData. Written: ``X`` (CSR float32), ``obs['n_peaks']`` (int64),
+    ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64), a receipt in ``uns['scale']``.
+    ``raw`` is dropped.
 
     Raises
     ------
@@ -59,8 +67,8 @@ def select_peaks(adata: AnnData, *, copy: bool = False, **options: Any) -> AnnDa
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``var['peak_score']`` (float64), ``var['selected']`` (bool), a receipt in
-    ``uns['scale']``.
+    None, or with `copy` the new AnnData. Written: ``var['peak_score']`` (float64),
+    ``var['selected']`` (bool), a receipt in ``uns['scale']``.
 
     Raises
     ------

@@ -1,7 +1,8 @@
-"""Every stage once: its command, its function, its options. Light to import: no stage is loaded until it is asked for.
+"""Every stage once: its command, its function, its options. Light to import: no stage is loaded
+until it is asked for.
 
-What is derived from it: the stages that `verify` can replay and `plan` estimates, the options that the report shows
-as changed, the functions of `scale.pp` and `scale.tl`, and the README's table.
+What is derived from it: the stages that `verify` can replay and `plan` estimates, the options that
+the report shows as changed, the functions of `scale.pp` and `scale.tl`, and the README's table.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may run on, which a scheduler or container may limit."""
+    """Return the number of cores this process may run on, which a scheduler or container may
+    limit.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

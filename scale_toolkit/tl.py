@@ -56,9 +56,10 @@ def train(
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``obsm['X_scale']`` and ``obsm['latent']`` (cells × latent, float32),
-    ``obsm['scale_posterior']`` (cells × components, float32), ``obs['scale_component']``, ``varm['scale_decoder']``,
-    ``var['scale_bias']``, ``obs['scale_offset']``, ``obs['scale_open_rate']``, ``var['scale_open_rate']``,
+    None, or with `copy` the new AnnData. Written: ``obsm['X_scale']`` and ``obsm['latent']`` (cells
+    × latent, float32), ``obsm['scale_posterior']`` (cells × components, float32),
+    ``obs['scale_component']``, ``varm['scale_decoder']``, ``var['scale_bias']``,
+    ``obs['scale_offset']``, ``obs['scale_open_rate']``, ``var['scale_open_rate']``,
     ``uns['scale_mixture']``, ``uns['scale_history']``, a receipt in ``uns['scale']``.
 
     Raises
@@ -99,7 +100,8 @@ def encode(
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: the slots of `train`, but ``uns['scale_history']``.
+    None, or with `copy` the new AnnData. Written: the slots of `train`, but
+    ``uns['scale_history']``.
 
     Raises
     ------
@@ -140,7 +142,9 @@ def choose_k(
 
 
 @with_options(ClusterConfig)
-def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any) -> AnnData | None:
+def cluster(
+    adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any
+) -> AnnData | None:
     """Cluster the cells in the latent space: Leiden, k-means, or the model's own mixture.
 
     Parameters
@@ -156,8 +160,9 @@ def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = N
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``obs['leiden' | 'kmeans' | 'gmm']``, ``obs['scale_cluster']`` (category, "0"
-    the largest); by Leiden ``uns['neighbors']``, ``obsp['distances']``, ``obsp['connectivities']``; with ``reference``
+    None, or with `copy` the new AnnData. Written: ``obs['leiden' | 'kmeans' | 'gmm']``,
+    ``obs['scale_cluster']`` (category, "0" the largest); by Leiden ``uns['neighbors']``,
+    ``obsp['distances']``, ``obsp['connectivities']``; with ``reference``
     ``uns['scale_cluster_report']``; a receipt in ``uns['scale']``.
 
     Raises
@@ -171,7 +176,9 @@ def cluster(adata: AnnData, *, copy: bool = False, progress: Progress | None = N
 
 
 @with_options(EmbedConfig)
-def embed(adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any) -> AnnData | None:
+def embed(
+    adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any
+) -> AnnData | None:
     """Draw the latent space in two dimensions: UMAP or tSNE coordinates for every cell.
 
     Parameters
@@ -187,8 +194,8 @@ def embed(adata: AnnData, *, copy: bool = False, progress: Progress | None = Non
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``obsm['X_umap']`` or ``obsm['X_tsne']`` (cells × 2, float32), UMAP's
-    neighbour graph, a receipt in ``uns['scale']``.
+    None, or with `copy` the new AnnData. Written: ``obsm['X_umap']`` or ``obsm['X_tsne']`` (cells ×
+    2, float32), UMAP's neighbour graph, a receipt in ``uns['scale']``.
 
     Raises
     ------
@@ -209,7 +216,8 @@ def impute(
     model: bytes | None = None,
     **options: Any,
 ) -> AnnData | None:
-    """Write the probability that each peak is open in each cell, or its binary form; or prove it (``validate=True``).
+    """Write the probability that each peak is open in each cell, or its binary form; or prove it
+    (``validate=True``).
 
     `scale_toolkit.imputed` gives the same values without writing them.
 
@@ -222,8 +230,8 @@ def impute(
     progress
         Called as the work goes on.
     peaks, cells
-        Only these peaks (names, intervals, chromosomes) and cells (a condition on obs, or barcodes). With `cells` the others
-        are gone from the result.
+        Only these peaks (names, intervals, chromosomes) and cells (a condition on obs, or
+        barcodes). With `cells` the others are gone from the result.
     model
         With ``validate``: encode with this model instead of training again.
     **options
@@ -232,8 +240,9 @@ def impute(
 
     Returns
     -------
-    None, or with `copy` the new AnnData. Written: ``obsm['imputed']`` (cells × peaks, float32, in [0, 1]), ``obsm['binary']``
-    (CSR uint8), ``uns['scale_imputed_peaks']``, or what the options ask for; a receipt in ``uns['scale']``.
+    None, or with `copy` the new AnnData. Written: ``obsm['imputed']`` (cells × peaks, float32, in
+    [0, 1]), ``obsm['binary']`` (CSR uint8), ``uns['scale_imputed_peaks']``, or what the options ask
+    for; a receipt in ``uns['scale']``.
 
     Raises
     ------
@@ -244,7 +253,16 @@ def impute(
     NothingLeftError
         None of the peaks or cells is left.
     """
-    return run("impute", adata, copy=copy, progress=progress, peaks=peaks, cells=cells, model=model, **options)
+    return run(
+        "impute",
+        adata,
+        copy=copy,
+        progress=progress,
+        peaks=peaks,
+        cells=cells,
+        model=model,
+        **options,
+    )
 
 
 @with_options(MarkersConfig)
@@ -258,7 +276,8 @@ def markers(
     motifs: Mapping[str, np.ndarray[Any, Any]] | None = None,
     **options: Any,
 ) -> AnnData | None:
-    """Find the peaks that are open in more cells of a cluster than in other cells of the same depth.
+    """Find the peaks that are open in more cells of a cluster than in other cells of the same
+    depth.
 
     `scale_toolkit.get.markers` reads the table, `scale_toolkit.get.top_markers` the best of each
     cluster.

@@ -1,7 +1,7 @@
 """Options that are checked when they are set: `option` declares a field, `Config` validates it.
 
-Written by hand because ``scale --help`` imports it: pydantic's dataclasses cost 0.2 s of CPU, as much again as the
-whole command line.
+Written by hand because ``scale --help`` imports it: pydantic's dataclasses cost 0.2 s of CPU, as
+much again as the whole command line.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _field_type(hint: Any) -> FieldType:
 class Config:
     """Base of the stages' options: checks every field against its declared type, range and choices.
 
-    NumPy numbers, booleans and strings become Python's own, and 4.0 becomes 4 in a field of integers, so that a
-    config can always be written to a receipt.
+    NumPy numbers, booleans and strings become Python's own, and 4.0 becomes 4 in a field of
+    integers, so that a config can always be written to a receipt.
     """
 
     def __post_init__(self) -> None:
@@ -93,9 +93,14 @@ class Config:
             object.__setattr__(self, spec.name, value)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the options as plain values, for receipts and model files (tuples become lists)."""
+        """Return the options as plain values, for receipts and model files (tuples become
+        lists).
+        """
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def _checked(spec: dataclasses.Field[Any], kind: FieldType, value: Any) -> Any:
@@ -106,7 +111,9 @@ def _checked(spec: dataclasses.Field[Any], kind: FieldType, value: Any) -> Any:
         raise OptionError(f"{spec.name} is None", "a value", "leave it out for the default")
     if not kind.many:
         return _checked_item(spec, kind.item, value)
-    single = isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+    single = (
+        isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+    )
     items = (value,) if single else tuple(value)
     return tuple(_checked_item(spec, kind.item, item) for item in items)
 

@@ -1,4 +1,6 @@
-"""The whole analysis that `scale run` and `scale demo` do: every stage in order, and a folder of results."""
+"""The whole analysis that `scale run` and `scale demo` do: every stage in order, and a folder of
+results.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,8 @@ class Plan:
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
     """Run the stages, write the folder of results, and report what was made.
 
-    A stage that fails does not take the others' results with it: everything that could be made is written first, then
-    the error is raised.
+    A stage that fails does not take the others' results with it: everything that could be made is
+    written first, then the error is raised.
 
     Parameters
     ----------
@@ -195,7 +197,9 @@ def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
 
 
 def _with_markers(adata: AnnData, plan: Plan, talk: Talk, genes: Any) -> AnnData:
-    """Find marker peaks; clusters that cannot be compared are a warning, for the analysis is complete without markers."""
+    """Find marker peaks; clusters that cannot be compared are a warning, for the analysis is
+    complete without markers.
+    """
     from scale_toolkit.stages.markers import markers
 
     try:

@@ -1,4 +1,6 @@
-"""The ``scale`` command: its subcommands, ``--version``, and what happens to errors in the words of the call."""
+"""The ``scale`` command: its subcommands, ``--version``, and what happens to errors in the words
+of the call.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,12 @@ def spelling(word: str) -> str:
 
 app = typer.Typer(
     name="scale",
-    help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder.",
-    epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train | scale cluster -o out.h5ad",
+    help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational "
+    "autoencoder.",
+    epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train "
+    ""
+    ""
+    "| scale cluster -o out.h5ad",
     cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -71,21 +77,27 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def scale(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational autoencoder."""
+    """Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational
+    autoencoder.
+    """
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run ``scale`` with `arguments` (the process's own by default), and exit with its code.
 
-    Exit codes: 0 good, 1 the data or the work failed, 2 the words of the call are off, 130 interrupted.
+    Exit codes: 0 good, 1 the data or the work failed, 2 the words of the call are off, 130
+    interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that temporary files are removed
-    # OpenMP threads that wait by spinning take the core that their own main thread needs as soon as anything
-    # else runs on the machine: a training of 7 s took 30 to 54 s beside one busy process (benchmarks/RESULTS.md).
-    # Read once, when torch or scikit-learn is first loaded.
+    # so that temporary files are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # OpenMP threads that wait by spinning take the core that their own main thread needs as soon as
+    # anything else runs on the machine: a training of 7 s took 30 to 54 s beside one busy process
+    # (benchmarks/RESULTS.md). Read once, when torch or scikit-learn is first loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     give_caches_a_place()
     talk = Talk(json_logs="--json-logs" in map(spelling, words), debug="--debug" in words)

@@ -1,4 +1,5 @@
-"""SCALE.py's spellings made plain: options with many values, and ``--gpu`` with or without a number.
+"""SCALE.py's spellings made plain: options with many values, and ``--gpu`` with or without a
+number.
 
 Typer has neither, so the argument list is rewritten before Typer reads it:
 
@@ -10,7 +11,8 @@ Typer has neither, so the argument list is rewritten before Typer reads it:
 ``--gpu 1``, ``-g 1``             ``--gpu=1``
 ================================  ================================
 
-Everything else, and everything after ``--``, is left as it is. ``_`` for ``-`` is Typer's own doing (`app.spelling`).
+Everything else, and everything after ``--``, is left as it is. ``_`` for ``-`` is Typer's own doing
+(`app.spelling`).
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def normalised(arguments: list[str]) -> list[str]:
             plain += [part for path in paths for part in (word, path)] or [word]
         elif option in WIDTHS:
             widths = _take(rest, _VALUE, at_most=1)
-            plain.append(f"{option}=" + ",".join(widths + (_take(rest, _NUMBERS) if widths else [])))
+            plain.append(
+                f"{option}=" + ",".join(widths + (_take(rest, _NUMBERS) if widths else []))
+            )
         elif option in GPU:
             plain.append("--gpu=" + "".join(_take(rest, _NUMBER, at_most=1)))
         else:

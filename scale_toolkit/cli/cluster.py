@@ -11,7 +11,9 @@ from scale_toolkit.config import ClusterConfig
 
 
 @command
-def cluster(source: Input = "-", output: Output = "-", *, config: ClusterConfig, talk: Talk) -> None:
+def cluster(
+    source: Input = "-", output: Output = "-", *, config: ClusterConfig, talk: Talk
+) -> None:
     """Cluster the cells in the latent space: Leiden, k-means, or the model's own mixture."""
     with through(source, output, talk, without=keys.LARGE) as cells:
         from scale_toolkit.stages.cluster import cluster as stage

@@ -25,7 +25,9 @@ def demo(
     *,
     talk: Talk,
 ) -> None:
-    """Simulate 1,000 cells of 8 types, analyse them as `scale run` does, and say how well the types were found."""
+    """Simulate 1,000 cells of 8 types, analyse them as `scale run` does, and say how well the
+    types were found.
+    """
     check_folder(outdir)
     from scale_toolkit.io.h5ad import write_h5ad
     from scale_toolkit.stages.simulate import simulate

@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 Figure = Annotated[
     Path | None,
     given(
-        "--figure", metavar="FILE", help="Draw the cells too (.pdf, .png or .svg), by cluster where `scale cluster` was run."
+        "--figure",
+        metavar="FILE",
+        help="Draw the cells too (.pdf, .png or .svg), by cluster where `scale cluster` was run.",
     ),
 ]
 
 
 @command
-def embed(source: Input = "-", output: Output = "-", figure: Figure = None, *, config: EmbedConfig, talk: Talk) -> None:
+def embed(
+    source: Input = "-",
+    output: Output = "-",
+    figure: Figure = None,
+    *,
+    config: EmbedConfig,
+    talk: Talk,
+) -> None:
     """Draw the latent space in two dimensions: UMAP or tSNE coordinates for every cell."""
     check_side_file(figure, "--figure", (source, output))
     if figure and figure.suffix.lower() not in FIGURES:
@@ -45,10 +54,16 @@ def embed(source: Input = "-", output: Output = "-", figure: Figure = None, *, c
 
 
 def _columns(adata: AnnData) -> list[str | None]:
-    """What a figure is coloured by: the clusters, and the known labels they were compared with; else one colour."""
+    """What a figure is coloured by: the clusters, and the known labels they were compared with;
+    else one colour.
+    """
     from scale_toolkit.stages.receipts import receipts
 
     if not keys.CLUSTER.found_in(adata):
         return [None]
-    compared = [receipt["options"]["reference"] for receipt in receipts(adata) if receipt["stage"] == "cluster"]
+    compared = [
+        receipt["options"]["reference"]
+        for receipt in receipts(adata)
+        if receipt["stage"] == "cluster"
+    ]
     return [keys.CLUSTER.name, *(name for name in compared[-1:] if name in adata.obs)]

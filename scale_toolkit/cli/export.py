@@ -13,7 +13,14 @@ from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ExportConfig
 
 Place = Annotated[
-    Path, typer.Option("-o", "--output", metavar="PLACE", help="A folder for mtx, a file for the others.", show_default=False)
+    Path,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PLACE",
+        help="A folder for mtx, a file for the others.",
+        show_default=False,
+    ),
 ]
 
 
@@ -28,9 +35,16 @@ def export(source: Input = "-", *, output: Place, config: ExportConfig, talk: Ta
     if config.to != "mtx":
         check_destination(output, [source])
     large = tuple(path for path in keys.LARGE if path != "X")
-    without = () if config.to == "h5mu" else tuple(path for path in large if not (config.layer and path == "layers"))
+    without = (
+        ()
+        if config.to == "h5mu"
+        else tuple(path for path in large if not (config.layer and path == "layers"))
+    )
     with open_h5ad(source) as file:
         adata = file.read(without)
     missing = exporting.export(adata, output, config.to, layer=config.layer)
     if missing:
-        talk.info(f"to submit to CELLxGENE Discover, add to obs: {', '.join(missing)} (the organism to uns; docs/export.md)")
+        talk.info(
+            f"to submit to CELLxGENE Discover, add to obs: {', '.join(missing)} (the "
+            "organism to uns; docs/export.md)"
+        )

@@ -1,4 +1,6 @@
-"""What the stages' commands share: one h5ad in, one h5ad out, and every path checked before the work starts."""
+"""What the stages' commands share: one h5ad in, one h5ad out, and every path checked before the
+work starts.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,13 @@ class Cells:
         self._file, self._output, self._talk = file, output, talk
 
     def forget(self, *paths: str) -> None:
-        """Do not hand on these elements, which `through` left on disk: the stage makes them stale."""
+        """Do not hand on these elements, which `through` left on disk: the stage makes them
+        stale.
+        """
         left_out = [(path, self._file.root[path]) for path in self._file.left_out]
-        carried = [f"{path}/{name}" for path, group in left_out if path == "layers" for name in group]
+        carried = [
+            f"{path}/{name}" for path, group in left_out if path == "layers" for name in group
+        ]
         carried += [path for path, _ in left_out if path != "layers"]
         self._file.left_out = tuple(path for path in carried if path not in paths)
 
@@ -36,12 +42,21 @@ class Cells:
         """Write the stage's result, with what `through` left on disk copied from the input."""
         from scale_toolkit.io.h5ad import write_h5ad
 
-        write_h5ad(adata, self._output, carry=self._file, streamed=streamed, stdout=self._talk.binary_stdout())
+        write_h5ad(
+            adata,
+            self._output,
+            carry=self._file,
+            streamed=streamed,
+            stdout=self._talk.binary_stdout(),
+        )
 
 
 @contextlib.contextmanager
-def through(source: str, output: str, talk: Talk, *, without: Collection[str] = ()) -> Iterator[Cells]:
-    """Open `source`, and yield its `Cells` for the stage; `output` is checked before anything is read.
+def through(
+    source: str, output: str, talk: Talk, *, without: Collection[str] = ()
+) -> Iterator[Cells]:
+    """Open `source`, and yield its `Cells` for the stage; `output` is checked before anything is
+    read.
 
     Parameters
     ----------
@@ -61,7 +76,9 @@ def through(source: str, output: str, talk: Talk, *, without: Collection[str] = 
 
 
 def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> None:
-    """Refuse a second output (``--model FILE``) that cannot be written or is one of the `others`."""
+    """Refuse a second output (``--model FILE``) that cannot be written or is one of the
+    `others`.
+    """
     from scale_toolkit.io.files import check_destination
 
     if path is None:
@@ -83,9 +100,15 @@ def check_readable(path: str | Path | None) -> None:
 
 
 def check_pretrain(model: Path | None, peaks: Path | None) -> None:
-    """Refuse a ``--pretrain`` or ``--pretrain-peaks`` that is not there, and the second without the first."""
+    """Refuse a ``--pretrain`` or ``--pretrain-peaks`` that is not there, and the second without
+    the first.
+    """
     if peaks is not None and model is None:
-        raise UsageError("--pretrain-peaks without --pretrain", "both", "drop --pretrain-peaks, or name the model too")
+        raise UsageError(
+            "--pretrain-peaks without --pretrain",
+            "both",
+            "drop --pretrain-peaks, or name the model too",
+        )
     check_readable(model)
     check_readable(peaks)
 
@@ -94,13 +117,25 @@ def check_column(adata: AnnData, reference: str | None) -> None:
     """Refuse a ``--reference`` that is not there before the long work, not after it."""
     if reference is not None and reference not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns))
-        raise InputError(f"obs has no column {reference!r} to compare with", f"one of {columns}", "name it with --reference")
+        raise InputError(
+            f"obs has no column {reference!r} to compare with",
+            f"one of {columns}",
+            "name it with --reference",
+        )
 
 
 def check_folder(folder: Path, flag: str = "--outdir") -> None:
-    """Refuse a folder of results that cannot be one; it is made when there is something to put into it."""
+    """Refuse a folder of results that cannot be one; it is made when there is something to put
+    into it.
+    """
     nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     if not nearest.is_dir():
-        raise UsageError(f"{flag} {folder}: {nearest} is a file", "a folder", f"choose another {flag}")
+        raise UsageError(
+            f"{flag} {folder}: {nearest} is a file", "a folder", f"choose another {flag}"
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UsageError(f"{flag} {folder}: no permission to write in {nearest}", "a folder of your own", f"choose another {flag}")
+        raise UsageError(
+            f"{flag} {folder}: no permission to write in {nearest}",
+            "a folder of your own",
+            f"choose another {flag}",
+        )

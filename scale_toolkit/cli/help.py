@@ -10,7 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 EXAMPLES = {
     "run": "scale run -d counts.h5ad -k 6 -o output/",
     "demo": "scale demo -o scale_demo/",
-    "prepare": "scale prepare counts.h5ad --min-peaks 200 --blacklist blacklist.bed -o prepared.h5ad",
+    "prepare": (
+        "scale prepare counts.h5ad --min-peaks 200 --blacklist blacklist.bed -o prepared.h5ad"
+    ),
     "select-peaks": "scale select-peaks prepared.h5ad --n-peaks 50000 -o selected.h5ad",
     "train": "scale train prepared.h5ad -k 8 --model model.pt -o trained.h5ad",
     "impute": "scale impute clustered.h5ad --validate -o imputed.h5ad",

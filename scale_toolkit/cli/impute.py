@@ -27,7 +27,8 @@ Peaks = Annotated[
         "--peaks",
         metavar="FILE|REGION|NAMES",
         panel=_PART,
-        help="Only these peaks: a BED file, a file of names, or names and intervals such as chr1:1000-2000, with commas.",
+        help="Only these peaks: a BED file, a file of names, or names and intervals such as "
+        "chr1:1000-2000, with commas.",
     ),
 ]
 Barcodes = Annotated[
@@ -36,16 +37,27 @@ Barcodes = Annotated[
         "--cells",
         metavar="QUERY|FILE",
         panel=_PART,
-        help="Only these cells, also in the file written: a condition on obs such as 'leiden == \"3\"', or a file of barcodes.",
+        help="Only these cells, also in the file written: a condition on obs such as 'leiden == "
+        '"3"\', or a file of barcodes.',
     ),
 ]
 GroupDir = Annotated[
     Path | None,
-    given("--group-dir", metavar="FOLDER", panel=_GROUPS, help="Write --per-group as a table and one bigWig a group, here."),
+    given(
+        "--group-dir",
+        metavar="FOLDER",
+        panel=_GROUPS,
+        help="Write --per-group as a table and one bigWig a group, here.",
+    ),
 ]
 ChromSizes = Annotated[
     Path | None,
-    given("--chrom-sizes", metavar="FILE", panel=_GROUPS, help="Lengths of the chromosomes, for the bigWig files."),
+    given(
+        "--chrom-sizes",
+        metavar="FILE",
+        panel=_GROUPS,
+        help="Lengths of the chromosomes, for the bigWig files.",
+    ),
 ]
 
 Model = Annotated[
@@ -54,14 +66,18 @@ Model = Annotated[
         "--model",
         metavar="FILE",
         panel=_PROOF,
-        help="With --validate: encode thinned counts with this model (of `scale train --model`) instead of training again. "
+        help="With --validate: encode thinned counts with this model (of `scale train --model`) "
+        "instead of training again. "
         "Quick, but optimistic: the decoder has seen what is hidden.",
     ),
 ]
 ValidateDir = Annotated[
     Path | None,
     given(
-        "--validate-dir", metavar="FOLDER", panel=_PROOF, help="With --validate: write validation.json and its figures there."
+        "--validate-dir",
+        metavar="FOLDER",
+        panel=_PROOF,
+        help="With --validate: write validation.json and its figures there.",
     ),
 ]
 
@@ -81,22 +97,33 @@ def impute(
     config: ImputeConfig,
     talk: Talk,
 ) -> None:
-    """Write the probability that each peak is open in each cell, or its binary form; or prove it."""
+    """Write the probability that each peak is open in each cell, or its binary form; or prove
+    it.
+    """
     for flag, value in (("--model", model), ("--validate-dir", validate_dir)):
         if value is not None and not config.validate:
-            raise UsageError(f"{flag} without --validate", "both", f"add --validate, or drop {flag}")
+            raise UsageError(
+                f"{flag} without --validate", "both", f"add --validate, or drop {flag}"
+            )
     check_readable(model)
     if validate_dir is not None:
         check_folder(validate_dir, "--validate-dir")
     if group_dir is not None:
         if config.per_group is None:
-            raise UsageError("--group-dir without --per-group", "the column of obs that names the groups")
+            raise UsageError(
+                "--group-dir without --per-group", "the column of obs that names the groups"
+            )
         check_folder(group_dir, "--group-dir")
     elif chrom_sizes is not None:
         raise UsageError("--chrom-sizes without --group-dir", "a folder for the bigWig files")
     check_readable(chrom_sizes)
     if dry_run:
-        foresee([source], ["train", "impute"] if config.validate and model is None else ["impute"], talk, impute=config)
+        foresee(
+            [source],
+            ["train", "impute"] if config.validate and model is None else ["impute"],
+            talk,
+            impute=config,
+        )
         return
     not_loaded = tuple(path for path in keys.LARGE if path != "X" or not config.validate)
     with through(source, output, talk, without=not_loaded) as file:
@@ -120,7 +147,9 @@ def impute(
         with talk.progress() as progress:
             if group_dir is not None and config.per_group is not None:
                 means = keys.GROUP_MEANS.get(adata)
-                write_groups(group_dir, config.per_group, means, chrom_sizes=chrom_sizes, progress=progress)
+                write_groups(
+                    group_dir, config.per_group, means, chrom_sizes=chrom_sizes, progress=progress
+                )
             file.write(adata, blocks)
 
 

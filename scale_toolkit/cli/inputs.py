@@ -1,4 +1,6 @@
-"""The inputs of ``prepare`` and ``run``: any accepted format, one or many, each with the name of its batch."""
+"""The inputs of ``prepare`` and ``run``: any accepted format, one or many, each with the name of
+its batch.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,19 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import FragmentsConfig
 
-_SUFFIXES = (".gz", ".loom", ".fragments", ".bed", ".h5ad", ".h5mu", ".zarr", ".h5", ".txt", ".tsv", ".csv")
+_SUFFIXES = (
+    ".gz",
+    ".loom",
+    ".fragments",
+    ".bed",
+    ".h5ad",
+    ".h5mu",
+    ".zarr",
+    ".h5",
+    ".txt",
+    ".tsv",
+    ".csv",
+)
 
 
 def read_inputs(
@@ -37,7 +51,9 @@ def read_inputs(
     """
     from scale_toolkit.io.readers import read_any
 
-    return _by_batch(sources, names, lambda source: read_any(source, modality=modality, barcodes=barcodes))
+    return _by_batch(
+        sources, names, lambda source: read_any(source, modality=modality, barcodes=barcodes)
+    )
 
 
 def read_fragments(
@@ -98,14 +114,18 @@ def _by_batch(
     names = names or from_files
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"two inputs are named {twice[0]!r}", "distinct names", "give --batch-names A,B")
+        raise UsageError(
+            f"two inputs are named {twice[0]!r}", "distinct names", "give --batch-names A,B"
+        )
     if len(sources) == 1 and names == from_files:
         return read(sources[0])
     return {name: read(source) for name, source in zip(names, sources, strict=True)}
 
 
 def batch_names(sources: Sequence[str]) -> list[str]:
-    """Name batches after their files, without suffixes; with their folders where file names are the same."""
+    """Name batches after their files, without suffixes; with their folders where file names are
+    the same.
+    """
     paths = [Path("stdin") if source == "-" else _bare(Path(source)) for source in sources]
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]

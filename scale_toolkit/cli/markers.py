@@ -19,11 +19,22 @@ _FILES = "Files"
 _GENES = "Genes and motifs"
 
 Table = Annotated[
-    Path | None, given("--table", metavar="FILE", panel=_FILES, help="Write the markers as a table too (TSV), a row a marker.")
+    Path | None,
+    given(
+        "--table",
+        metavar="FILE",
+        panel=_FILES,
+        help="Write the markers as a table too (TSV), a row a marker.",
+    ),
 ]
 BedDir = Annotated[
     Path | None,
-    given("--bed-dir", metavar="FOLDER", panel=_FILES, help="Write the markers of each cluster as BED, one file each, here."),
+    given(
+        "--bed-dir",
+        metavar="FOLDER",
+        panel=_FILES,
+        help="Write the markers of each cluster as BED, one file each, here.",
+    ),
 ]
 Gtf = Annotated[
     Path | None,
@@ -35,7 +46,13 @@ Gtf = Annotated[
     ),
 ]
 Genome = Annotated[
-    Path | None, given("--genome", metavar="FILE", panel=_GENES, help="The genome (FASTA, plain or gzip), for --motifs.")
+    Path | None,
+    given(
+        "--genome",
+        metavar="FILE",
+        panel=_GENES,
+        help="The genome (FASTA, plain or gzip), for --motifs.",
+    ),
 ]
 Motifs = Annotated[
     Path | None,
@@ -43,12 +60,18 @@ Motifs = Annotated[
         "--motifs",
         metavar="FILE",
         panel=_GENES,
-        help="Motifs (MEME or JASPAR): test each for enrichment in the markers of each cluster. Needs --genome.",
+        help="Motifs (MEME or JASPAR): test each for enrichment in the markers of each cluster. "
+        "Needs --genome.",
     ),
 ]
 MotifTable = Annotated[
     Path | None,
-    given("--motif-table", metavar="FILE", panel=_GENES, help="Write the enrichment of motifs as a table too (TSV)."),
+    given(
+        "--motif-table",
+        metavar="FILE",
+        panel=_GENES,
+        help="Write the enrichment of motifs as a table too (TSV).",
+    ),
 ]
 
 
@@ -66,13 +89,23 @@ def markers(
     config: MarkersConfig,
     talk: Talk,
 ) -> None:
-    """Find the marker peaks of every cluster, with the genes next to them and the motifs in them."""
+    """Find the marker peaks of every cluster, with the genes next to them and the motifs in
+    them.
+    """
     if (genome is None) != (motifs is None):
-        raise UsageError("one of --genome and --motifs", "both or neither", "motifs are sought in the genome's sequence")
+        raise UsageError(
+            "one of --genome and --motifs",
+            "both or neither",
+            "motifs are sought in the genome's sequence",
+        )
     if motif_table is not None and motifs is None:
-        raise UsageError("--motif-table without --motifs", "both", "add --motifs and --genome, or drop it")
+        raise UsageError(
+            "--motif-table without --motifs", "both", "add --motifs and --genome, or drop it"
+        )
     check_side_file(table, "--table", (source, output))
-    check_side_file(motif_table, "--motif-table", [source, output, *([] if table is None else [str(table)])])
+    check_side_file(
+        motif_table, "--motif-table", [source, output, *([] if table is None else [str(table)])]
+    )
     if bed_dir is not None:
         check_folder(bed_dir, "--bed-dir")
     for path in (gtf, genome, motifs):
@@ -92,7 +125,9 @@ def markers(
         cells.write(result)
 
 
-def _inputs(adata: AnnData, gtf: Path | None, genome: Path | None, motifs: Path | None) -> dict[str, Any]:
+def _inputs(
+    adata: AnnData, gtf: Path | None, genome: Path | None, motifs: Path | None
+) -> dict[str, Any]:
     """What the stage takes besides the cells, read from the files given."""
     found: dict[str, Any] = {}
     if gtf is not None:
@@ -111,8 +146,16 @@ def _inputs(adata: AnnData, gtf: Path | None, genome: Path | None, motifs: Path 
     return found
 
 
-def _write(adata: AnnData, table: Path | None, bed_dir: Path | None, motif_table: Path | None, config: MarkersConfig) -> None:
-    """The tables and BED files asked for; nothing where there is no marker, which the stage has said."""
+def _write(
+    adata: AnnData,
+    table: Path | None,
+    bed_dir: Path | None,
+    motif_table: Path | None,
+    config: MarkersConfig,
+) -> None:
+    """The tables and BED files asked for; nothing where there is no marker, which the stage has
+    said.
+    """
     from scale_toolkit.io.markers import write_beds, write_table
 
     found = keys.MARKERS.get(adata)

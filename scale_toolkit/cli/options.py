@@ -5,8 +5,9 @@ A command is a function whose parameters say what it needs::
     @command
     def cluster(source: Input = "-", output: Output = "-", *, config: ClusterConfig, talk: Talk) -> None:
 
-`command` turns every parameter annotated with a `Config` into one command-line option per field, and `Talk` into
-``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated config and the voice to speak with.
+`command` turns every parameter annotated with a `Config` into one command-line option per field,
+and `Talk` into ``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated
+config and the voice to speak with.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ Gpu = Annotated[
         "--gpu",
         "-g",
         metavar="[N]",
-        help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error where there is none.",
+        help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error "
+        "where there is none.",
     ),
 ]
 Pretrain = Annotated[
@@ -72,7 +74,8 @@ PretrainPeaks = Annotated[
     given(
         "--pretrain-peaks",
         metavar="FILE",
-        help="The adata.h5ad of the SCALE 1.1.2 run that --pretrain comes from, or a file with a peak a line: its model.pt "
+        help="The adata.h5ad of the SCALE 1.1.2 run that --pretrain comes from, or a file with a "
+        "peak a line: its model.pt "
         "names no peaks. Left out, the adata.h5ad beside --pretrain.",
     ),
 ]
@@ -88,9 +91,11 @@ class Options:
     panel
         Title of the options' group in the help.
     only, without
-        The fields shown, where not all are: the command sets the others, or leaves them at their defaults.
+        The fields shown, where not all are: the command sets the others, or leaves them at their
+        defaults.
     names
-        Fields that go by another name on this command, with any further flags: ``{"method": ("--embed",)}``.
+        Fields that go by another name on this command, with any further flags: ``{"method":
+        ("--embed",)}``.
     """
 
     panel: str | None = None
@@ -100,7 +105,9 @@ class Options:
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
-    """Make a Typer command of `body`: its configs become options, its errors one line on stderr and an exit code."""
+    """Make a Typer command of `body`: its configs become options, its errors one line on stderr
+    and an exit code.
+    """
     hints = typing.get_type_hints(body, include_extras=True)
     configs: dict[str, tuple[type[Config], Options]] = {}
     plain: list[inspect.Parameter] = []
@@ -148,7 +155,8 @@ def on_gpu(config: Any, gpu: str | None) -> Any:
 def flags(spec: dataclasses.Field, how: Options) -> tuple[str, ...]:
     """Return the command-line spellings of a field; the first is the one errors use.
 
-    A switch that is on by default gets a second spelling that turns it off: ``--relative/--no-relative``.
+    A switch that is on by default gets a second spelling that turns it off:
+    ``--relative/--no-relative``.
     """
     long = "--" + spec.name.replace("_", "-")
     if spec.default is True:
@@ -175,7 +183,9 @@ def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
 def _parameter(
     name: str, spec: dataclasses.Field, kind: type[Config], how: Options
 ) -> inspect.Parameter:
-    """One field as a Typer option: its Python name carries the config's, so that two configs may share a field."""
+    """One field as a Typer option: its Python name carries the config's, so that two configs may
+    share a field.
+    """
     rule, (value, many, _) = spec.metadata, field_types(kind)[spec.name]
     settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": how.panel}
     if value is not bool:
@@ -196,7 +206,9 @@ def _parameter(
 
 
 def _metavar(value: type, many: bool, rule: Any) -> str:
-    """Say what an option takes: ``[umap|tsne]``, ``INT,INT``, ``FLOAT 0..1``. The config checks it, in its own words."""
+    """Say what an option takes: ``[umap|tsne]``, ``INT,INT``, ``FLOAT 0..1``. The config checks
+    it, in its own words.
+    """
     if rule["choices"]:
         return f"[{'|'.join(rule['choices'])}]"
     word = {int: "INT", float: "FLOAT", str: "TEXT"}[value]
@@ -240,7 +252,9 @@ def _items(text: str, kind: type, flag: str) -> list[Any]:
 
 
 def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, str]:
-    """Map a field's name to its spelling on this command, for errors raised by a config or a stage."""
+    """Map a field's name to its spelling on this command, for errors raised by a config or a
+    stage.
+    """
     pairs = [(spec, how) for kind, how in configs.values() for spec in dataclasses.fields(kind)]
     return {spec.name: flags(spec, how)[0] for spec, how in pairs}
 

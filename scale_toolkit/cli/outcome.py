@@ -1,4 +1,6 @@
-"""From an exception to one line on stderr and an exit code: 0 good, 1 the data or the work failed, 2 the call is off."""
+"""From an exception to one line on stderr and an exit code: 0 good, 1 the data or the work
+failed, 2 the call is off.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: What Typer raises for words it cannot parse (`ClickException` of the click it uses, bundled or not).
+#: What Typer raises for words it cannot parse (`ClickException` of the click it uses, bundled or
+#: not).
 CallError = typer.BadParameter.__mro__[2]
 
 
@@ -59,10 +62,15 @@ def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, st
         return INTERRUPTED, "interrupted"
     if isinstance(error, MemoryError):
         detail = f" ({error})" if str(error) else ""
-        return 1, f"out of memory{detail}; use fewer peaks (scale select-peaks --n-peaks) or a machine with more memory"
+        return 1, (
+            f"out of memory{detail}; use fewer peaks (scale select-peaks --n-peaks) or a "
+            "machine with more memory"
+        )
     if isinstance(error, OSError) and error.errno:
         return 1, _of_the_system(error)
-    return 1, f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback"
+    return 1, (
+        f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback"
+    )
 
 
 def _of_the_system(error: OSError) -> str:
@@ -74,7 +82,9 @@ def _of_the_system(error: OSError) -> str:
 
 
 def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:
-    """Name an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``; other errors stay as they are."""
+    """Name an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``; other errors
+    stay as they are.
+    """
     name, _, rest = error.found.partition(" ")
     if not isinstance(error, UsageError) or name not in spellings:
         return error
@@ -82,6 +92,8 @@ def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:
 
 
 def _close_stdout() -> None:
-    """Point stdout nowhere: its reader has gone, and Python would complain again when it flushes at exit."""
+    """Point stdout nowhere: its reader has gone, and Python would complain again when it flushes
+    at exit.
+    """
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

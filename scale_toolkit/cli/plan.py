@@ -1,4 +1,6 @@
-"""``scale plan``, and ``--dry-run`` of the long stages: what the work would take, without doing it."""
+"""``scale plan``, and ``--dry-run`` of the long stages: what the work would take, without doing
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ DryRun = Annotated[
     bool,
     given(
         "--dry-run",
-        help="Check the options, say what the work would take (memory, time, disk), and do nothing.",
+        help="Check the options, say what the work would take (memory, time, disk), and do "
+        "nothing.",
         panel="Messages",
     ),
 ]
@@ -35,10 +38,15 @@ def plan(
     *,
     train: Annotated[TrainConfig, Options("Training", only=("preset", "max_iter", "batch_size"))],
     cluster: Annotated[ClusterConfig, Options("Clusters", only=("stability",))],
-    impute: Annotated[ImputeConfig, Options("Imputation", only=("numeric", "numeric_format", "binary", "binary_format"))],
+    impute: Annotated[
+        ImputeConfig,
+        Options("Imputation", only=("numeric", "numeric_format", "binary", "binary_format")),
+    ],
     talk: Talk,
 ) -> None:
-    """Say how much memory, time and disk every stage would take on this input; only its header is read."""
+    """Say how much memory, time and disk every stage would take on this input; only its header
+    is read.
+    """
     from scale_toolkit.io.files import check_destination, write_bytes
     from scale_toolkit.needs import STAGES
 
@@ -46,7 +54,16 @@ def plan(
     if to_file:
         check_destination(output, [source])
     silent = str(output) == "-"
-    facts = foresee([source], STAGES, talk, train=train, impute=impute, cluster=cluster, modality=modality, silent=silent)
+    facts = foresee(
+        [source],
+        STAGES,
+        talk,
+        train=train,
+        impute=impute,
+        cluster=cluster,
+        modality=modality,
+        silent=silent,
+    )
     text = json.dumps(facts, indent=1) + "\n"
     if to_file:
         write_bytes(output, text.encode())
@@ -66,7 +83,8 @@ def foresee(
     writes: Sequence[str] | None = None,
     silent: bool = False,
 ) -> dict[str, Any]:
-    """Look up how large the inputs are, show what these stages need and whether this machine has it, and return the same.
+    """Look up how large the inputs are, show what these stages need and whether this machine has
+    it, and return the same.
 
     `writes` are the stages that write a file, where not all do.
     """
@@ -75,9 +93,16 @@ def foresee(
     from scale_toolkit.needs import needs, together
 
     size = together([size_of(source, modality=modality) for source in sources])
-    asked = {"train": train or TrainConfig(), "impute": impute or ImputeConfig(), "cluster": cluster or ClusterConfig()}
+    asked = {
+        "train": train or TrainConfig(),
+        "impute": impute or ImputeConfig(),
+        "cluster": cluster or ClusterConfig(),
+    }
     found = {stage: needs(stage, size, **asked) for stage in stages}
-    found = {stage: one if stage in (writes or stages) else one._replace(disk_mb=0) for stage, one in found.items()}
+    found = {
+        stage: one if stage in (writes or stages) else one._replace(disk_mb=0)
+        for stage, one in found.items()
+    }
     free = available()
     facts = {
         "cells": size.n_cells,
@@ -94,11 +119,17 @@ def foresee(
     if free is not None and found[largest].memory_mb * 1e6 > free[0]:
         talk.say(
             "warning",
-            f"{spoken(largest)} asks for {_bytes(found[largest].memory_mb)} of memory, and {_bytes(facts['memory_free_mb'])} "
-            f"are left here ({free[1]}); ask for more, or keep fewer peaks (`scale select-peaks --n-peaks`)",
+            f"{spoken(largest)} asks for {_bytes(found[largest].memory_mb)} of memory, and "
+            f"{_bytes(facts['memory_free_mb'])} "
+            f"are left here ({free[1]}); ask for more, or keep fewer peaks (`scale select-peaks "
+            "--n-peaks`)",
         )
     if (written := sum(one.disk_mb for one in found.values())) > facts["disk_free_mb"]:
-        talk.say("warning", f"{_bytes(written)} would be written, and {_bytes(facts['disk_free_mb'])} of disk are free here")
+        talk.say(
+            "warning",
+            f"{_bytes(written)} would be written, and "
+            f"{_bytes(facts['disk_free_mb'])} of disk are free here",
+        )
     return facts
 
 
@@ -112,15 +143,24 @@ def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
     from rich.table import Table
 
     share = size.n_open / size.n_values if size.n_values else 0.0
-    table = Table("stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False)
+    table = Table(
+        "stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False
+    )
     for stage, one in found.items():
-        table.add_row(spoken(stage), _bytes(one.memory_mb), _span(one.seconds), _bytes(one.disk_mb) if one.disk_mb else "")
+        table.add_row(
+            spoken(stage),
+            _bytes(one.memory_mb),
+            _span(one.seconds),
+            _bytes(one.disk_mb) if one.disk_mb else "",
+        )
     free = facts["memory_free_mb"]
     here = "" if free is None else f"{_bytes(free)} of memory, "
     return Group(
-        f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts ({share:.1%})",
+        f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts "
+        f"({share:.1%})",
         table,
-        f"free here: {here}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of a CPU",
+        f"free here: {here}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of a "
+        "CPU",
     )
 
 

@@ -70,8 +70,8 @@ def embedding(
 ) -> None:
     """Draw cells as points, coloured by columns of obs, or by how open peaks, regions or genes are.
 
-    A peak, a region or a gene is coloured by imputed values at equal depth if the file comes from `scale train`; else only
-    peaks can be drawn, by their counts.
+    A peak, a region or a gene is coloured by imputed values at equal depth if the file comes from
+    `scale train`; else only peaks can be drawn, by their counts.
     """
     check_figure(output, source)
     check_readable(gtf)
@@ -161,7 +161,9 @@ def loss(output: Figure, source: Input = "-", *, config: PlotLossConfig, talk: T
 @app.command(cls=Command, epilog=example("qc"))
 @command
 def qc(output: Figure, source: Input = "-", *, config: PlotQcConfig, talk: Talk) -> None:
-    """Open peaks of cells as a knee and as a histogram, and cells of peaks, with the limits of `scale prepare`."""
+    """Open peaks of cells as a knee and as a histogram, and cells of peaks, with the limits of
+    `scale prepare`.
+    """
     _draw("qc", source, output, config, talk, [keys.QC.path])
 
 
@@ -175,7 +177,9 @@ def check_figure(path: Path, source: str) -> None:
 
 
 def label_of(adata: AnnData, named: str | None, flag: str) -> str | None:
-    """Return the column of known labels: the one that was named, which must be there, or the first that is."""
+    """Return the column of known labels: the one that was named, which must be there, or the
+    first that is.
+    """
     if named is not None and named not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns))
         raise InputError(

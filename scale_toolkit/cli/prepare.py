@@ -15,21 +15,28 @@ from scale_toolkit.errors import UsageError
 
 _FRAGMENTS = "Fragments"
 _INPUTS = (
-    "h5ad, h5mu or zarr store, count table (peaks × barcodes), folder of mtx, peaks and barcodes, or 10x h5; "
+    "h5ad, h5mu or zarr store, count table (peaks × barcodes), folder of mtx, peaks and barcodes, "
+    "or 10x h5; "
     "- for h5ad on standard input."
 )
 
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="INPUT...", show_default="-", help=_INPUTS)]
-BatchNames = Annotated[
-    str | None, given("--batch-names", metavar="A,B", help="Names of several inputs; else those of the files.")
+Inputs = Annotated[
+    list[str] | None, typer.Argument(metavar="INPUT...", show_default="-", help=_INPUTS)
 ]
-Blacklist = Annotated[Path | None, given("--blacklist", metavar="BED", help="Drop peaks that overlap these regions.")]
+BatchNames = Annotated[
+    str | None,
+    given("--batch-names", metavar="A,B", help="Names of several inputs; else those of the files."),
+]
+Blacklist = Annotated[
+    Path | None, given("--blacklist", metavar="BED", help="Drop peaks that overlap these regions.")
+]
 Fragments = Annotated[
     list[str] | None,
     given(
         "--fragments",
         metavar="FILE",
-        help="Count this 10x fragments file over --peaks; again for each further file, which becomes a batch.",
+        help="Count this 10x fragments file over --peaks; again for each further file, which "
+        "becomes a batch.",
         panel=_FRAGMENTS,
     ),
 ]
@@ -51,7 +58,8 @@ Barcodes = Annotated[
     given(
         "--barcodes",
         metavar="FILE",
-        help="Keep only these cells: barcodes.tsv, or Cell Ranger's singlecell.csv or per_barcode_metrics.csv.",
+        help="Keep only these cells: barcodes.tsv, or Cell Ranger's singlecell.csv or "
+        "per_barcode_metrics.csv.",
     ),
 ]
 Metadata = Annotated[
@@ -84,13 +92,18 @@ def prepare(
     """Read any accepted input, keep the cells and peaks that pass, and write them as h5ad."""
     names = [name.strip() for name in batch_names.split(",")] if batch_names else []
     if bool(fragments) != bool(peaks):
-        raise UsageError(f"--{'fragments' if fragments else 'peaks'} alone", "both --fragments FILE and --peaks BED")
+        raise UsageError(
+            f"--{'fragments' if fragments else 'peaks'} alone",
+            "both --fragments FILE and --peaks BED",
+        )
     if fragments and inputs:
         raise UsageError(f"--fragments and the input {inputs[0]}", "one of the two")
     if fragments and modality:
         raise UsageError("both --fragments and --modality", "one of the two", "drop --modality")
     if gtf and not fragments:
-        raise UsageError("--gtf without --fragments", "both", "drop --gtf, or give it to `scale markers`")
+        raise UsageError(
+            "--gtf without --fragments", "both", "drop --gtf, or give it to `scale markers`"
+        )
     sources = [*fragments, str(peaks)] if fragments else inputs or ["-"]
     from scale_toolkit.io.cells import read_cells, read_metadata
     from scale_toolkit.io.files import check_destination

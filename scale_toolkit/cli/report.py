@@ -11,23 +11,37 @@ from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import UsageError
 
-Page = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The page: a name that ends in .html.")]
+Page = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="FILE", help="The page: a name that ends in .html."),
+]
 Label = Annotated[
     str | None,
     given(
         "--label",
         metavar="COLUMN",
-        help="Column of obs with known labels; left out, the reference of `scale cluster`, cell_type, celltype or label.",
+        help="Column of obs with known labels; left out, the reference of `scale cluster`, "
+        "cell_type, celltype or label.",
     ),
 ]
-Title = Annotated[str | None, given("--title", metavar="TEXT", help="Title of the page; left out, the file's name.")]
+Title = Annotated[
+    str | None,
+    given("--title", metavar="TEXT", help="Title of the page; left out, the file's name."),
+]
 
 
 @command
 def report(
-    source: Input = "-", output: Page = Path("report.html"), label: Label = None, title: Title = None, *, talk: Talk
+    source: Input = "-",
+    output: Page = Path("report.html"),
+    label: Label = None,
+    title: Title = None,
+    *,
+    talk: Talk,
 ) -> None:
-    """Write one HTML page about an analysis: what was run and kept, cells, clusters, markers, and what to look at twice."""
+    """Write one HTML page about an analysis: what was run and kept, cells, clusters, markers,
+    and what to look at twice.
+    """
     from scale_toolkit.io.files import check_destination, write_bytes
 
     if output.suffix.lower() not in (".html", ".htm"):

@@ -53,7 +53,8 @@ NCentroids = Annotated[
         "--n-centroids",
         "-k",
         metavar="INT >=1",
-        help="Exactly this many clusters, and components of the mixture; left out, 30 components, and clusters from the data.",
+        help="Exactly this many clusters, and components of the mixture; left out, 30 components, "
+        "and clusters from the data.",
     ),
 ]
 Outdir = Annotated[
@@ -64,7 +65,8 @@ MinCells = Annotated[
     given(
         "--min-cells",
         metavar="FLOAT >=0",
-        help=f"Keep peaks open in at least this many cells (10; --preset release: {RELEASE_MIN_CELLS}; --pretrain: 0); "
+        help="Keep peaks open in at least this many cells (10; --preset release: "
+        f"{RELEASE_MIN_CELLS}; --pretrain: 0); "
         "below 1, a fraction of all cells.",
         panel=_PEAKS,
     ),
@@ -135,7 +137,9 @@ def run(
     ],
     talk: Talk,
 ) -> None:
-    """Do the whole analysis: prepare, select peaks, train, cluster, embed, markers and report; a folder of results."""
+    """Do the whole analysis: prepare, select peaks, train, cluster, embed, markers and report; a
+    folder of results.
+    """
     sources = [*(data_list or []), *(inputs or [])]
     check_sources(sources, fragments, peaks, modality)
     talk.verbose = verbose
@@ -216,7 +220,9 @@ def check_sources(
 
 
 def check_measurable(fragments: list[str] | None) -> None:
-    """Refuse --dry-run with fragments: how many cells and open peaks they hold is known only after counting."""
+    """Refuse --dry-run with fragments: how many cells and open peaks they hold is known only
+    after counting.
+    """
     if fragments:
         raise UsageError(
             "--dry-run with --fragments",

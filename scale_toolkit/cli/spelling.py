@@ -1,7 +1,7 @@
 """Keywords in messages, as they are typed on the command line.
 
-A stage names a Python keyword in backticks: "lower `min_cells`", "use `method=variability`". On the command line
-the same message reads "lower --min-cells", "use --method variability".
+A stage names a Python keyword in backticks: "lower `min_cells`", "use `method=variability`". On the
+command line the same message reads "lower --min-cells", "use --method variability".
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _KEYWORD = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]*))?`")
 
 
 def as_typed(message: str, spellings: Mapping[str, str]) -> str:
-    """Return a message with the keywords in backticks that `spellings` knows as options of the command line.
+    """Return a message with the keywords in backticks that `spellings` knows as options of the
+    command line.
 
     Parameters
     ----------

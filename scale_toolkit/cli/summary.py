@@ -1,4 +1,6 @@
-"""What a person reads at the end: scores against known labels, the matched confusion table, and where the files are."""
+"""What a person reads at the end: scores against known labels, the matched confusion table, and
+where the files are.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Shown = tuple[Any, dict[str, Any]]
 
 
 def scores(adata: AnnData, reference: str) -> Shown:
-    """Show how well the clusters agree with the labels of `reference`: figures and the matched confusion table."""
+    """Show how well the clusters agree with the labels of `reference`: figures and the matched
+    confusion table.
+    """
     from rich.console import Group
 
     found = _agreement(adata)
@@ -49,9 +53,17 @@ def dropped_cells(adata: AnnData) -> Dropped | None:
 
 
 def results(
-    adata: AnnData, folder: Path, figure: Path | None, page: Path | None, reference: str | None, *, imputed: bool
+    adata: AnnData,
+    folder: Path,
+    figure: Path | None,
+    page: Path | None,
+    reference: str | None,
+    *,
+    imputed: bool,
 ) -> Shown:
-    """Show what an analysis made: its size, clusters, scores if labels are known, its files, and the next command."""
+    """Show what an analysis made: its size, clusters, scores if labels are known, its files, and
+    the next command.
+    """
     from rich.table import Table
 
     output = folder / "adata.h5ad"
@@ -86,7 +98,9 @@ def verdict(found: Verdict) -> Shown:
     for stage, reason in found.skipped.items():
         table.add_row("not run", f"{stage}: {reason}")
     kinds = [kind for kind, _ in found.slots.values()]
-    table.add_row("slots", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)))
+    table.add_row(
+        "slots", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    )
     for slot, (kind, gap) in found.slots.items():
         if kind in ("close", "different", "not made again"):
             table.add_row("", f"{slot} {kind}" + (f" (by {gap:.2g})" if gap == gap else ""))
@@ -99,7 +113,8 @@ def verdict(found: Verdict) -> Shown:
         "skipped": found.skipped,
         "departs": found.departs,
         "slots": {
-            slot: {"verdict": kind, "difference": gap if gap == gap else None} for slot, (kind, gap) in found.slots.items()
+            slot: {"verdict": kind, "difference": gap if gap == gap else None}
+            for slot, (kind, gap) in found.slots.items()
         },
         "elsewhere": found.elsewhere,
     }
@@ -107,7 +122,9 @@ def verdict(found: Verdict) -> Shown:
 
 
 def validation(adata: AnnData) -> Shown:
-    """Show what `impute --validate` found: recovery beside the baselines, calibration, trusted peaks."""
+    """Show what `impute --validate` found: recovery beside the baselines, calibration, trusted
+    peaks.
+    """
     import json
 
     from rich.console import Group
@@ -115,27 +132,42 @@ def validation(adata: AnnData) -> Shown:
 
     report = json.loads(keys.VALIDATION.get(adata))
     table = Table(
-        "AUPRC / AUROC", "same frequency", "any peak", title="hidden open peaks among closed ones", title_justify="left"
+        "AUPRC / AUROC",
+        "same frequency",
+        "any peak",
+        title="hidden open peaks among closed ones",
+        title_justify="left",
     )
-    names = {"model": "model", "frequency": "peak frequency", "neighbours": "near cells", "tfidf_svd": "TF-IDF+SVD"}
+    names = {
+        "model": "model",
+        "frequency": "peak frequency",
+        "neighbours": "near cells",
+        "tfidf_svd": "TF-IDF+SVD",
+    }
     for method, name in names.items():
         table.add_row(name, *(_pair(report[way][method]) for way in ("matched", "unmatched")))
     table.add_row("chance", *[_pair(report["chance"])] * 2)
     found, peaks, meta = report["calibration"], report["peaks"], report["metacell"]
-    lines = [f"{report['hidden']:,} of the open peaks were hidden ({report['share']:.1%}); the model is {report['way']}"]
+    lines = [
+        f"{report['hidden']:,} of the open peaks were hidden ({report['share']:.1%}); the "
+        f"model is {report['way']}"
+    ]
     lines.append(
-        f"calibration: slope {found['slope']:.2f}, seen over predicted {min(found['ratio']):.2f} to {max(found['ratio']):.2f} "
+        f"calibration: slope {found['slope']:.2f}, seen over predicted {min(found['ratio']):.2f} "
+        f"to {max(found['ratio']):.2f} "
         f"in {len(found['ratio'])} bins of equal mass"
     )
     if meta["imputed"] is not None:
         lines.append(
-            f"correlation with the meta-cell of the cluster: {meta['measured']:.2f} measured, {meta['imputed']:.2f} imputed"
+            f"correlation with the meta-cell of the cluster: {meta['measured']:.2f} measured, "
+            f"{meta['imputed']:.2f} imputed"
         )
     between = report["between_cells"]
     if between["auc"] is not None:
         auc = between["auc"]
         lines.append(
-            f"between cells, AUC of marker peaks by {between['column']}: {auc['raw']:.3f} measured, "
+            f"between cells, AUC of marker peaks by {between['column']}: {auc['raw']:.3f} "
+            "measured, "
             f"{auc['neighbours']:.3f} near cells, {auc['own']:.3f} imputed at own depth, "
             f"{auc['equal']:.3f} at equal depth"
         )
@@ -156,8 +188,13 @@ def _agreement(adata: AnnData) -> Agreement:
 
 
 def _figures(found: Agreement, reference: str) -> str:
-    figures = f"ARI {found.ari:.3f}  NMI {found.nmi:.3f}  F1 {found.f1:.3f}  with {reference!r} ({found.n_cells:,} cells"
-    return figures + (f", {found.n_unlabelled:,} more have no label)" if found.n_unlabelled else ")")
+    figures = (
+        f"ARI {found.ari:.3f}  NMI {found.nmi:.3f}  F1 {found.f1:.3f}  with {reference!r} "
+        f"({found.n_cells:,} cells"
+    )
+    return figures + (
+        f", {found.n_unlabelled:,} more have no label)" if found.n_unlabelled else ")"
+    )
 
 
 def _facts(found: Agreement, reference: str) -> dict[str, Any]:
@@ -170,7 +207,12 @@ def _facts(found: Agreement, reference: str) -> dict[str, Any]:
 def _confusion(found: Agreement, reference: str) -> Table:
     from rich.table import Table
 
-    table = Table(reference, *found.clusters, title="cells by label and cluster, matched", title_justify="left")
+    table = Table(
+        reference,
+        *found.clusters,
+        title="cells by label and cluster, matched",
+        title_justify="left",
+    )
     for name, counts in zip(found.classes, found.table):
         table.add_row(name, *map(str, counts))
     return table

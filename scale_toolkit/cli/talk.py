@@ -33,7 +33,9 @@ class Talk:
         Let other libraries' warnings and prints through, and show the traceback of an error.
     """
 
-    def __init__(self, *, quiet: bool = False, json_logs: bool = False, debug: bool = False) -> None:
+    def __init__(
+        self, *, quiet: bool = False, json_logs: bool = False, debug: bool = False
+    ) -> None:
         self.quiet, self.json_logs, self.debug = quiet, json_logs, debug
         self.stdout = sys.stdout
         self.verbose = False
@@ -42,12 +44,16 @@ class Talk:
         self.line_seconds = LINE_SECONDS
 
     def binary_stdout(self) -> BinaryIO | None:
-        """The process's stdout for h5ad bytes, whatever `listening` has put in its place for prints."""
+        """The process's stdout for h5ad bytes, whatever `listening` has put in its place for
+        prints.
+        """
         return getattr(self.stdout, "buffer", None)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Talk]:
-        """Carry warnings and log records to stderr, and keep stdout free of anything but the result."""
+        """Carry warnings and log records to stderr, and keep stdout free of anything but the
+        result.
+        """
         handler = _Handler(self)
         package = logging.getLogger("scale_toolkit")
         level, propagate = package.level, package.propagate
@@ -58,11 +64,14 @@ class Talk:
             warnings.simplefilter("default" if self.debug else "ignore")
             warnings.simplefilter("always", ScaleWarning)
             warnings.showwarning = self._show_warning
-            if not self.debug:  # h5py prints a traceback for every object it cannot close on a full disk
+            # h5py prints a traceback for every object it cannot close on a full disk
+            if not self.debug:
                 stack.enter_context(_replaced(sys, "excepthook", lambda *_: None))
                 stack.enter_context(_replaced(sys, "unraisablehook", lambda *_: None))
             package.addHandler(handler)
-            package.setLevel(logging.DEBUG if self.debug else logging.WARNING if self.quiet else logging.INFO)
+            package.setLevel(
+                logging.DEBUG if self.debug else logging.WARNING if self.quiet else logging.INFO
+            )
             package.propagate = False
             try:
                 yield self
@@ -72,7 +81,9 @@ class Talk:
                 package.propagate = propagate
 
     def say(self, level: str, message: str, **facts: Any) -> None:
-        """Write one line: ``warning: ...``, ``error: ...``, or the bare message where the level is ``info``."""
+        """Write one line: ``warning: ...``, ``error: ...``, or the bare message where the level
+        is ``info``.
+        """
         line = as_typed(" ".join(message.split()), self.spellings)
         if self.json_logs:
             line = json.dumps({"level": level, "message": line, **facts}, ensure_ascii=False)
@@ -105,8 +116,9 @@ class Talk:
     def progress(self, label: str = "") -> Iterator[Progress]:
         """Yield ``progress(message, done, total)`` for one stage.
 
-        A bar on a terminal; with ``--verbose`` and ``--json-logs`` a line for every step; else, in a log file, a line
-        every 30 seconds, so that a long stage does not look as if it had stopped.
+        A bar on a terminal; with ``--verbose`` and ``--json-logs`` a line for every step; else, in
+        a log file, a line every 30 seconds, so that a long stage does not look as if it had
+        stopped.
 
         Parameters
         ----------
@@ -141,8 +153,14 @@ class Talk:
     def _progress_line(self, message: str, done: int, total: int) -> None:
         self.say("progress" if self.json_logs else "info", message, done=done, total=total)
 
-    def _show_warning(self, message: Any, category: type, filename: str, lineno: int, *_: Any) -> None:
-        where = "" if issubclass(category, ScaleWarning) else f" ({category.__name__}, {filename}:{lineno})"
+    def _show_warning(
+        self, message: Any, category: type, filename: str, lineno: int, *_: Any
+    ) -> None:
+        where = (
+            ""
+            if issubclass(category, ScaleWarning)
+            else (f" ({category.__name__}, {filename}:{lineno})")
+        )
         self.say("warning", f"{message}{where}")
 
 

@@ -9,14 +9,27 @@ import typer
 
 from scale_toolkit import keys
 from scale_toolkit.cli.files import check_folder, check_pretrain, check_side_file, through
-from scale_toolkit.cli.options import Gpu, Input, Options, Output, Pretrain, PretrainPeaks, command, given, on_gpu
+from scale_toolkit.cli.options import (
+    Gpu,
+    Input,
+    Options,
+    Output,
+    Pretrain,
+    PretrainPeaks,
+    command,
+    given,
+    on_gpu,
+)
 from scale_toolkit.cli.plan import DryRun, foresee
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import UsageError
 
 _RESUME = "After an interruption"
-_CHECKPOINT = "Keep checkpoints here, and go on from the last one that is here: the result is that of an uninterrupted run."
+_CHECKPOINT = (
+    "Keep checkpoints here, and go on from the last one that is here: the result is that "
+    "of an uninterrupted run."
+)
 _EVERY = "Minutes between checkpoints; 0: one after every epoch."
 
 
@@ -24,26 +37,43 @@ _EVERY = "Minutes between checkpoints; 0: one after every epoch."
 def train(
     source: Input = "-",
     output: Output = "-",
-    model: Annotated[Path | None, given("--model", metavar="FILE", help="Write the model, for --pretrain.")] = None,
+    model: Annotated[
+        Path | None, given("--model", metavar="FILE", help="Write the model, for --pretrain.")
+    ] = None,
     pretrain: Pretrain = None,
     pretrain_peaks: PretrainPeaks = None,
     gpu: Gpu = None,
-    checkpoint: Annotated[Path | None, given("--checkpoint", metavar="FOLDER", panel=_RESUME, help=_CHECKPOINT)] = None,
-    every: Annotated[float, typer.Option("--every", metavar="MINUTES", min=0, rich_help_panel=_RESUME, help=_EVERY)] = 10,
+    checkpoint: Annotated[
+        Path | None, given("--checkpoint", metavar="FOLDER", panel=_RESUME, help=_CHECKPOINT)
+    ] = None,
+    every: Annotated[
+        float,
+        typer.Option("--every", metavar="MINUTES", min=0, rich_help_panel=_RESUME, help=_EVERY),
+    ] = 10,
     dry_run: DryRun = False,
     *,
     config: Annotated[TrainConfig, Options(panel="Model")],
     talk: Talk,
 ) -> None:
-    """Train SCALE: a latent space, the decoder's loadings, and how responsible each mixture component is for each cell."""
+    """Train SCALE: a latent space, the decoder's loadings, and how responsible each mixture
+    component is for each cell.
+    """
     config = on_gpu(config, gpu)
     if model and pretrain:
-        raise UsageError("both --model and --pretrain", "one of the two", "drop --model: the model is already written")
+        raise UsageError(
+            "both --model and --pretrain",
+            "one of the two",
+            "drop --model: the model is already written",
+        )
     check_side_file(model, "--model", (source, output))
     check_pretrain(pretrain, pretrain_peaks)
     if checkpoint is not None:
         if pretrain:
-            raise UsageError("both --checkpoint and --pretrain", "one of the two", "drop --checkpoint: nothing is trained")
+            raise UsageError(
+                "both --checkpoint and --pretrain",
+                "one of the two",
+                "drop --checkpoint: nothing is trained",
+            )
         check_folder(checkpoint, "--checkpoint")
     if dry_run:
         foresee([source], ["train"], talk, train=config)
@@ -59,11 +89,16 @@ def train(
         with talk.progress() as progress:
             if pretrain:
                 names = model_peaks(pretrain, pretrain_peaks)
-                result = encode(cells.adata, config, progress=progress, model=pretrain.read_bytes(), peaks=names)
+                result = encode(
+                    cells.adata, config, progress=progress, model=pretrain.read_bytes(), peaks=names
+                )
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
                 at = Checkpoints(checkpoint, every) if checkpoint else None
-                result = stage(cells.adata, config, progress=progress, keep_model=keep, checkpoints=at)
+                result = stage(
+                    cells.adata, config, progress=progress, keep_model=keep, checkpoints=at
+                )
         names = (keys.IMPUTED.name, keys.BINARY.name, keys.BINARY_PACKED.name)
-        cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))  # of a former model
+        # of a former model
+        cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))
         cells.write(result)

@@ -14,12 +14,26 @@ from scale_toolkit.cli.summary import verdict as shown
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import NotReproducedError
 
-Result = Annotated[str, typer.Argument(metavar="FILE", help="A result, h5ad; or - for standard input.", show_default=True)]
-_INPUT = "What the first stage read; several: give the option again, in the same order. Without it, later stages only."
+Result = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE", help="A result, h5ad; or - for standard input.", show_default=True
+    ),
+]
+_INPUT = (
+    "What the first stage read; several: give the option again, in the same order. Without "
+    "it, later stages only."
+)
 Originals = Annotated[list[str] | None, given("--input", "-i", metavar="ORIGINAL", help=_INPUT)]
-BatchNames = Annotated[str | None, given("--batch-names", metavar="A,B", help="As for `scale prepare`.")]
-Blacklist = Annotated[Path | None, given("--blacklist", metavar="BED", help="The regions `scale prepare` left out.")]
-Model = Annotated[Path | None, given("--model", metavar="FILE", help="The model of `scale train --pretrain`.")]
+BatchNames = Annotated[
+    str | None, given("--batch-names", metavar="A,B", help="As for `scale prepare`.")
+]
+Blacklist = Annotated[
+    Path | None, given("--blacklist", metavar="BED", help="The regions `scale prepare` left out.")
+]
+Model = Annotated[
+    Path | None, given("--model", metavar="FILE", help="The model of `scale train --pretrain`.")
+]
 
 
 @command
@@ -32,7 +46,9 @@ def verify(
     *,
     talk: Talk,
 ) -> None:
-    """Run the stages of a result's receipts again, and say whether the same comes out, bit for bit."""
+    """Run the stages of a result's receipts again, and say whether the same comes out, bit for
+    bit.
+    """
     check_readable(blacklist)
     check_readable(model)
     from scale_toolkit.io.h5ad import open_h5ad
@@ -45,15 +61,26 @@ def verify(
     original = read_inputs(inputs, names) if inputs else None
     regions = read_bed(blacklist) if blacklist else None
     with talk.progress() as progress:
-        found = check(result, original, blacklist=regions, model=model.read_bytes() if model else None, progress=progress)
+        found = check(
+            result,
+            original,
+            blacklist=regions,
+            model=model.read_bytes() if model else None,
+            progress=progress,
+        )
     talk.show(*shown(found))
     if found.reproduced:
         talk.info(f"reproduced bit for bit: {', '.join(found.replayed)}")
     elif found.close:
-        talk.say("warning", f"reproduced within the tolerance, not bit for bit{_because(found.elsewhere)}")
+        talk.say(
+            "warning",
+            f"reproduced within the tolerance, not bit for bit{_because(found.elsewhere)}",
+        )
     else:
         raise NotReproducedError(
-            f"not reproduced: {found.first()}", "what the file holds", f"look at what is different{_because(found.elsewhere)}"
+            f"not reproduced: {found.first()}",
+            "what the file holds",
+            f"look at what is different{_because(found.elsewhere)}",
         )
 
 

@@ -14,7 +14,8 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def compiled(signature: Any) -> Callable[[Kernel], Kernel]:
-    """Compile at once for one signature, without the GIL, and cache the result on disk if numba can.
+    """Compile at once for one signature, without the GIL, and cache the result on disk if numba
+    can.
 
     Parameters
     ----------

@@ -1,11 +1,12 @@
-"""Imputed values from the decoder's three arrays, block by block; needs neither torch nor the model file.
+"""Imputed values from the decoder's three arrays, block by block; needs neither torch nor the model
+file.
 
     p_ij = sigmoid(w_j · h_i + b_j + s_i)
 
-h_i is a cell's latent vector (or the decoder's last hidden layer), w_j and b_j a peak's loadings and
-intercept, s_i the cell's depth offset, or one offset for all cells. A binary value is 1 if p_ij exceeds both the open
-rate of its cell and that of its peak, each measured on the binarised matrix that was modelled
-(Xiong et al. 2019, Nat Commun 10:4576).
+h_i is a cell's latent vector (or the decoder's last hidden layer), w_j and b_j a peak's loadings
+and intercept, s_i the cell's depth offset, or one offset for all cells. A binary value is 1 if p_ij
+exceeds both the open rate of its cell and that of its peak, each measured on the binarised matrix
+that was modelled (Xiong et al. 2019, Nat Commun 10:4576).
 
 The arithmetic is fixed, so that one value is the same number whatever block, subset or thread count
 it was made with. A BLAS product alone is not: it may add in another order when the shape of a block
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from scipy import sparse
 
-#: Bytes of one dense float32 block of rows; a few of them are held, one a thread and one that is being used.
+#: Bytes of one dense float32 block of rows; a few of them are held, one a thread and one that is
+#: being used.
 BLOCK_BYTES = 16 * 2**20
 
 #: What 1 stands for in a probability stored as uint8; the nearest step is at most half of it away.
@@ -57,14 +59,27 @@ class Decoder:
     """
 
     def __init__(
-        self, hidden: npt.NDArray[Any], weights: npt.NDArray[Any], bias: npt.NDArray[Any], offset: npt.NDArray[Any]
+        self,
+        hidden: npt.NDArray[Any],
+        weights: npt.NDArray[Any],
+        bias: npt.NDArray[Any],
+        offset: npt.NDArray[Any],
     ) -> None:
-        self.hidden, self.offset, self.bias = np.asarray(hidden), np.asarray(offset, np.float64), np.asarray(bias, np.float64)
+        self.hidden, self.offset, self.bias = (
+            np.asarray(hidden),
+            np.asarray(offset, np.float64),
+            np.asarray(bias, np.float64),
+        )
         self.weights = np.ascontiguousarray(weights, np.float64)
         self.shape = (self.hidden.shape[0], self.weights.shape[0])
-        if (self.hidden.shape[1], *self.shape) != (self.weights.shape[1], *self.offset.shape, *self.bias.shape):
+        if (self.hidden.shape[1], *self.shape) != (
+            self.weights.shape[1],
+            *self.offset.shape,
+            *self.bias.shape,
+        ):
             raise ValueError(
-                f"the shapes do not agree: hidden {self.hidden.shape}, weights {self.weights.shape}, bias {self.bias.shape}, "
+                f"the shapes do not agree: hidden {self.hidden.shape}, weights "
+                f"{self.weights.shape}, bias {self.bias.shape}, "
                 f"offset {self.offset.shape}"
             )
         #: Bits of each of the two parts of a vector.
@@ -72,14 +87,19 @@ class Decoder:
         self._weights = _split(self.weights, self.bits)
 
     def probabilities(
-        self, rows: slice | npt.NDArray[Any] = slice(None), columns: slice | npt.NDArray[Any] = slice(None)
+        self,
+        rows: slice | npt.NDArray[Any] = slice(None),
+        columns: slice | npt.NDArray[Any] = slice(None),
     ) -> npt.NDArray[Any]:
         """Probability that each peak is open in each cell: rows × columns, float32, in [0, 1]."""
         rows_high, rows_low = _split(self.hidden[rows].astype(np.float64), self.bits)
         columns_high, columns_low = (values[columns].T for values in self._weights)
         # h·w = high·high + (high·low + low·high), each of the two sums free of rounding;
         # low·low is below float64's precision
-        rows_cross, columns_cross = np.hstack([rows_high, rows_low]), np.vstack([columns_low, columns_high])
+        rows_cross, columns_cross = (
+            np.hstack([rows_high, rows_low]),
+            np.vstack([columns_low, columns_high]),
+        )
         bias, offset = self.bias[columns], self.offset[rows]
         result = np.empty((len(offset), len(bias)), np.float32)
         logit_space, cross_space = np.empty((2, _TILE_ROWS * _TILE_COLUMNS))
@@ -105,7 +125,8 @@ def probabilities(
     rows: slice | npt.NDArray[Any] = slice(None),
     columns: slice | npt.NDArray[Any] = slice(None),
 ) -> npt.NDArray[Any]:
-    """Probability that each of `columns` (peaks) is open in each of `rows` (cells): float32, in [0, 1].
+    """Probability that each of `columns` (peaks) is open in each of `rows` (cells): float32, in [0,
+    1].
 
     Parameters
     ----------
@@ -125,7 +146,8 @@ class NumericRows:
     decoder
         The arrays.
     dtype
-        float32; float16, the nearest to it; or uint8, the nearest of 255 steps (`UINT8_STEP`) from 0 to 1.
+        float32; float16, the nearest to it; or uint8, the nearest of 255 steps (`UINT8_STEP`) from
+        0 to 1.
     n_threads
         Blocks made at a time; 0 for one a core that this job may use.
     block_bytes
@@ -134,7 +156,14 @@ class NumericRows:
 
     format: Literal["dense", "csr"] = "dense"
 
-    def __init__(self, decoder: Decoder, dtype: str = "float32", *, n_threads: int = 0, block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        dtype: str = "float32",
+        *,
+        n_threads: int = 0,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
         self.decoder = decoder
         self.dtype = np.dtype(dtype)
         self.shape = decoder.shape
@@ -195,7 +224,10 @@ class BinaryRows:
         self.peak_rate = _round_down(peak_rate)
         if (len(self.cell_rate), len(self.peak_rate)) != decoder.shape:
             raise ValueError(
-                f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of {decoder.shape}"
+                f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of "
+                ""
+                ""
+                f"{decoder.shape}"
             )
         self.format: Literal["dense", "csr"] = "dense" if packed else "csr"
         self.shape = (n_cells, -(-n_peaks // 8) if packed else n_peaks)
@@ -212,7 +244,11 @@ class BinaryRows:
 
         def make(rows: slice) -> sparse.csr_matrix | npt.NDArray[Any]:
             bits = thresholds.bits(rows, self.cell_rate[rows])
-            return threshold.as_csr(bits, self.shape[1]) if self.format == "csr" else bits[:, : self.shape[1]]
+            return (
+                threshold.as_csr(bits, self.shape[1])
+                if self.format == "csr"
+                else bits[:, : self.shape[1]]
+            )
 
         return in_order(make, _row_slices(self.shape[0], self.height), self.n_threads)
 
@@ -233,13 +269,16 @@ def _round_down(rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _exact_bits(terms: int) -> int:
-    """Return the bits of two integers whose products float64 (53 bits) adds `terms` times exactly."""
+    """Return the bits of two integers whose products float64 (53 bits) adds `terms` times
+    exactly.
+    """
     return (53 - (terms - 1).bit_length()) // 2
 
 
 def _split(vectors: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Write each row as high + low, integers of at most `bits` bits times a power of two."""
-    exponent = np.frexp(np.abs(vectors).max(axis=1, initial=0, keepdims=True))[1]  # every |value| < 2^exponent
+    # every |value| < 2^exponent
+    exponent = np.frexp(np.abs(vectors).max(axis=1, initial=0, keepdims=True))[1]
     high = np.ldexp(np.rint(np.ldexp(vectors, bits - exponent)), exponent - bits)
     low_exponent = exponent - bits - 1  # every |value - high| <= 2^low_exponent
     low = np.rint(np.ldexp(vectors - high, bits - low_exponent))

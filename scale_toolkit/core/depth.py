@@ -1,4 +1,6 @@
-"""Depth alone: the Rasch model logit p_ij = s_i + b_j, whose offsets follow from row and column sums (Rasch 1960)."""
+"""Depth alone: the Rasch model logit p_ij = s_i + b_j, whose offsets follow from row and column
+sums (Rasch 1960).
+"""
 
 from __future__ import annotations
 
@@ -19,14 +21,20 @@ def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rasch(
-    cell_sums: np.ndarray, peak_sums: np.ndarray, *, groups: int = 1000, tolerance: float = 1e-8, max_iter: int = 500
+    cell_sums: np.ndarray,
+    peak_sums: np.ndarray,
+    *,
+    groups: int = 1000,
+    tolerance: float = 1e-8,
+    max_iter: int = 500,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maximum-likelihood offsets of depth alone: logit p_ij = s_i + b_j.
 
-    The likelihood depends on the sums only (Rasch 1960), so cells with equal sums share one s and peaks with equal sums
-    one b. Where there are more than `groups` different sums, neighbouring sums share one value while the other side is
-    found, and each then gets its own. A cell or a peak that is open everywhere or nowhere would have an infinite offset:
-    its sum is moved half a count inwards.
+    The likelihood depends on the sums only (Rasch 1960), so cells with equal sums share one s and
+    peaks with equal sums one b. Where there are more than `groups` different sums, neighbouring
+    sums share one value while the other side is found, and each then gets its own. A cell or a peak
+    that is open everywhere or nowhere would have an infinite offset: its sum is moved half a count
+    inwards.
 
     Returns
     -------
@@ -57,7 +65,9 @@ def rasch(
 
 
 def cell_offsets(cell_sums: np.ndarray, b: np.ndarray, groups: int = 1000) -> np.ndarray:
-    """S of cells with so many open peaks, given the b of `rasch`: Σ_j expit(s + b_j) = the cell's sum. (cells,) float64."""
+    """S of cells with so many open peaks, given the b of `rasch`: Σ_j expit(s + b_j) = the
+    cell's sum. (cells,) float64.
+    """
     values, of = np.unique(np.clip(cell_sums, 0.5, len(b) - 0.5), return_inverse=True)
     peak_b, counts = np.unique(b, return_counts=True)
     peak_b, weight = merge_values(peak_b, counts, groups)
@@ -65,7 +75,9 @@ def cell_offsets(cell_sums: np.ndarray, b: np.ndarray, groups: int = 1000) -> np
     return _solve(values, peak_b, weight, start)[of]
 
 
-def merge_values(values: np.ndarray, counts: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+def merge_values(
+    values: np.ndarray, counts: np.ndarray, groups: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Merge neighbouring values into at most `groups`, with their mean value and total count."""
     if len(values) <= groups:
         return values, counts.astype(float)
@@ -74,8 +86,12 @@ def merge_values(values: np.ndarray, counts: np.ndarray, groups: int) -> tuple[n
     return np.bincount(of, values * counts) / weight, weight
 
 
-def _solve(sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """X with Σ_g weight_g · expit(x + other_g) = sums, one equation an entry of `sums`, by guarded Newton steps."""
+def _solve(
+    sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """X with Σ_g weight_g · expit(x + other_g) = sums, one equation an entry of `sums`, by
+    guarded Newton steps.
+    """
     if len(sums) > 1000:  # a block of equations at a time: memory
         parts = [slice(i, i + 1000) for i in range(0, len(sums), 1000)]
         return np.concatenate([_solve(sums[part], other, weight, start[part]) for part in parts])

@@ -1,24 +1,32 @@
-"""Differential accessibility: is a peak open more often in one group of cells than in the others of the same depth?
+"""Differential accessibility: is a peak open more often in one group of cells than in the others of
+the same depth?
 
-Of peak j in cell i, y_ij is 1 where it is open, x_i the cell's log number of open peaks, and the model is the logistic one
+Of peak j in cell i, y_ij is 1 where it is open, x_i the cell's log number of open peaks, and the
+model is the logistic one
 
-    logit P(y_ij = 1) = a_j + b_j x_i + c_jk [cell i in group k],        c_jk = 0 under the null hypothesis.
+    logit P(y_ij = 1) = a_j + b_j x_i + c_jk [cell i in group k],        c_jk = 0 under the null
+    hypothesis.
 
-**Test.** Rao's score test of c_jk = 0: the null model (a_j, b_j) is the same for all groups and is fitted once a peak. With
-m_ij its fitted probabilities and v = m (1 − m), the score and its variance given the two fitted parameters are
+**Test.** Rao's score test of c_jk = 0: the null model (a_j, b_j) is the same for all groups and is
+fitted once a peak. With m_ij its fitted probabilities and v = m (1 − m), the score and its variance
+given the two fitted parameters are
 
-    U = Σ_{i in k} (y_ij − m_ij) = Σ_i g_i (y_ij − m_ij),   g = [in k] − α − β x,   V = Σ_i v_i g_i²,   z = U / √V
+    U = Σ_{i in k} (y_ij − m_ij) = Σ_i g_i (y_ij − m_ij),   g = [in k] − α − β x,   V = Σ_i v_i
+    g_i²,   z = U / √V
 
-where (α, β) is the weighted regression of [in k] on (1, x). Up to |z| = 2 the p-value is that of a normal z. Beyond, where the
-normal law is far from the truth for rare peaks and small groups, it is the saddlepoint approximation to the tails of U as a
-sum of independent Bernoulli variables (Lugannani & Rice 1980 in Barndorff-Nielsen's form, as Dey et al. 2017, AJHG 101:37, do
-for case-control studies), both tails added.
+where (α, β) is the weighted regression of [in k] on (1, x). Up to |z| = 2 the p-value is that of a
+normal z. Beyond, where the normal law is far from the truth for rare peaks and small groups, it is
+the saddlepoint approximation to the tails of U as a sum of independent Bernoulli variables
+(Lugannani & Rice 1980 in Barndorff-Nielsen's form, as Dey et al. 2017, AJHG 101:37, do for
+case-control studies), both tails added.
 
-**Effect.** exp(c_jk), the odds ratio at equal depth, is the maximum-likelihood estimate after half an open and half a closed
-cell are added to either side at its mean depth, so that it is finite where a peak is open in no cell or in all.
+**Effect.** exp(c_jk), the odds ratio at equal depth, is the maximum-likelihood estimate after half
+an open and half a closed cell are added to either side at its mean depth, so that it is finite
+where a peak is open in no cell or in all.
 
-**Cost.** Everything depends on a cell by its depth and group alone, so cells are counted in narrow bins of depth, at most
-`MAX_BINS`: a step of a peak and group costs the number of bins, not of cells, and the counts y one pass over the open peaks.
+**Cost.** Everything depends on a cell by its depth and group alone, so cells are counted in narrow
+bins of depth, at most `MAX_BINS`: a step of a peak and group costs the number of bins, not of
+cells, and the counts y one pass over the open peaks.
 """
 
 from __future__ import annotations
@@ -53,7 +61,8 @@ class Bins:
     of_cell
         Bin of each cell.
     x
-        Covariate of each bin: mean log depth of its cells, scaled to mean 0 and standard deviation 1 over the cells.
+        Covariate of each bin: mean log depth of its cells, scaled to mean 0 and standard deviation
+        1 over the cells.
     """
 
     of_cell: np.ndarray
@@ -80,7 +89,8 @@ class Difference:
 
 
 def depth_bins(depth: np.ndarray) -> Bins:
-    """Count cells in bins of log depth, `BIN_WIDTH` wide or wider where there would be more than `MAX_BINS`.
+    """Count cells in bins of log depth, `BIN_WIDTH` wide or wider where there would be more than
+    `MAX_BINS`.
 
     Parameters
     ----------
@@ -163,7 +173,16 @@ def compare(
 
     def work(start: int) -> int:
         part = slice(start, start + _BLOCK)
-        _compare(open_cells[part], weighted[part], cells, cells_in, bins.x, score[part], p_value[part], log_odds[part])
+        _compare(
+            open_cells[part],
+            weighted[part],
+            cells,
+            cells_in,
+            bins.x,
+            score[part],
+            p_value[part],
+            log_odds[part],
+        )
         return len(open_cells[part])
 
     done = 0
@@ -176,7 +195,9 @@ def compare(
 
 
 @compiled("void(int64[::1], int32[::1], int64[::1], float64[::1], float64[:,::1], float64[::1])")
-def _count(indptr: Array, indices: Array, groups: Array, x: Array, open_cells: Array, weighted: Array) -> None:
+def _count(
+    indptr: Array, indices: Array, groups: Array, x: Array, open_cells: Array, weighted: Array
+) -> None:
     for i in range(len(groups)):
         for at in range(indptr[i], indptr[i + 1]):
             open_cells[indices[at], groups[i]] += 1
@@ -194,13 +215,30 @@ def _expit(t: float) -> float:
     return 1 / (1 + math.exp(-t)) if t > -700 else 0.0
 
 
-@compiled("float64(float64[::1], float64[::1], float64[::1], float64[::1], float64, float64, float64, float64)")
-def _tail(cells: Array, inside: Array, eta: Array, x: Array, alpha: float, beta: float, sign: float, u: float) -> float:
-    """P(sign · U ≥ u), u > 0, by the saddlepoint: K'(t) = u with K the cumulant generating function of sign · U."""
+@compiled(
+    "float64(float64[::1], float64[::1], float64[::1], float64[::1], float64, float64, "
+    "float64, float64)"
+)
+def _tail(
+    cells: Array,
+    inside: Array,
+    eta: Array,
+    x: Array,
+    alpha: float,
+    beta: float,
+    sign: float,
+    u: float,
+) -> float:
+    """P(sign · U ≥ u), u > 0, by the saddlepoint: K'(t) = u with K the cumulant generating
+    function of sign · U.
+    """
     top = 0.0  # the largest value that sign · U can take
     for i in range(len(x)):
         m = _expit(eta[i])
-        for g, n in ((sign * (1 - alpha - beta * x[i]), inside[i]), (-sign * (alpha + beta * x[i]), cells[i] - inside[i])):
+        for g, n in (
+            (sign * (1 - alpha - beta * x[i]), inside[i]),
+            (-sign * (alpha + beta * x[i]), cells[i] - inside[i]),
+        ):
             top += n * (max(g, 0.0) - g * m)
     if u > top * (1 + 1e-12):
         return 0.0
@@ -210,7 +248,10 @@ def _tail(cells: Array, inside: Array, eta: Array, x: Array, alpha: float, beta:
         value, slope, curvature = 0.0, 0.0, 0.0
         for i in range(len(x)):
             m, base = _expit(eta[i]), _softplus(eta[i])
-            for g, n in ((sign * (1 - alpha - beta * x[i]), inside[i]), (-sign * (alpha + beta * x[i]), cells[i] - inside[i])):
+            for g, n in (
+                (sign * (1 - alpha - beta * x[i]), inside[i]),
+                (-sign * (alpha + beta * x[i]), cells[i] - inside[i]),
+            ):
                 if n > 0:
                     q = _expit(eta[i] + g * t)
                     value += n * (_softplus(eta[i] + g * t) - base - g * m * t)
@@ -265,11 +306,24 @@ def _null(total: float, weighted: float, cells: Array, x: Array) -> tuple[float,
     return a, b
 
 
-@compiled("float64(float64, float64, float64, float64, float64, float64, float64[::1], float64[::1], float64[::1])")
+@compiled(
+    "float64(float64, float64, float64, float64, float64, float64, float64[::1], "
+    "float64[::1], float64[::1])"
+)
 def _log_odds_ratio(
-    a: float, b: float, total: float, total_in: float, weighted: float, n_in: float, cells: Array, inside: Array, x: Array
+    a: float,
+    b: float,
+    total: float,
+    total_in: float,
+    weighted: float,
+    n_in: float,
+    cells: Array,
+    inside: Array,
+    x: Array,
 ) -> float:
-    """c of the model with the group, half an open and half a closed cell added to either side at its mean depth."""
+    """c of the model with the group, half an open and half a closed cell added to either side at
+    its mean depth.
+    """
     n = cells.sum()
     mean_in, mean_out, flat = 0.0, 0.0, 0.0
     for i in range(len(x)):
@@ -325,9 +379,18 @@ def _log_odds_ratio(
     " float64[:,::1], float64[:,::1], float64[:,::1])"
 )
 def _compare(
-    counts: Array, weighted: Array, cells: Array, cells_in: Array, x: Array, score: Array, p_value: Array, log_odds: Array
+    counts: Array,
+    weighted: Array,
+    cells: Array,
+    cells_in: Array,
+    x: Array,
+    score: Array,
+    p_value: Array,
+    log_odds: Array,
 ) -> None:
-    """Fill score, p-value and log odds ratio (peaks × groups) from open cells, the sum of x over them, and cells by bin."""
+    """Fill score, p-value and log odds ratio (peaks × groups) from open cells, the sum of x over
+    them, and cells by bin.
+    """
     n = cells.sum()
     eta = np.empty(len(x))
     for j in range(len(counts)):
@@ -366,4 +429,6 @@ def _compare(
                         up = _tail(cells, inside, eta, x, alpha, beta, 1.0, abs(u))
                         down = _tail(cells, inside, eta, x, alpha, beta, -1.0, abs(u))
                         p_value[j, k] = min(1.0, up + down)
-            log_odds[j, k] = _log_odds_ratio(a, b, total, counts[j, k], weighted[j], n_in, cells, inside, x)
+            log_odds[j, k] = _log_odds_ratio(
+                a, b, total, counts[j, k], weighted[j], n_in, cells, inside, x
+            )

@@ -1,4 +1,6 @@
-"""What a feature of a multiome is, as 10x writes it: peaks are modelled, the others are left out."""
+"""What a feature of a multiome is, as 10x writes it: peaks are modelled, the others are left
+out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Genomic intervals as arrays: peak names to (chrom, start, end) and back, and which intervals overlap which.
+"""Genomic intervals as arrays: peak names to (chrom, start, end) and back, and which intervals
+overlap which.
 
 Intervals are half-open, ``[start, end)``, as in BED.
 """
@@ -14,7 +15,8 @@ import pandas as pd
 from scale_toolkit.errors import InputError, ScaleWarning
 
 COLUMNS = ["chrom", "start", "end"]
-# The last two numbers are start and end, whatever came before: contigs have dots, dashes, colons and underscores of their own
+# The last two numbers are start and end, whatever came before: contigs have dots, dashes, colons
+# and underscores of their own
 _NAME = r"^(.*[^:_\-])[:_\-](\d{1,15})[_\-](\d{1,15})$"
 
 
@@ -29,8 +31,8 @@ def parse_names(names: Sequence[str] | pd.Index) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``chrom``, ``start``, ``end``, in the order of `names`; for a name that is no interval with start < end, a
-        missing chrom and 0, 0.
+        ``chrom``, ``start``, ``end``, in the order of `names`; for a name that is no interval with
+        start < end, a missing chrom and 0, 0.
     """
     parts = pd.Series(np.asarray(names, dtype=object), dtype=object).astype(str).str.extract(_NAME)
     parts.columns = COLUMNS
@@ -71,12 +73,15 @@ def match_names(wanted: Sequence[str] | pd.Index, names: pd.Index) -> np.ndarray
 
 
 def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataFrame:
-    """Parse peak names that must all be intervals; the error names the first that is none, and the `purpose`."""
+    """Parse peak names that must all be intervals; the error names the first that is none, and
+    the `purpose`.
+    """
     table = parse_names(names)
     wrong = np.flatnonzero(table["chrom"].isna())
     if len(wrong):
         raise InputError(
-            f"{len(wrong):,} of {len(table):,} peak names are no interval, first {names[wrong[0]]!r}",
+            f"{len(wrong):,} of {len(table):,} peak names are no interval, first "
+            f"{names[wrong[0]]!r}",
             "names such as chr1:100-200, chr1_100_200 or chr1-100-200 with start < end",
             f"rename the peaks or leave out {purpose}",
         )
@@ -85,11 +90,15 @@ def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataF
 
 def format_names(table: pd.DataFrame) -> pd.Index:
     """Peak names ``chrom:start-end`` of a table with those columns."""
-    return pd.Index([f"{chrom}:{start}-{end}" for chrom, start, end in zip(*(table[name] for name in COLUMNS))], dtype=object)
+    return pd.Index(
+        [f"{chrom}:{start}-{end}" for chrom, start, end in zip(*(table[name] for name in COLUMNS))],
+        dtype=object,
+    )
 
 
 def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
-    """The gene whose transcription start is nearest to each interval (by bioframe; of equally near ones the first).
+    """The gene whose transcription start is nearest to each interval (by bioframe; of equally near
+    ones the first).
 
     Parameters
     ----------
@@ -101,26 +110,36 @@ def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        In the order of `peaks`: ``gene``, the row number in `genes`, −1 where the chromosome has none; ``distance``, float64:
-        bases between the start and the interval, 0 where the start is inside, below 0 where the interval is upstream of the
-        gene, NaN without a gene.
+        In the order of `peaks`: ``gene``, the row number in `genes`, −1 where the chromosome has
+        none; ``distance``, float64: bases between the start and the interval, 0 where the start is
+        inside, below 0 where the interval is upstream of the gene, NaN without a gene.
     """
     import bioframe
 
     n = len(peaks)
     asked = pd.DataFrame({name: peaks[name].to_numpy() for name in COLUMNS} | {"row": np.arange(n)})
     tss = genes["tss"].to_numpy(np.int64)
-    starts = pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": tss, "end": tss + 1, "gene": np.arange(len(genes))})
+    starts = pd.DataFrame(
+        {
+            "chrom": genes["chrom"].to_numpy(),
+            "start": tss,
+            "end": tss + 1,
+            "gene": np.arange(len(genes)),
+        }
+    )
     row, distance = np.full(n, -1), np.full(n, np.nan)
     shared = asked["chrom"].isin(set(starts["chrom"])).to_numpy()
     if shared.any():
-        found = bioframe.closest(asked[shared], starts[starts["chrom"].isin(set(asked["chrom"]))], suffixes=("", "_"))
+        found = bioframe.closest(
+            asked[shared], starts[starts["chrom"].isin(set(asked["chrom"]))], suffixes=("", "_")
+        )
         at = found["row"].to_numpy(np.int64)
         row[at] = found["gene_"].to_numpy(np.int64)
     here = np.flatnonzero(row >= 0)
     start, end = (asked[name].to_numpy(np.int64)[here] for name in ("start", "end"))
     at_gene = tss[row[here]]
-    gap = np.maximum(start - at_gene, at_gene - (end - 1))  # bases from the start to the nearer end, below 0 inside
+    # bases from the start to the nearer end, below 0 inside
+    gap = np.maximum(start - at_gene, at_gene - (end - 1))
     downstream = (start > at_gene) == (genes["strand"].to_numpy()[row[here]] == "+")
     distance[here] = np.where(gap <= 0, 0, np.where(downstream, gap, -gap))
     return pd.DataFrame({"gene": row, "distance": distance})
@@ -143,13 +162,17 @@ def check_chromosomes(peaks: pd.Series, other: Sequence[str], what: str) -> None
     missing = [str(name) for name in used.index if name not in known]
     if len(missing) == len(used):
         raise InputError(
-            f"no chromosome of the peaks ({_some(used.index)}) is in {what} ({_some(pd.unique(pd.Series(list(other))))})",
+            f"no chromosome of the peaks ({_some(used.index)}) is in {what} "
+            f"({_some(pd.unique(pd.Series(list(other))))})",
             "the same names in both",
             f"give {what} of the peaks' genome and naming (chr1 is not 1)",
         )
     if missing:
         warnings.warn(
-            f"{used[missing].sum():,} of {len(peaks):,} peaks are on {len(missing)} of {len(used)} chromosomes "
+            f"{used[missing].sum():,} of {len(peaks):,} peaks are on {len(missing)} of {len(used)} "
+            ""
+            ""
+            "chromosomes "
             f"that {what} lacks: {_some(missing)}",
             ScaleWarning,
             stacklevel=2,
@@ -172,14 +195,18 @@ class Overlaps:
     def __init__(self, table: pd.DataFrame) -> None:
         start, end = (np.ascontiguousarray(table[name], np.int64) for name in ("start", "end"))
         groups = pd.Series(np.arange(len(table))).groupby(table["chrom"].to_numpy()).indices
-        self._rows = {chrom: (start[rows], end[rows], rows.astype(np.int64)) for chrom, rows in groups.items()}
+        self._rows = {
+            chrom: (start[rows], end[rows], rows.astype(np.int64)) for chrom, rows in groups.items()
+        }
 
     @property
     def chromosomes(self) -> list[str]:
         """Chromosomes that have an interval, sorted."""
         return sorted(map(str, self._rows))
 
-    def pairs(self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def pairs(
+        self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Every overlap of the asked intervals with the table.
 
         Parameters
@@ -195,7 +222,9 @@ class Overlaps:
         from bioframe.core.arrops import overlap_intervals
 
         asked, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for name, rows in pd.Series(np.arange(len(start))).groupby(np.asarray(chrom)).indices.items():
+        for name, rows in (
+            pd.Series(np.arange(len(start))).groupby(np.asarray(chrom)).indices.items()
+        ):
             if name in self._rows:
                 table_start, table_end, table_rows = self._rows[name]
                 left, right = overlap_intervals(start[rows], end[rows], table_start, table_end)

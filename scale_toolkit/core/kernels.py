@@ -28,7 +28,9 @@ def _readonly(dtype, n_dim: int = 1):
     return types.Array(dtype, n_dim, "C", readonly=True)
 
 
-_INT32, _INT64, _UINT32, _FLOAT = (_readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32))
+_INT32, _INT64, _UINT32, _FLOAT = (
+    _readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32)
+)
 _MATRIX = _readonly(types.float32, 2)
 
 
@@ -102,7 +104,11 @@ def find_bounds(peaks, pointers, edges, first, stop, out):
             out[row, block] = position = low
 
 
-@compiled(types.void(_INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]))
+@compiled(
+    types.void(
+        _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
+    )
+)
 def gather(peaks, weights, bounds, block, dense, out):
     """out[row] = Σ weight · dense[peak] over the entries of one block of peaks."""
     n_columns = dense.shape[1]
@@ -124,7 +130,11 @@ def gather(peaks, weights, bounds, block, dense, out):
             out[row, column] = total[column]
 
 
-@compiled(types.void(_INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]))
+@compiled(
+    types.void(
+        _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
+    )
+)
 def scatter(peaks, weights, bounds, block, dense, out):
     """out[peak] += weight · dense[row] over the entries of one block of peaks."""
     n_columns = dense.shape[1]

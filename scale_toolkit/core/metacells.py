@@ -73,7 +73,9 @@ def _membership(cluster: npt.NDArray[np.int64], n_clusters: int) -> sparse.csr_m
     )
 
 
-def _row_correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _row_correlation(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     a, b = (values - values.mean(1, keepdims=True) for values in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1)))

@@ -35,7 +35,9 @@ def normalized_mutual_info(reference: ArrayLike, clusters: ArrayLike) -> float:
     return float(normalized_mutual_info_score(*codes, average_method="arithmetic"))
 
 
-def confusion(reference: ArrayLike, clusters: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confusion(
+    reference: ArrayLike, clusters: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count cells by class and cluster.
 
     Returns
@@ -91,7 +93,8 @@ class Agreement:
     Attributes
     ----------
     ari, nmi, f1
-        Adjusted Rand index; mutual information, normalised by the arithmetic mean; macro F1 after matching.
+        Adjusted Rand index; mutual information, normalised by the arithmetic mean; macro F1 after
+        matching.
     table
         Cells by class (rows) and cluster (columns): the clusters in the order of their matched
         classes, then the unmatched ones (int64).

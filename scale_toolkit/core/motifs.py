@@ -1,9 +1,11 @@
-"""Motif enrichment: do the sequences of some peaks hold a motif more often than those of peaks that are alike otherwise?
+"""Motif enrichment: do the sequences of some peaks hold a motif more often than those of peaks that
+are alike otherwise?
 
-A motif occurs in a peak where the log odds of its matrix against the composition of the peaks reach the score that random
-sequence of that composition reaches in one place with probability `p`, on either strand (lightmotif scans). The background of
-a set of peaks is drawn from the others: each takes its nearest neighbours in GC content and in the logarithm of the share of
-cells it is open in, without repeats. Then Fisher's exact test, one-sided.
+A motif occurs in a peak where the log odds of its matrix against the composition of the peaks reach
+the score that random sequence of that composition reaches in one place with probability `p`, on
+either strand (lightmotif scans). The background of a set of peaks is drawn from the others: each
+takes its nearest neighbours in GC content and in the logarithm of the share of cells it is open in,
+without repeats. Then Fisher's exact test, one-sided.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from scipy.stats import false_discovery_control, hypergeom
 
 from scale_toolkit.extras import library
 
-_PSEUDO = 0.01  # share of the composition mixed into a matrix, or a base never seen would have a score of −∞
+# share of the composition mixed into a matrix, or a base never seen would have a score of −∞
+_PSEUDO = 0.01
 _NEAREST = 20  # neighbours looked at for each one wanted
 _OTHER = str.maketrans({chr(c): "N" for c in range(128) if chr(c) not in "ACGT"})
 
@@ -31,7 +34,8 @@ class Enrichment:
     odds_ratio
         With half a peak added to each field of the table, so that it is finite.
     p_value, fdr
-        Of Fisher's exact test for more than in the background; after Benjamini and Hochberg over the motifs.
+        Of Fisher's exact test for more than in the background; after Benjamini and Hochberg over
+        the motifs.
     share, share_background
         Share of peaks with the motif.
     """
@@ -51,11 +55,15 @@ def gc_content(sequences: Sequence[str]) -> np.ndarray:
 
 
 def _base_counts(sequences: Sequence[str]) -> np.ndarray:
-    return np.array([[text.count(base) for base in "ACGT"] for text in map(str.upper, sequences)]).reshape(-1, 4)
+    return np.array(
+        [[text.count(base) for base in "ACGT"] for text in map(str.upper, sequences)]
+    ).reshape(-1, 4)
 
 
 def _composition(sequences: Sequence[str]) -> np.ndarray:
-    """Shares of A, C, G, T over both strands, in steps of 1/4096: lightmotif wants them to add up to 1 to the last bit."""
+    """Shares of A, C, G, T over both strands, in steps of 1/4096: lightmotif wants them to add
+    up to 1 to the last bit.
+    """
     counts = _base_counts(sequences).sum(axis=0)
     gc = (counts[1] + counts[2]) / max(counts.sum(), 1)
     half = np.clip(np.round(gc * 2048), 1, 2047) / 4096
@@ -63,7 +71,12 @@ def _composition(sequences: Sequence[str]) -> np.ndarray:
 
 
 def match_background(
-    own: np.ndarray, candidates: np.ndarray, gc: np.ndarray, frequency: np.ndarray, ratio: int, rng: np.random.Generator
+    own: np.ndarray,
+    candidates: np.ndarray,
+    gc: np.ndarray,
+    frequency: np.ndarray,
+    ratio: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Choose peaks that are like `own` in GC content and frequency.
 
@@ -117,7 +130,8 @@ def occurrences(
     motifs
         Probabilities of A, C, G, T (length × 4) by name.
     p
-        Chance of a hit in one place of random sequence. A motif too short for it is found where it fits perfectly.
+        Chance of a hit in one place of random sequence. A motif too short for it is found where it
+        fits perfectly.
     progress
         Called with the number of motifs done.
 
@@ -143,7 +157,10 @@ def occurrences(
                 background=dict(zip("ACGT", composition.tolist())),
             )
             threshold = min(pssm.score(p), float(scores.max(axis=1).sum()) - 1e-3)
-            hits = np.fromiter((hit.position for hit in lightmotif.scan(pssm, striped, threshold=threshold)), np.int64)
+            hits = np.fromiter(
+                (hit.position for hit in lightmotif.scan(pssm, striped, threshold=threshold)),
+                np.int64,
+            )
             at = np.searchsorted(starts, hits, side="right") - 1
             inside = hits + len(matrix) <= starts[at] + lengths[at]
             found[row, at[inside]] = True
@@ -152,9 +169,24 @@ def occurrences(
     return found
 
 
-def enrichment(in_own: np.ndarray, n_own: int, in_background: np.ndarray, n_background: int) -> Enrichment:
-    """Compare how many of `n_own` peaks hold each motif (`in_own`) with how many of `n_background` (`in_background`)."""
+def enrichment(
+    in_own: np.ndarray, n_own: int, in_background: np.ndarray, n_background: int
+) -> Enrichment:
+    """Compare how many of `n_own` peaks hold each motif (`in_own`) with how many of
+    `n_background` (`in_background`).
+    """
     p_value = hypergeom.sf(in_own - 1, n_own + n_background, in_own + in_background, n_own)
     p_value = np.clip(p_value, 0, 1)
-    odds = (in_own + 0.5) / (n_own - in_own + 0.5) * (n_background - in_background + 0.5) / (in_background + 0.5)
-    return Enrichment(odds, p_value, false_discovery_control(p_value), in_own / n_own, in_background / n_background)
+    odds = (
+        (in_own + 0.5)
+        / (n_own - in_own + 0.5)
+        * (n_background - in_background + 0.5)
+        / (in_background + 0.5)
+    )
+    return Enrichment(
+        odds,
+        p_value,
+        false_discovery_control(p_value),
+        in_own / n_own,
+        in_background / n_background,
+    )

@@ -27,7 +27,15 @@ KEPT_WEIGHTS = 40_000_000
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
 def _multiply(
-    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, dense: Array, product: Array
+    indices: Array,
+    indptr: Array,
+    start: int,
+    stop: int,
+    column: Array,
+    data: Array,
+    log: Any,
+    dense: Array,
+    product: Array,
 ) -> None:
     """Write weights · dense of the cells from `start` to `stop` into `product`."""
     for i in range(start, stop):
@@ -46,7 +54,15 @@ def _multiply(
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
 def _multiply_transposed(
-    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, dense: Array, total: Array
+    indices: Array,
+    indptr: Array,
+    start: int,
+    stop: int,
+    column: Array,
+    data: Array,
+    log: Any,
+    dense: Array,
+    total: Array,
 ) -> None:
     """Add weightsᵀ · dense of the cells from `start` to `stop` to `total`."""
     for i in range(start, stop):
@@ -64,7 +80,14 @@ def _multiply_transposed(
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f8[::1])")
 def _square_norms(
-    indices: Array, indptr: Array, start: int, stop: int, column: Array, data: Array, log: Any, norms: Array
+    indices: Array,
+    indptr: Array,
+    start: int,
+    stop: int,
+    column: Array,
+    data: Array,
+    log: Any,
+    norms: Array,
 ) -> None:
     """Write the sum of squared weights of the cells from `start` to `stop` into `norms`."""
     for i in range(start, stop):
@@ -92,7 +115,9 @@ class OpenPeaks:
         Threads of all products; the same number gives the same results bit for bit.
     """
 
-    def __init__(self, indices: np.ndarray, indptr: np.ndarray, n_peaks: int, n_threads: int) -> None:
+    def __init__(
+        self, indices: np.ndarray, indptr: np.ndarray, n_peaks: int, n_threads: int
+    ) -> None:
         self.indices, self.indptr, self.n_threads = indices, indptr, max(n_threads, 1)
         self.n_cells, self.n_peaks = len(indptr) - 1, n_peaks
 

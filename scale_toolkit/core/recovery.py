@@ -75,7 +75,9 @@ def thin_counts(
     The remaining counts, and which of the stored entries have none left.
     """
     remaining = rng.binomial(counts.data.astype(np.int64), 1 - share)
-    thinned = sparse.csr_matrix((remaining.astype(counts.dtype), counts.indices, counts.indptr), counts.shape)
+    thinned = sparse.csr_matrix(
+        (remaining.astype(counts.dtype), counts.indices, counts.indptr), counts.shape
+    )
     return keep_entries(thinned, remaining > 0), remaining == 0
 
 
@@ -127,7 +129,9 @@ class Sets:
         return np.repeat(self.cells, self.peaks.shape[1]), self.peaks.ravel()
 
 
-def matched(hidden: Pairs, opened: sparse.csr_matrix, frequency: Index, rng: np.random.Generator) -> Sets:
+def matched(
+    hidden: Pairs, opened: sparse.csr_matrix, frequency: Index, rng: np.random.Generator
+) -> Sets:
     """Pair each hidden entry with closed ones of the same cell, at peaks of like frequency.
 
     Parameters
@@ -181,7 +185,9 @@ def _sets(hidden: Pairs, opened: sparse.csr_matrix, draw: Callable[[Index], Inde
     return Sets(hidden[0][complete], np.column_stack([hidden[1], closed])[complete])
 
 
-def random_closed(opened: sparse.csr_matrix, n: int, rng: np.random.Generator) -> tuple[Index, Index, npt.NDArray[np.float64]]:
+def random_closed(
+    opened: sparse.csr_matrix, n: int, rng: np.random.Generator
+) -> tuple[Index, Index, npt.NDArray[np.float64]]:
     """Draw about `n` random closed entries, the same number of each cell, with replacement.
 
     Returns
@@ -237,12 +243,16 @@ def model_logits(
     return np.asarray(intercepts + products(hidden, weights, cells, peaks))
 
 
-def products(left: npt.NDArray[Any], right: npt.NDArray[Any], cells: Index, peaks: Index) -> npt.NDArray[np.float64]:
+def products(
+    left: npt.NDArray[Any], right: npt.NDArray[Any], cells: Index, peaks: Index
+) -> npt.NDArray[np.float64]:
     """Return the entries of ``left @ right.T`` at (cells, peaks), float64."""
     result = np.empty(len(cells))
     for start in range(0, len(cells), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        result[rows] = np.einsum("nd,nd->n", left[cells[rows]], right[peaks[rows]], dtype=np.float64)
+        result[rows] = np.einsum(
+            "nd,nd->n", left[cells[rows]], right[peaks[rows]], dtype=np.float64
+        )
     return result
 
 
@@ -262,19 +272,26 @@ def neighbour_average(
     """
     n_scored = average.shape[0]
     orders = [np.argsort(cells, kind="stable") for cells, _ in entries]
-    bounds = [np.searchsorted(cells[order], np.arange(n_scored + 1)) for (cells, _), order in zip(entries, orders, strict=True)]
+    bounds = [
+        np.searchsorted(cells[order], np.arange(n_scored + 1))
+        for (cells, _), order in zip(entries, orders, strict=True)
+    ]
     results = [np.zeros(len(cells), np.float32) for cells, _ in entries]
     height = max(1, _VALUES_A_BLOCK // rows.shape[1])
     for start in range(0, n_scored, height):
         stop = min(start + height, n_scored)
         dense = (average[start:stop] @ rows).toarray()
-        for (cells, peaks), order, bound, result in zip(entries, orders, bounds, results, strict=True):
+        for (cells, peaks), order, bound, result in zip(
+            entries, orders, bounds, results, strict=True
+        ):
             members = order[bound[start] : bound[stop]]
             result[members] = dense[cells[members] - start, peaks[members]]
     return results
 
 
-def tfidf_svd(rows: sparse.csr_matrix, n_components: int, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def tfidf_svd(
+    rows: sparse.csr_matrix, n_components: int, seed: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return factors (cells, n), (peaks, n) of the truncated SVD of log1p(10⁴ · tf · idf).
 
     Their product rebuilds the matrix.
@@ -284,7 +301,9 @@ def tfidf_svd(rows: sparse.csr_matrix, n_components: int, seed: int) -> tuple[np
     n_open = np.bincount(rows.indices, minlength=rows.shape[1])
     weighted = fit_weighting(rows.shape[0], n_open)(rows)
     n_kept = min(n_components, min(rows.shape) - 1)
-    left, singular_values, right = randomized_svd(weighted, max(n_kept, 1), n_iter=4, random_state=seed)
+    left, singular_values, right = randomized_svd(
+        weighted, max(n_kept, 1), n_iter=4, random_state=seed
+    )
     return left * singular_values, right.T
 
 
@@ -309,7 +328,9 @@ def set_ranks(
     return auprc, 1 - (n_above + n_equal / 2) / closed.shape[1]
 
 
-def means_by(group: Index, n_groups: int, values: npt.NDArray[np.float64], fewest: int = FEWEST) -> npt.NDArray[np.float64]:
+def means_by(
+    group: Index, n_groups: int, values: npt.NDArray[np.float64], fewest: int = FEWEST
+) -> npt.NDArray[np.float64]:
     """Return the mean of `values` in each group, (n_groups,); NaN for fewer than `fewest`.
 
     Negative groups are left out.

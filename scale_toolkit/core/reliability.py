@@ -4,7 +4,8 @@ Let X be open (1) or closed (0), and X' what remains when each open entry is hid
 probability q. A model of X' gives p' = P(X' = 1) = (1 − q) P, P = P(X = 1). What can be observed at
 an entry with X' = 0 is whether it was hidden:
 
-    P(hidden | X' = 0) = P(X = 1, X' = 0) / P(X' = 0) = q P / (1 − (1 − q) P) = q/(1 − q) · p' / (1 − p')
+    P(hidden | X' = 0) = P(X = 1, X' = 0) / P(X' = 0) = q P / (1 − (1 − q) P) = q/(1 − q) · p' / (1
+    − p')
 
 so the chance to be a hidden one is the odds of p' times q/(1 − q), which is neither p' nor P. Its
 logit is close to that of p' if peaks are rarely open, and a model whose loadings are too large or
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 BINS = 10
 
 
-def hidden_log_odds(logits: npt.NDArray[np.float64], share: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+def hidden_log_odds(
+    logits: npt.NDArray[np.float64], share: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float64]:
     """Return the log of the chance that an entry that looks closed is a hidden one, at most 0.
 
     It is log(q/(1 − q)) + logit(p'), with q the `share` and p' the model's probability.

@@ -1,4 +1,6 @@
-"""Rows of a cells × peaks matrix as CSR: where they come from, blocks of them, and choosing stored entries."""
+"""Rows of a cells × peaks matrix as CSR: where they come from, blocks of them, and choosing
+stored entries.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,14 @@ from scipy import sparse
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-BLOCK = 512  # cells at a time in a pass over all: a block is copied several times, so it sets peak memory
+# cells at a time in a pass over all: a block is copied several times, so it sets peak memory
+BLOCK = 512
 
 
 class RowSource(Protocol):
-    """Where cells come from: a matrix in memory, or a file read in blocks. Nothing else may assume that all are at hand."""
+    """Where cells come from: a matrix in memory, or a file read in blocks. Nothing else may
+    assume that all are at hand.
+    """
 
     n_cells: int
     n_peaks: int
@@ -33,13 +38,15 @@ class MatrixRows:
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
         """Counts of these cells, CSR."""
-        # scipy's own row indexing looks through all indices of the matrix in each call: 50 ms of every step at 3·10⁷ open peaks
+        # scipy's own row indexing looks through all indices of the matrix in each call: 50 ms of
+        # every step at 3·10⁷ open peaks
         matrix = self.matrix
         pointers = np.zeros(len(index) + 1, matrix.indptr.dtype)
         parts = [slice(*matrix.indptr[cell : cell + 2]) for cell in index]
         np.cumsum([part.stop - part.start for part in parts], out=pointers[1:])
         data, indices = (
-            np.concatenate([array[part] for part in parts]) if parts else array[:0] for array in (matrix.data, matrix.indices)
+            np.concatenate([array[part] for part in parts]) if parts else array[:0]
+            for array in (matrix.data, matrix.indices)
         )
         return sparse.csr_matrix((data, indices, pointers), (len(index), self.n_peaks))
 
@@ -47,15 +54,21 @@ class MatrixRows:
 def blocks(
     source: RowSource, size: int = BLOCK, cells: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
-    """Yield ``(index, rows)`` over all cells in order, or over `cells`, `size` of them at a time."""
+    """Yield ``(index, rows)`` over all cells in order, or over `cells`, `size` of them at a
+    time.
+    """
     cells = np.arange(source.n_cells) if cells is None else cells
     for start in range(0, len(cells), size):
         index = cells[start : start + size]
         yield index, source.rows(index)
 
 
-def stack(parts: Iterable[sparse.csr_matrix], shape: tuple[int, int], nnz: int) -> sparse.csr_matrix:
-    """Blocks of rows, with `nnz` entries in all at most, as one CSR matrix; filled block by block, never held twice."""
+def stack(
+    parts: Iterable[sparse.csr_matrix], shape: tuple[int, int], nnz: int
+) -> sparse.csr_matrix:
+    """Blocks of rows, with `nnz` entries in all at most, as one CSR matrix; filled block by
+    block, never held twice.
+    """
     data, indices = np.empty(nnz, np.float32), np.empty(nnz, np.int32)
     pointers, row = np.zeros(shape[0] + 1, np.int64), 0
     for part in parts:
@@ -70,7 +83,9 @@ def stack(parts: Iterable[sparse.csr_matrix], shape: tuple[int, int], nnz: int) 
 def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """A peak is open where it has at least one read: the same pattern with float32 ones."""
     if (counts.data > 0).all():
-        return sparse.csr_matrix((np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), counts.shape)
+        return sparse.csr_matrix(
+            (np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), counts.shape
+        )
     opened = counts.copy()
     opened.data = (opened.data > 0).astype(np.float32)
     opened.eliminate_zeros()

@@ -69,7 +69,9 @@ def pick_markers(
     return np.argsort(-np.nan_to_num(score, nan=-np.inf), axis=0, kind="stable")[:n_markers].T
 
 
-def area_under_curve(values: npt.NDArray[Any], is_in_group: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def area_under_curve(
+    values: npt.NDArray[Any], is_in_group: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
     """Return the AUC of each column of `values`, (cells, columns); ties count half."""
     n_in = np.count_nonzero(is_in_group)
     n_rest = len(values) - n_in
@@ -132,7 +134,10 @@ def separation(
     A group with too few cells has None.
     """
     in_first = split_cells(groups, rng)
-    sizes = [np.bincount(groups[(groups >= 0) & half], minlength=len(names)) for half in (in_first, ~in_first)]
+    sizes = [
+        np.bincount(groups[(groups >= 0) & half], minlength=len(names))
+        for half in (in_first, ~in_first)
+    ]
     usable = np.flatnonzero(np.minimum(*sizes) >= FEWEST_CELLS)
     result: dict[str, Any] = {
         "markers": N_MARKERS,
@@ -160,10 +165,13 @@ def separation(
         if not 0 < np.count_nonzero(is_in_group) < len(second):
             continue  # by chance none of a rare group was drawn
         figures: dict[str, Any] = {
-            reading: float(area_under_curve(array[:, columns[code]], is_in_group).mean()) for reading, array in values.items()
+            reading: float(area_under_curve(array[:, columns[code]], is_in_group).mean())
+            for reading, array in values.items()
         }
         result["groups"][names[group]] = figures | {"cells": int(is_in_group.sum())}
     known = [figures for figures in result["groups"].values() if figures is not None]
     result["cells"] = len(second)
-    result["auc"] = {reading: float(np.mean([figures[reading] for figures in known])) for reading in readings}
+    result["auc"] = {
+        reading: float(np.mean([figures[reading] for figures in known])) for reading in readings
+    }
     return result

@@ -45,7 +45,9 @@ def recovery(
     jaccard = np.empty((times, int(labels.max()) + 1))
     for number in range(times):
         cells = np.sort(rng.choice(len(labels), size, replace=False))
-        jaccard[number] = _nearest(labels[cells], regroup(cells, int(rng.integers(2**31))), jaccard.shape[1])
+        jaccard[number] = _nearest(
+            labels[cells], regroup(cells, int(rng.integers(2**31))), jaccard.shape[1]
+        )
         if progress is not None:
             progress(number + 1)
     return jaccard

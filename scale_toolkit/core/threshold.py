@@ -1,23 +1,27 @@
-"""Imputed values against their rates without making the values: one fused pass in float32 that knows its own error.
+"""Imputed values against their rates without making the values: one fused pass in float32 that
+knows its own error.
 
-`core.decode` defines a binary value: 1 where the probability, computed in float64 and rounded to float32, exceeds a rate r (a
-float32: the larger of the cell's and the peak's). Rounding to nearest makes it exceed r exactly where the probability lies
-above the midpoint m of r and the next float32 (on the midpoint, where the even one of the two wins). The sigmoid rises, so
+`core.decode` defines a binary value: 1 where the probability, computed in float64 and rounded to
+float32, exceeds a rate r (a float32: the larger of the cell's and the peak's). Rounding to nearest
+makes it exceed r exactly where the probability lies above the midpoint m of r and the next float32
+(on the midpoint, where the even one of the two wins). The sigmoid rises, so
 
     value = 1  <=>  h_i · w_j + b_j + s_i  >  logit(m)
 
-and neither exp nor division is needed. The left side is made in float32, many peaks at a time; the distance of that from
-the definition is at most
+and neither exp nor division is needed. The left side is made in float32, many peaks at a time; the
+distance of that from the definition is at most
 
     (L + 8) · 2^-24 · (|h_i| |w_j| + |b_j| + |s_i| + |t|)          L latent dimensions, t = logit(m)
 
-(every term is rounded at most L + 6 times, in any order of summation; Higham 2002, Accuracy and Stability of Numerical
-Algorithms, 2nd ed., section 3.1), taken with the largest |w_j|, |b_j| and |t_j| of a tile of peaks. What lies within that of
-its threshold is made again in float64, whose bound also holds what `core.decode` itself rounds; what lies within
-the second bound is left to `core.decode`. The result is the
-definition's to the bit, whatever the block, the thread count or the machine's vector width.
+(every term is rounded at most L + 6 times, in any order of summation; Higham 2002, Accuracy and
+Stability of Numerical Algorithms, 2nd ed., section 3.1), taken with the largest |w_j|, |b_j| and
+|t_j| of a tile of peaks. What lies within that of its threshold is made again in float64, whose
+bound also holds what `core.decode` itself rounds; what lies within the second bound is left to
+`core.decode`. The result is the definition's to the bit, whatever the block, the thread count or
+the machine's vector width.
 
-A value is one bit on the way: the comparisons are packed 8 to a byte, counted, and only then spread into column indices.
+A value is one bit on the way: the comparisons are packed 8 to a byte, counted, and only then spread
+into column indices.
 """
 
 from __future__ import annotations
@@ -36,10 +40,12 @@ if TYPE_CHECKING:
 
     from scale_toolkit.core.decode import Decoder
 
-#: Peaks of a tile, a multiple of 64: their loadings (at 10 latent dimensions 24 KiB) stay in the first-level cache.
+#: Peaks of a tile, a multiple of 64: their loadings (at 10 latent dimensions 24 KiB) stay in the
+#: first-level cache.
 TILE = 512
 _TINY = 1e-30  # above what gradual underflow of float32 can take from a sum
-_MAGIC = np.uint64(0x0102040810204080)  # gathers the lowest bits of 8 bytes in the highest byte of their product
+# gathers the lowest bits of 8 bytes in the highest byte of their product
+_MAGIC = np.uint64(0x0102040810204080)
 _LATENT_STEP = 4  # latent dimensions added in one go
 _MAX_UNSURE = 1024  # values of one block; where there are more, the definition makes the block
 
@@ -54,11 +60,28 @@ def _trailing_zeros(typing_context: Any, word: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
-_F1, _F2, _D1, _D2 = types.float32[::1], types.float32[:, ::1], types.float64[::1], types.float64[:, ::1]
+_F1, _F2, _D1, _D2 = (
+    types.float32[::1],
+    types.float32[:, ::1],
+    types.float64[::1],
+    types.float64[:, ::1],
+)
 
 
 @compiled(
-    types.int64(_F2, _D2, _D2, _F2, _D2, _D2, _D2, types.float64, types.float64, types.uint8[:, ::1], types.int64[:, ::1])
+    types.int64(
+        _F2,
+        _D2,
+        _D2,
+        _F2,
+        _D2,
+        _D2,
+        _D2,
+        types.float64,
+        types.float64,
+        types.uint8[:, ::1],
+        types.int64[:, ::1],
+    )
 )
 def threshold_rows(
     hidden32: npt.NDArray[np.float32],
@@ -82,9 +105,11 @@ def threshold_rows(
     hidden
         Cells × latent.
     rows
-        Cells × 5: offset, threshold, norm, size (|s| + |t|) and sharpness (1 + exp(t)); an infinite t counts 0 in both.
+        Cells × 5: offset, threshold, norm, size (|s| + |t|) and sharpness (1 + exp(t)); an infinite
+        t counts 0 in both.
     weights32
-        Latent (padded) × peaks (padded to whole tiles), with the intercept and the threshold as the last two rows.
+        Latent (padded) × peaks (padded to whole tiles), with the intercept and the threshold as the
+        last two rows.
     weights
         Peaks × latent.
     columns
@@ -92,7 +117,8 @@ def threshold_rows(
     tiles
         Tiles × 3: largest norm, size and sharpness (1 + exp(t)) of the peaks in the tile.
     error32, error64
-        Relative error of a value made in float32, and of one made in float64 together with the definition's own.
+        Relative error of a value made in float32, and of one made in float64 together with the
+        definition's own.
     bits
         Cells × bytes of whole tiles; written, peak 8 k + l is bit l (of value 2^l) of byte k.
     unsure
@@ -112,7 +138,10 @@ def threshold_rows(
     n_unsure = 0
     for tile in range(tiles.shape[0]):
         offset = tile * TILE
-        bias, cut = weights32[padded, offset : offset + TILE], weights32[padded + 1, offset : offset + TILE]
+        bias, cut = (
+            weights32[padded, offset : offset + TILE],
+            weights32[padded + 1, offset : offset + TILE],
+        )
         for top in range(0, n_rows, 2):
             offset0, offset1 = np.float32(rows[top, 0]), np.float32(0)
             if top + 1 < n_rows:
@@ -121,11 +150,22 @@ def threshold_rows(
                 first[j] = bias[j] + offset0
                 second[j] = bias[j] + offset1
             for k in range(0, padded, 4):
-                a0, a1, a2, a3 = hidden32[top, k], hidden32[top, k + 1], hidden32[top, k + 2], hidden32[top, k + 3]
+                a0, a1, a2, a3 = (
+                    hidden32[top, k],
+                    hidden32[top, k + 1],
+                    hidden32[top, k + 2],
+                    hidden32[top, k + 3],
+                )
                 b0, b1 = hidden32[top + 1, k], hidden32[top + 1, k + 1]
                 b2, b3 = hidden32[top + 1, k + 2], hidden32[top + 1, k + 3]
-                w0, w1 = weights32[k, offset : offset + TILE], weights32[k + 1, offset : offset + TILE]
-                w2, w3 = weights32[k + 2, offset : offset + TILE], weights32[k + 3, offset : offset + TILE]
+                w0, w1 = (
+                    weights32[k, offset : offset + TILE],
+                    weights32[k + 1, offset : offset + TILE],
+                )
+                w2, w3 = (
+                    weights32[k + 2, offset : offset + TILE],
+                    weights32[k + 3, offset : offset + TILE],
+                )
                 for j in range(TILE):
                     first[j] += a0 * w0[j] + a1 * w1[j] + a2 * w2[j] + a3 * w3[j]
                     second[j] += b0 * w0[j] + b1 * w1[j] + b2 * w2[j] + b3 * w3[j]
@@ -192,7 +232,8 @@ class Thresholds:
         n_peaks, latent = weights.shape
         n_tiles = -(-n_peaks // TILE)
         padded = -(-latent // _LATENT_STEP) * _LATENT_STEP
-        with np.errstate(over="ignore"):  # a value float32 cannot hold is infinite, so is its error, and float64 decides
+        # a value float32 cannot hold is infinite, so is its error, and float64 decides
+        with np.errstate(over="ignore"):
             self._weights32 = np.zeros((padded + 2, n_tiles * TILE), np.float32)
             self._weights32[:latent, :n_peaks] = weights.T
             self._weights32[padded, :n_peaks] = bias
@@ -200,12 +241,18 @@ class Thresholds:
             self._weights32[padded + 1, :n_peaks] = cut
         self._columns = np.stack([bias, cut], axis=1)
         facts = np.zeros((n_tiles * TILE, 3))
-        facts[:n_peaks] = np.stack([_norm(weights), np.abs(bias) + _finite(np.abs(cut)), _sharpness(cut)], axis=1)
+        facts[:n_peaks] = np.stack(
+            [_norm(weights), np.abs(bias) + _finite(np.abs(cut)), _sharpness(cut)], axis=1
+        )
         self._tiles = facts.reshape(n_tiles, TILE, 3).max(axis=1)
-        self._errors = (padded + 8) * 2.0**-24, max(latent, 1) * 2.0 ** (2 - 2 * decoder.bits) + (latent + 32) * 2.0**-52
+        self._errors = (
+            (padded + 8) * 2.0**-24,
+            max(latent, 1) * 2.0 ** (2 - 2 * decoder.bits) + (latent + 32) * 2.0**-52,
+        )
 
     def bits(self, rows: slice, cell_rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The values of some cells, one bit each: cells × bytes of whole tiles, bits behind the last peak 0.
+        """The values of some cells, one bit each: cells × bytes of whole tiles, bits behind the
+        last peak 0.
 
         Parameters
         ----------
@@ -215,16 +262,32 @@ class Thresholds:
             Their rates, float32.
         """
         decoder = self._decoder
-        hidden, offset, cut = decoder.hidden[rows].astype(np.float64), decoder.offset[rows], logit_above(cell_rate)
+        hidden, offset, cut = (
+            decoder.hidden[rows].astype(np.float64),
+            decoder.offset[rows],
+            logit_above(cell_rate),
+        )
         n_rows, latent = hidden.shape
         padded = np.zeros((n_rows + n_rows % 2, self._weights32.shape[0] - 2), np.float32)
         with np.errstate(over="ignore"):
             padded[:n_rows, :latent] = hidden
-        facts = np.stack([offset, cut, _norm(hidden), np.abs(offset) + _finite(np.abs(cut)), _sharpness(cut)], axis=1)
+        facts = np.stack(
+            [offset, cut, _norm(hidden), np.abs(offset) + _finite(np.abs(cut)), _sharpness(cut)],
+            axis=1,
+        )
         bits = np.empty((n_rows, len(self._tiles) * TILE // 8), np.uint8)
         unsure = np.empty((_MAX_UNSURE, 2), np.int64)
         n_unsure = threshold_rows(
-            padded, hidden, facts, self._weights32, decoder.weights, self._columns, self._tiles, *self._errors, bits, unsure
+            padded,
+            hidden,
+            facts,
+            self._weights32,
+            decoder.weights,
+            self._columns,
+            self._tiles,
+            *self._errors,
+            bits,
+            unsure,
         )
         if n_unsure > len(unsure):
             is_open = decoder.probabilities(rows) > np.maximum(cell_rate[:, None], self._rate)
@@ -235,8 +298,12 @@ class Thresholds:
         for i in np.unique(unsure[:, 0]):
             peaks = unsure[unsure[:, 0] == i, 1]
             cell = slice(rows.start + i, rows.start + i + 1)
-            is_open = decoder.probabilities(cell, peaks)[0] > np.maximum(cell_rate[i], self._rate[peaks])
-            np.bitwise_or.at(bits[i], peaks[is_open] // 8, (1 << peaks[is_open] % 8).astype(np.uint8))
+            is_open = decoder.probabilities(cell, peaks)[0] > np.maximum(
+                cell_rate[i], self._rate[peaks]
+            )
+            np.bitwise_or.at(
+                bits[i], peaks[is_open] // 8, (1 << peaks[is_open] % 8).astype(np.uint8)
+            )
         return bits
 
 
@@ -254,7 +321,9 @@ def as_csr(bits: npt.NDArray[Any], n_columns: int) -> sparse.csr_matrix:
 
 
 def logit_above(rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The logit above which a probability, rounded to float32, exceeds a float32 rate: float64, infinite for none and all."""
+    """The logit above which a probability, rounded to float32, exceeds a float32 rate: float64,
+    infinite for none and all.
+    """
     rate = np.where(np.isnan(rate), np.float32(np.inf), rate)
     inside = (rate >= 0) & (rate < 1)
     lower = np.where(inside, rate, np.float32(0.5))
@@ -271,5 +340,7 @@ def _finite(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _sharpness(cut: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """How many times larger than its own an error of the probability 1 / (1 + exp(-t)) is as an error of t."""
+    """How many times larger than its own an error of the probability 1 / (1 + exp(-t)) is as an
+    error of t.
+    """
     return 1 + np.exp(np.where(np.isfinite(cut), cut, 0))

@@ -95,9 +95,9 @@ def false_sign_rates(
     α_j = 1 says nothing beyond frequency, and α_j / (1 + α_j) is the AUROC within the peak. Among
     the peaks of a group, a share π has α_j = 1 and the others a gamma distribution of mean above 1;
     the three numbers are found by maximum likelihood (empirical Bayes), with the weight of
-    `NULL_PEAKS` peaks in favour of π. The gamma is conjugate to −log u, so the rest is exact: a peak
-    with many hidden entries is judged by them, one with few or none leans on its group. The result
-    is P(α_j ≤ 1 | all), the local false sign rate of Stephens 2017 (Biostatistics 18:275).
+    `NULL_PEAKS` peaks in favour of π. The gamma is conjugate to −log u, so the rest is exact: a
+    peak with many hidden entries is judged by them, one with few or none leans on its group. The
+    result is P(α_j ≤ 1 | all), the local false sign rate of Stephens 2017 (Biostatistics 18:275).
 
     Parameters
     ----------
@@ -122,7 +122,9 @@ def false_sign_rates(
     return rates
 
 
-def _false_sign_rates(n_hidden: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _false_sign_rates(
+    n_hidden: npt.NDArray[np.float64], total: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
     from scipy.optimize import minimize
 
     def split(x: npt.NDArray[np.float64]) -> tuple[float, float, float]:
@@ -177,7 +179,8 @@ def trusted(rates: npt.NDArray[np.float64], level: float) -> npt.NDArray[np.bool
     """
     order = np.argsort(rates, kind="stable")
     running = np.cumsum(rates[order]) / np.arange(1, len(rates) + 1)
-    n_trusted = int(np.searchsorted(running > level, 1))  # the running mean of a rising series rises
+    # the running mean of a rising series rises
+    n_trusted = int(np.searchsorted(running > level, 1))
     result = np.zeros(len(rates), bool)
     result[order[:n_trusted]] = True
     return result

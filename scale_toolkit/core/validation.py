@@ -110,7 +110,8 @@ def judge(
     n_cells, n_peaks = recovered.opened.shape
     scored = _some(n_cells, MAX_CELLS, rng)
     opened, kept, hidden_rows = (
-        rows if len(scored) == n_cells else rows[scored] for rows in (recovered.opened, recovered.kept, recovered.hidden)
+        rows if len(scored) == n_cells else rows[scored]
+        for rows in (recovered.opened, recovered.kept, recovered.hidden)
     )
     frequency = np.bincount(recovered.kept.indices, minlength=n_peaks)
     scored_cluster = cluster[scored]
@@ -129,21 +130,30 @@ def judge(
     }
     scores = _scores(sets, recovered, scored, kept, frequency, logits, seed)
     ranks = {
-        kind: {method: recovery.set_ranks(values) for method, values in by_method.items()} for kind, by_method in scores.items()
+        kind: {method: recovery.set_ranks(values) for method, values in by_method.items()}
+        for kind, by_method in scores.items()
     }
 
     def mean_ranks(chosen: Callable[[recovery.Sets], Any]) -> dict[str, Any]:
         return {
-            kind: {method: _mean_ranks(*(values[chosen(sets[kind])] for values in both)) for method, both in by_method.items()}
+            kind: {
+                method: _mean_ranks(*(values[chosen(sets[kind])] for values in both))
+                for method, both in by_method.items()
+            }
             for kind, by_method in ranks.items()
         }
 
     entry_of_set = sets["matched"].cells, sets["matched"].peaks[:, 0]
     of_cells, of_peaks = (
-        {method: [recovery.means_by(group, n, values) for values in ranks["matched"][method]] for method in METHODS}
+        {
+            method: [recovery.means_by(group, n, values) for values in ranks["matched"][method]]
+            for method in METHODS
+        }
         for group, n in zip(entry_of_set, (len(scored), n_peaks), strict=True)
     )
-    below, rates, is_trusted = _trust(hidden, opened, logits, frequency, _spread_of_logits(h, w), trust_level, rng)
+    below, rates, is_trusted = _trust(
+        hidden, opened, logits, frequency, _spread_of_logits(h, w), trust_level, rng
+    )
     calibrated = recovery.natural(_weighted(hidden, MAX_CLOSED, rng), opened, MAX_CLOSED, rng)
     share = recovered.share
     if isinstance(share, np.ndarray):
@@ -153,7 +163,9 @@ def judge(
 
     compared_cells = _some(opened.shape[0], METACELL_CELLS, rng)
     decoder = Decoder(h, w, b, s)
-    measured, imputed = metacell_correlation(opened, scored_cluster, compared_cells, decoder.probabilities)
+    measured, imputed = metacell_correlation(
+        opened, scored_cluster, compared_cells, decoder.probabilities
+    )
 
     by_cluster = {}
     for code, name in enumerate(names):
@@ -165,7 +177,9 @@ def judge(
         by_cluster[name] = {
             "cells": int(members.sum()),
             **mean_ranks(lambda group, members=members: members[group.cells]),  # type: ignore[misc]
-            "calibration": reliability.calibration(chance[entries], calibrated.hidden[entries], calibrated.weight[entries])
+            "calibration": reliability.calibration(
+                chance[entries], calibrated.hidden[entries], calibrated.weight[entries]
+            )
             if n_hidden >= recovery.FEWEST * reliability.BINS
             else None,
             "metacell": _mean_correlation(measured, imputed, members[compared_cells]),
@@ -181,7 +195,8 @@ def judge(
         "chance": {"auprc": recovery.CHANCE_AUPRC, "auroc": 0.5},
         **mean_ranks(lambda _: slice(None)),
         "pooled": {
-            kind: {method: _pooled(values) for method, values in by_method.items()} for kind, by_method in scores.items()
+            kind: {method: _pooled(values) for method, values in by_method.items()}
+            for kind, by_method in scores.items()
         },
         "calibration": reliability.calibration(chance, calibrated.hidden, calibrated.weight),
         "metacell": _mean_correlation(measured, imputed, everywhere),
@@ -212,7 +227,9 @@ def _scores(
             "model": logits(cells, peaks).reshape(sets[kind].peaks.shape),
             "frequency": frequency[peaks].reshape(sets[kind].peaks.shape).astype(np.float64),
             "neighbours": average.reshape(sets[kind].peaks.shape),
-            "tfidf_svd": recovery.products(left, right, cells, peaks).reshape(sets[kind].peaks.shape),
+            "tfidf_svd": recovery.products(left, right, cells, peaks).reshape(
+                sets[kind].peaks.shape
+            ),
         }
         for (kind, (cells, peaks)), average in zip(entries.items(), averages, strict=True)
     }
@@ -252,7 +269,9 @@ def _some(n: int, most: int, rng: np.random.Generator) -> Index:
     return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
 
 
-def _weighted(hidden: recovery.Pairs, most: int, rng: np.random.Generator) -> tuple[Index, Index, Floats]:
+def _weighted(
+    hidden: recovery.Pairs, most: int, rng: np.random.Generator
+) -> tuple[Index, Index, Floats]:
     drawn = _some(len(hidden[0]), most, rng)
     weight = len(hidden[0]) / max(len(drawn), 1)
     return hidden[0][drawn], hidden[1][drawn], np.full(len(drawn), weight)
@@ -294,7 +313,9 @@ def _quartiles(figures: dict[str, list[Floats]]) -> dict[str, Any]:
     return result
 
 
-def _mean_correlation(measured: Floats, imputed: Floats, chosen: npt.NDArray[np.bool_]) -> dict[str, float | int | None]:
+def _mean_correlation(
+    measured: Floats, imputed: Floats, chosen: npt.NDArray[np.bool_]
+) -> dict[str, float | int | None]:
     usable = chosen & np.isfinite(measured) & np.isfinite(imputed)
     if not usable.any():
         return {"measured": None, "imputed": None, "cells": 0}

@@ -10,10 +10,11 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class Weighting:
-    """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the share of a peak in what the cell shows.
+    """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the share of a peak in what the cell
+    shows.
 
-    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any new cell can be weighted
-    alone.
+    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any
+    new cell can be weighted alone.
 
     Attributes
     ----------
@@ -24,16 +25,24 @@ class Weighting:
     idf: np.ndarray
 
     def __call__(self, opened: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Weight rows of open peaks (or of log2 counts), float32; the input's arrays are not changed."""
+        """Weight rows of open peaks (or of log2 counts), float32; the input's arrays are not
+        changed.
+        """
         lengths = np.diff(opened.indptr)
-        total = np.add.reduceat(np.append(opened.data, np.float32(0)), opened.indptr[:-1]) * (lengths > 0)
+        total = np.add.reduceat(np.append(opened.data, np.float32(0)), opened.indptr[:-1]) * (
+            lengths > 0
+        )
         share = np.repeat((1e4 / np.where(total > 0, total, 1)).astype(np.float32), lengths)
         data = self.idf[opened.indices]
         data *= share
         data *= opened.data
-        return sparse.csr_matrix((np.log1p(data, out=data), opened.indices, opened.indptr), opened.shape)
+        return sparse.csr_matrix(
+            (np.log1p(data, out=data), opened.indices, opened.indptr), opened.shape
+        )
 
 
 def fit_weighting(n_cells: int, peak_sums: np.ndarray) -> Weighting:
     """Weighting for a peak open in so many of `n_cells` cells."""
-    return Weighting(np.where(peak_sums > 0, np.log1p(n_cells / np.maximum(peak_sums, 1)), 0).astype(np.float32))
+    return Weighting(
+        np.where(peak_sums > 0, np.log1p(n_cells / np.maximum(peak_sums, 1)), 0).astype(np.float32)
+    )

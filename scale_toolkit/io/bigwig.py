@@ -104,7 +104,9 @@ def write_bigwig(file: BinaryIO, lengths: Mapping[str, int], track: Track) -> No
     data_offset = file.tell()
     n_blocks = -(-len(track) // _ITEMS_PER_BLOCK)
     file.write(struct.pack("<Q", n_blocks))
-    leaves, largest = _write_blocks(file, track.chrom, track.start, track.end, _section_maker(track))
+    leaves, largest = _write_blocks(
+        file, track.chrom, track.start, track.end, _section_maker(track)
+    )
     index_offset = file.tell()
     _write_index(file, leaves)
     zoom_headers = []
@@ -120,7 +122,9 @@ def write_bigwig(file: BinaryIO, lengths: Mapping[str, int], track: Track) -> No
     file.seek(0)
     offsets = tree_offset, data_offset, index_offset
     no_fields = 0, 0, 0
-    file.write(_HEADER.pack(_MAGIC, 4, len(zooms), *offsets, *no_fields, summary_offset, largest, 0))
+    file.write(
+        _HEADER.pack(_MAGIC, 4, len(zooms), *offsets, *no_fields, summary_offset, largest, 0)
+    )
     file.write(b"".join(zoom_headers))
 
 
@@ -184,7 +188,9 @@ def _write_blocks(
     n_items = len(chrom)
     starts_chromosome = np.flatnonzero(np.diff(chrom, prepend=-1))
     edges = np.append(starts_chromosome, n_items)
-    firsts = np.concatenate([np.arange(a, b, _ITEMS_PER_BLOCK) for a, b in itertools.pairwise(edges)])
+    firsts = np.concatenate(
+        [np.arange(a, b, _ITEMS_PER_BLOCK) for a, b in itertools.pairwise(edges)]
+    )
     leaves = np.empty(len(firsts), _LEAF)
     largest = 0
     for number, (a, b) in enumerate(zip(firsts, np.append(firsts[1:], n_items), strict=True)):
@@ -216,7 +222,9 @@ def _write_index(file: BinaryIO, leaves: npt.NDArray[np.void]) -> None:
         *(int(leaves[name][-1]) for name in ("last_chrom", "last_base")),
     )
     sizes = _CHILDREN_PER_NODE, len(leaves)
-    file.write(struct.pack("<IIQIIIIQII", _INDEX_MAGIC, *sizes, *bounds, data_end, _ITEMS_PER_BLOCK, 0))
+    file.write(
+        struct.pack("<IIQIIIIQII", _INDEX_MAGIC, *sizes, *bounds, data_end, _ITEMS_PER_BLOCK, 0)
+    )
     for level, below in zip(levels, [*levels[1:], None], strict=True):
         n_nodes = -(-len(level) // _CHILDREN_PER_NODE)
         if below is not None:  # every child but the last is full

@@ -1,7 +1,9 @@
-"""Matrices made in blocks of rows, cut again into the chunks of a store, and HDF5 chunks compressed by several threads.
+"""Matrices made in blocks of rows, cut again into the chunks of a store, and HDF5 chunks compressed
+by several threads.
 
-HDF5 compresses in the thread that writes, one chunk after the other. Here chunks are compressed by as many threads as the
-matrix is made with, and handed to HDF5 ready; a reader sees the ordinary gzip (and shuffle) filter.
+HDF5 compresses in the thread that writes, one chunk after the other. Here chunks are compressed by
+as many threads as the matrix is made with, and handed to HDF5 ready; a reader sees the ordinary
+gzip (and shuffle) filter.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ CHUNK = 1 << 18  # items of a chunk: 1 MiB of float32
 
 
 def dense_chunks(shape: tuple[int, int]) -> tuple[int, int] | None:
-    """Chunks of a dense matrix: some 4,096 columns wide, all of one width but for a few columns; None for an empty matrix."""
+    """Chunks of a dense matrix: some 4,096 columns wide, all of one width but for a few columns;
+    None for an empty matrix.
+    """
     n_rows, n_columns = shape
     if not (n_rows and n_columns):
         return None
@@ -33,7 +37,9 @@ def dense_chunks(shape: tuple[int, int]) -> tuple[int, int] | None:
 
 
 def strips(matrix: RowBlocks, height: int) -> Iterator[np.ndarray]:
-    """The rows of dense blocks, `height` at a time (the last may have fewer), each time in new memory."""
+    """The rows of dense blocks, `height` at a time (the last may have fewer), each time in new
+    memory.
+    """
     strip, filled = np.empty((height, matrix.shape[1]), matrix.dtype), 0
     for block in matrix.blocks():
         position, n_rows = 0, len(block)
@@ -66,7 +72,9 @@ class Runs:
         self._pointers = [np.zeros(1, np.int64)]
         self.stored = 0
         self.all_ones = getattr(matrix, "all_ones", False)
-        self.dtypes = {"indices": np.dtype(np.int32)} | ({} if self.all_ones else {"data": np.dtype(matrix.dtype)})
+        self.dtypes = {"indices": np.dtype(np.int32)} | (
+            {} if self.all_ones else {"data": np.dtype(matrix.dtype)}
+        )
 
     @property
     def pointers(self) -> np.ndarray:
@@ -87,7 +95,9 @@ class Runs:
             while position < block.nnz:
                 take = min(self._length - filled, block.nnz - position)
                 for name, values in run.items():
-                    values[filled : filled + take] = getattr(block, name)[position : position + take]
+                    values[filled : filled + take] = getattr(block, name)[
+                        position : position + take
+                    ]
                 position, filled = position + take, filled + take
                 if filled == self._length:
                     yield run
@@ -117,8 +127,8 @@ class Hdf5Chunks:
     def choose(self, values: np.ndarray) -> None:
         """Take the way of gzip that makes these values, the first chunk's, smaller.
 
-        Repeats pay in indices and bits. In probabilities there are none: without looking for them gzip is three times as
-        fast, and its codes are shorter too.
+        Repeats pay in indices and bits. In probabilities there are none: without looking for them
+        gzip is three times as fast, and its codes are shorter too.
         """
         if self._level is not None and self._strategy is None:
             plain = self._bytes(values)
@@ -126,7 +136,9 @@ class Hdf5Chunks:
             self._strategy = min(ways, key=lambda way: len(self._deflated(plain, way)))
 
     def made(self, values: np.ndarray) -> Any:
-        """The bytes of a chunk of these values (fewer at the edge of the dataset); `choose` comes before."""
+        """The bytes of a chunk of these values (fewer at the edge of the dataset); `choose`
+        comes before.
+        """
         plain = self._bytes(values)
         return plain if self._level is None else self._deflated(plain, self._strategy)
 
@@ -152,8 +164,12 @@ class Hdf5Chunks:
         return packer.compress(plain) + packer.flush()
 
 
-def write_chunks(items: Iterable[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]], n_threads: int) -> None:
-    """Write chunks (of what dataset, beginning where, which values), made ready by `n_threads` threads."""
+def write_chunks(
+    items: Iterable[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]], n_threads: int
+) -> None:
+    """Write chunks (of what dataset, beginning where, which values), made ready by `n_threads`
+    threads.
+    """
 
     def chosen() -> Iterator[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]]:
         for item in items:

@@ -1,4 +1,6 @@
-"""Which barcodes are cells, and what is known about them: Cell Ranger's lists and tables of metadata."""
+"""Which barcodes are cells, and what is known about them: Cell Ranger's lists and tables of
+metadata.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def keep_cells(adata: AnnData, barcodes: list[str], name: str) -> AnnData:
     listed = adata.obs_names.isin(barcodes)
     if not listed.any():
         raise InputError(
-            f"no cell of {name} is listed (first cell {adata.obs_names[0]!r}, first listed {barcodes[0]!r})",
+            f"no cell of {name} is listed (first cell {adata.obs_names[0]!r}, first listed "
+            f"{barcodes[0]!r})",
             "the barcodes of these cells",
             "check --barcodes: suffixes such as -1 are part of a barcode",
         )
@@ -87,7 +90,8 @@ def keep_cells(adata: AnnData, barcodes: list[str], name: str) -> AnnData:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table of metadata, a row a cell, with a column of barcodes (see `names.read_barcodes`).
+    """Read a table of metadata, a row a cell, with a column of barcodes (see
+    `names.read_barcodes`).
 
     Returns
     -------

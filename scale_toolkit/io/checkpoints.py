@@ -21,8 +21,8 @@ _KEPT = 2  # so that one stands where the last is damaged
 class Checkpoints:
     """The last checkpoints in a folder.
 
-    Each is two files, ``epoch-000012.safetensors`` and ``epoch-000012.json``; the second is written last, and holds a digest of
-    both, so a checkpoint is whole or it is none.
+    Each is two files, ``epoch-000012.safetensors`` and ``epoch-000012.json``; the second is written
+    last, and holds a digest of both, so a checkpoint is whole or it is none.
 
     Parameters
     ----------
@@ -49,7 +49,9 @@ class Checkpoints:
         data, text = save(arrays), json.dumps(facts, sort_keys=True)
         arrays_file, facts_file = self._files(epoch)
         files.write_bytes(arrays_file, data)
-        files.write_bytes(facts_file, json.dumps({"digest": _digest(data, text), "facts": text}).encode())
+        files.write_bytes(
+            facts_file, json.dumps({"digest": _digest(data, text), "facts": text}).encode()
+        )
         for old in self._epochs()[:-_KEPT]:
             for file in reversed(self._files(old)):
                 file.unlink(missing_ok=True)
@@ -68,10 +70,14 @@ class Checkpoints:
                     raise ValueError("digest")
                 return load(data), json.loads(outer["facts"])
             except PermissionError as error:
-                raise InputError(f"{facts_file} cannot be read ({error.strerror})", "a folder of your own", "") from None
+                raise InputError(
+                    f"{facts_file} cannot be read ({error.strerror})", "a folder of your own", ""
+                ) from None
             except Exception:  # whatever a damaged file makes of its reader
                 warnings.warn(
-                    f"the checkpoint {facts_file.stem} in {self.folder} is damaged: passed over", ScaleWarning, stacklevel=2
+                    f"the checkpoint {facts_file.stem} in {self.folder} is damaged: passed over",
+                    ScaleWarning,
+                    stacklevel=2,
                 )
         return None
 
@@ -80,7 +86,9 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _files(self, epoch: int) -> tuple[Path, Path]:
-        return tuple(self.folder / f"epoch-{epoch:06d}.{suffix}" for suffix in ("safetensors", "json"))
+        return tuple(
+            self.folder / f"epoch-{epoch:06d}.{suffix}" for suffix in ("safetensors", "json")
+        )
 
 
 def _digest(data: bytes, text: str) -> str:

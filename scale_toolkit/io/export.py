@@ -1,4 +1,6 @@
-"""Cells for other programs: a folder of mtx and text (R), 10x h5, an h5ad for cellxgene, MuData. Whole or not at all."""
+"""Cells for other programs: a folder of mtx and text (R), 10x h5, an h5ad for cellxgene, MuData.
+Whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scale_toolkit")
 
-#: What CELLxGENE Discover's schema asks of every cell, and only the one who has done the experiment knows.
+#: What CELLxGENE Discover's schema asks of every cell, and only the one who has done the experiment
+#: knows.
 CELLXGENE_ASKS = (
     "assay_ontology_term_id",
     "cell_type_ontology_term_id",
@@ -43,8 +46,18 @@ CELLXGENE_ASKS = (
 )
 #: Of the whole data set, in uns.
 ORGANISM = "organism_ontology_term_id"
-#: Columns that Discover makes itself from the terms; known labels under these names keep them with ``_label`` added.
-_RESERVED = ("assay", "cell_type", "development_stage", "disease", "organism", "self_reported_ethnicity", "sex", "tissue")
+#: Columns that Discover makes itself from the terms; known labels under these names keep them with
+#: ``_label`` added.
+_RESERVED = (
+    "assay",
+    "cell_type",
+    "development_stage",
+    "disease",
+    "organism",
+    "self_reported_ethnicity",
+    "sex",
+    "tissue",
+)
 _FOLDER = ("matrix.mtx.gz", "peaks.tsv.gz", "barcodes.tsv.gz", "metadata.tsv.gz")
 
 
@@ -64,21 +77,24 @@ def export(
     destination
         A folder for ``mtx``, a file for the others.
     to
-        ``mtx``: ``matrix.mtx.gz`` (peaks × cells), ``peaks.tsv.gz``, ``barcodes.tsv.gz``, ``metadata.tsv.gz`` (obs) and a table
-        for each two-dimensional array of obsm, ``reduction_NAME.tsv.gz``. ``10x``: Cell Ranger's HDF5 layout, features of
-        type Peaks. ``cellxgene``: an h5ad with what its schema (and ``cellxgene launch``) asks for as far as it can be known.
-        ``h5mu``: MuData with the one modality ``atac``.
+        ``mtx``: ``matrix.mtx.gz`` (peaks × cells), ``peaks.tsv.gz``, ``barcodes.tsv.gz``,
+        ``metadata.tsv.gz`` (obs) and a table for each two-dimensional array of obsm,
+        ``reduction_NAME.tsv.gz``. ``10x``: Cell Ranger's HDF5 layout, features of type Peaks.
+        ``cellxgene``: an h5ad with what its schema (and ``cellxgene launch``) asks for as far as it
+        can be known. ``h5mu``: MuData with the one modality ``atac``.
     layer
         Take the matrix from this layer instead of X.
 
     Returns
     -------
-    What must be added to obs (and uns) before the result can be submitted, as `CELLXGENE_ASKS`; only for ``cellxgene``.
+    What must be added to obs (and uns) before the result can be submitted, as `CELLXGENE_ASKS`;
+    only for ``cellxgene``.
 
     Raises
     ------
     InputError
-        No such layer, no matrix; fractional values where the form is for counts; no embedding for cellxgene.
+        No such layer, no matrix; fractional values where the form is for counts; no embedding for
+        cellxgene.
     UsageError
         The destination cannot be written, or is not ours to replace.
     """
@@ -92,7 +108,9 @@ def export(
     else:
         exported = _for_cellxgene(adata, _whole(matrix, to))
         write_h5ad(exported, destination)
-        return [name for name in CELLXGENE_ASKS if name not in exported.obs] + [ORGANISM] * (ORGANISM not in exported.uns)
+        return [name for name in CELLXGENE_ASKS if name not in exported.obs] + [ORGANISM] * (
+            ORGANISM not in exported.uns
+        )
     return []
 
 
@@ -105,40 +123,65 @@ def check_place(destination: str | os.PathLike[str], to: str) -> None:
         files.check_destination(path)
         return
     if not path.parent.is_dir():
-        raise UsageError(f"the output folder {path.parent} does not exist", "", f"make it first: mkdir -p {path.parent}")
+        raise UsageError(
+            f"the output folder {path.parent} does not exist",
+            "",
+            f"make it first: mkdir -p {path.parent}",
+        )
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is a file", "a folder, which mtx is written as", "choose another -o")
+        raise UsageError(
+            f"{path} is a file", "a folder, which mtx is written as", "choose another -o"
+        )
     if path.is_dir() and not _is_ours(path):
-        raise UsageError(f"the folder {path} holds other files", "a new folder, or an older export", "choose another -o")
+        raise UsageError(
+            f"the folder {path} holds other files",
+            "a new folder, or an older export",
+            "choose another -o",
+        )
 
 
 def _is_ours(folder: Path) -> bool:
     inside = {item.name for item in folder.iterdir()}
-    return all(name in _FOLDER or (name.startswith("reduction_") and name.endswith(".tsv.gz")) for name in inside)
+    return all(
+        name in _FOLDER or (name.startswith("reduction_") and name.endswith(".tsv.gz"))
+        for name in inside
+    )
 
 
 def _matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(str(name) for name in adata.layers if name is not None) or "none"
-        raise InputError(f"there is no layer {layer!r}", f"one of those here: {layers}", "leave out --layer for X")
+        raise InputError(
+            f"there is no layer {layer!r}",
+            f"one of those here: {layers}",
+            "leave out --layer for X",
+        )
     values = adata.X if layer is None else adata.layers[layer]
     if values is None:
         raise InputError("X is empty", "counts, cells × peaks", "name a --layer that holds them")
     matrix = sparse.csr_matrix(values)
     if not np.isfinite(matrix.data).all():
-        raise InputError("the matrix holds values that are not numbers", "numbers", "look at the stage that wrote it")
+        raise InputError(
+            "the matrix holds values that are not numbers",
+            "numbers",
+            "look at the stage that wrote it",
+        )
     return matrix
 
 
 def _whole(matrix: sparse.csr_matrix, to: str) -> sparse.csr_matrix:
     if (matrix.data != np.floor(matrix.data)).any() or (matrix.data < 0).any():
         raise InputError(
-            "the matrix holds negative or fractional values", f"counts: {to} is a form for them", "use --to mtx or --to h5mu"
+            "the matrix holds negative or fractional values",
+            f"counts: {to} is a form for them",
+            "use --to mtx or --to h5mu",
         )
     return matrix
 
 
-def _write_folder(adata: AnnData, matrix: sparse.csr_matrix, destination: str | os.PathLike[str]) -> None:
+def _write_folder(
+    adata: AnnData, matrix: sparse.csr_matrix, destination: str | os.PathLike[str]
+) -> None:
     from scipy.io import mmwrite
 
     with _new_folder(destination) as folder:
@@ -146,7 +189,10 @@ def _write_folder(adata: AnnData, matrix: sparse.csr_matrix, destination: str | 
         upright = matrix.T.tocoo()  # peaks × cells, as Cell Ranger and Seurat have it
         with _gzipped(folder / "matrix.mtx.gz") as file:
             mmwrite(
-                file, upright.astype(np.int64) if is_integral else upright, field="integer" if is_integral else "real", symmetry="general"
+                file,
+                upright.astype(np.int64) if is_integral else upright,
+                field="integer" if is_integral else "real",
+                symmetry="general",
             )
         for name, names in (("peaks", adata.var_names), ("barcodes", adata.obs_names)):
             with _gzipped(folder / f"{name}.tsv.gz") as file:
@@ -154,10 +200,18 @@ def _write_folder(adata: AnnData, matrix: sparse.csr_matrix, destination: str | 
         _write_table(folder / "metadata.tsv.gz", adata.obs)
         for name, values in adata.obsm.items():
             values = np.asarray(values) if isinstance(values, np.ndarray) else None
-            if values is not None and values.ndim == 2 and name not in (keys.IMPUTED.name, keys.BINARY_PACKED.name):
-                columns = [f"{name.removeprefix('X_')}_{number + 1}" for number in range(values.shape[1])]
+            if (
+                values is not None
+                and values.ndim == 2
+                and name not in (keys.IMPUTED.name, keys.BINARY_PACKED.name)
+            ):
+                columns = [
+                    f"{name.removeprefix('X_')}_{number + 1}" for number in range(values.shape[1])
+                ]
                 table = pd.DataFrame(values, index=adata.obs_names, columns=columns)
-                _write_table(folder / f"reduction_{name.removeprefix('X_').replace('/', '_')}.tsv.gz", table)
+                _write_table(
+                    folder / f"reduction_{name.removeprefix('X_').replace('/', '_')}.tsv.gz", table
+                )
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
@@ -165,10 +219,16 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(file, sep="\t", index_label="barcode", na_rep="NA")
 
 
-def _write_tenx(adata: AnnData, matrix: sparse.csr_matrix, destination: str | os.PathLike[str]) -> None:
+def _write_tenx(
+    adata: AnnData, matrix: sparse.csr_matrix, destination: str | os.PathLike[str]
+) -> None:
     matrix = matrix.sorted_indices()
     if len(matrix.data) and matrix.data.max() > np.iinfo(np.int32).max:
-        raise InputError(f"a count of {matrix.data.max():.0f}", "counts below 2³¹, as 10x h5 holds them", "use --to mtx")
+        raise InputError(
+            f"a count of {matrix.data.max():.0f}",
+            "counts below 2³¹, as 10x h5 holds them",
+            "use --to mtx",
+        )
     names = adata.var_names.astype(str)
     intervals = parse_names(names)
     regions = [
@@ -182,8 +242,12 @@ def _write_tenx(adata: AnnData, matrix: sparse.csr_matrix, destination: str | os
         root.attrs["software_version"] = f"scale_toolkit {__version__}"
         group = root.create_group("matrix")
         # cells × peaks by rows is peaks × cells by columns: the same three arrays
-        group.create_dataset("data", data=matrix.data.astype(np.int32), **_if_any(small, matrix.nnz))
-        group.create_dataset("indices", data=matrix.indices.astype(np.int64), **_if_any(small, matrix.nnz))
+        group.create_dataset(
+            "data", data=matrix.data.astype(np.int32), **_if_any(small, matrix.nnz)
+        )
+        group.create_dataset(
+            "indices", data=matrix.indices.astype(np.int64), **_if_any(small, matrix.nnz)
+        )
         group.create_dataset("indptr", data=matrix.indptr.astype(np.int64), **small)
         group.create_dataset("shape", data=np.asarray(matrix.shape[::-1], np.int32))
         group.create_dataset("barcodes", data=_bytes(adata.obs_names))
@@ -197,7 +261,10 @@ def _write_tenx(adata: AnnData, matrix: sparse.csr_matrix, destination: str | os
 
 def _genome(adata: AnnData) -> str:
     """The genome, where a column or ``uns`` names one; 10x files have it for every feature."""
-    for genome in (adata.uns.get("genome"), adata.var["genome"].iloc[0] if "genome" in adata.var and adata.n_vars else None):
+    for genome in (
+        adata.uns.get("genome"),
+        adata.var["genome"].iloc[0] if "genome" in adata.var and adata.n_vars else None,
+    ):
         if isinstance(genome, str) and genome:
             return genome
     return "unknown"
@@ -221,7 +288,9 @@ def _write_h5mu(adata: AnnData, destination: str | os.PathLike[str]) -> None:
     with _new_hdf5(destination, user_block=creator.encode()) as root:
         from anndata.io import write_elem
 
-        root.attrs.update({"encoding-type": "MuData", "encoding-version": "0.1.0", "axis": np.int64(0)})
+        root.attrs.update(
+            {"encoding-type": "MuData", "encoding-version": "0.1.0", "axis": np.int64(0)}
+        )
         root.attrs.update({"encoder": "scale_toolkit", "encoder-version": __version__})
         modalities = root.create_group("mod")
         modalities.attrs.create("mod-order", ["atac"], dtype=h5py.string_dtype())
@@ -244,13 +313,18 @@ def _with_matrix(adata: AnnData, matrix: sparse.csr_matrix, layer: str | None) -
 
 
 def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
-    """An AnnData as cellxgene wants it: raw counts as float32 CSR in X, plain embeddings, no missing or doubled names."""
+    """An AnnData as cellxgene wants it: raw counts as float32 CSR in X, plain embeddings, no
+    missing or doubled names.
+    """
     from anndata import AnnData
 
     embeddings = {
         name: np.asarray(values, np.float32)
         for name, values in adata.obsm.items()
-        if name.startswith("X_") and isinstance(values, np.ndarray) and values.ndim == 2 and np.isfinite(values).all()
+        if name.startswith("X_")
+        and isinstance(values, np.ndarray)
+        and values.ndim == 2
+        and np.isfinite(values).all()
     }
     flat = [name for name, values in embeddings.items() if values.shape[1] >= 2]
     if not flat:
@@ -261,15 +335,32 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
         )
     for axis, names in (("cell", adata.obs_names), ("peak", adata.var_names)):
         if not names.is_unique:
-            raise InputError(f"{axis} {names[names.duplicated()][0]} is there twice", "a name for each", "run `scale prepare`")
+            raise InputError(
+                f"{axis} {names[names.duplicated()][0]} is there twice",
+                "a name for each",
+                "run `scale prepare`",
+            )
     obs, var = adata.obs.copy(), adata.var.copy()
-    new_names = {name: f"{name}_label" for name in _RESERVED if name in obs and f"{name}_label" not in obs}
+    new_names = {
+        name: f"{name}_label" for name in _RESERVED if name in obs and f"{name}_label" not in obs
+    }
     if new_names:
         obs = obs.rename(columns=new_names)
-        log.info("obs: %s, for Discover keeps the name", ", ".join(f"{a} is called {b}" for a, b in new_names.items()))
-    reserved = [str(name) for name in obs if str(name).startswith("_") or str(name).endswith(("_ontology_term",))]
+        log.info(
+            "obs: %s, for Discover keeps the name",
+            ", ".join(f"{a} is called {b}" for a, b in new_names.items()),
+        )
+    reserved = [
+        str(name)
+        for name in obs
+        if str(name).startswith("_") or str(name).endswith(("_ontology_term",))
+    ]
     if reserved:
-        warnings.warn(f"dropped obs[{', '.join(reserved)}]: names that cellxgene keeps for itself", ScaleWarning, stacklevel=4)
+        warnings.warn(
+            f"dropped obs[{', '.join(reserved)}]: names that cellxgene keeps for itself",
+            ScaleWarning,
+            stacklevel=4,
+        )
         obs = obs.drop(columns=reserved)
     for table in (obs, var):
         for name in table:
@@ -278,16 +369,23 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
             elif table[name].dtype == np.float64:
                 table[name] = table[name].astype(np.float32)
     if "suspension_type" not in obs:
-        obs["suspension_type"] = pd.Categorical(["nucleus"] * len(obs))  # the schema's only value for ATAC
+        # the schema's only value for ATAC
+        obs["suspension_type"] = pd.Categorical(["nucleus"] * len(obs))
     var["feature_is_filtered"] = False
     uns = {"title": str(adata.uns.get("title", "scATAC-seq cells by scale_toolkit"))}
-    uns["default_embedding"] = next((name for name in (keys.UMAP.name, keys.TSNE.name) if name in flat), flat[0])
+    uns["default_embedding"] = next(
+        (name for name in (keys.UMAP.name, keys.TSNE.name) if name in flat), flat[0]
+    )
     uns["X_approximate_distribution"] = "count"
     uns |= {name: adata.uns[name] for name in (keys.RECEIPTS.name, ORGANISM) if name in adata.uns}
     for name, values in adata.uns.items():
         column = name.removesuffix("_colors")
         column = new_names.get(column, column)
-        if name.endswith("_colors") and column in obs and isinstance(obs[column].dtype, pd.CategoricalDtype):
+        if (
+            name.endswith("_colors")
+            and column in obs
+            and isinstance(obs[column].dtype, pd.CategoricalDtype)
+        ):
             colours = list(map(str, values))
             if len(colours) == len(obs[column].cat.categories):
                 uns[f"{column}_colors"] = np.array(colours, dtype=object)
@@ -299,7 +397,9 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
 
 @contextmanager
 def _new_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a new folder beside `destination`, which takes its place on success; on an error nothing is left."""
+    """Yield a new folder beside `destination`, which takes its place on success; on an error
+    nothing is left.
+    """
     check_place(destination, "mtx")
     final = Path(os.path.realpath(destination))
     try:
@@ -315,7 +415,9 @@ def _new_folder(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _new_hdf5(destination: str | os.PathLike[str], user_block: bytes = b"") -> Iterator[h5py.File]:
-    """Yield a new HDF5 file beside `destination`, which takes its place on success; with bytes before HDF5's own begin."""
+    """Yield a new HDF5 file beside `destination`, which takes its place on success; with bytes
+    before HDF5's own begin.
+    """
     size = {"userblock_size": 512} if user_block else {}
     with files.atomic(destination) as private:
         try:
@@ -332,12 +434,17 @@ def _refused(destination: str | os.PathLike[str], error: OSError) -> Exception:
     if error.errno is None:
         return error
     return ScaleError(
-        f"{destination} cannot be written ({os.strerror(error.errno)})", "", "free some space or choose another place"
+        f"{destination} cannot be written ({os.strerror(error.errno)})",
+        "",
+        "free some space or choose another place",
     )
 
 
 @contextmanager
 def _gzipped(path: Path) -> Iterator[gzip.GzipFile]:
     """A gzip file with neither name nor time in it: equal content, equal bytes."""
-    with path.open("wb") as plain, gzip.GzipFile("", "wb", compresslevel=4, fileobj=plain, mtime=0) as file:
+    with (
+        path.open("wb") as plain,
+        gzip.GzipFile("", "wb", compresslevel=4, fileobj=plain, mtime=0) as file,
+    ):
         yield file

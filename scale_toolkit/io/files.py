@@ -1,4 +1,6 @@
-"""Files and streams: what every reader and writer shares. Output appears whole or not at all; a pipe becomes seekable."""
+"""Files and streams: what every reader and writer shares. Output appears whole or not at all; a
+pipe becomes seekable.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,20 @@ STREAM = "-"
 _BLOCK = 1 << 20
 _UMASK = threading.Lock()
 _LOCK = "lock"
-_PRIVATE = re.compile(r"\..*\.scale-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[^.-]+", re.DOTALL)
+_PRIVATE = re.compile(
+    r"\..*\.scale-(?P<machine>[0-9a-f]{8})-(?P<process>\d{1,10})-[^.-]+", re.DOTALL
+)
 _SECONDS_HERE, _SECONDS_ELSEWHERE = 60, 86400
 
-#: What a private folder calls the folder it takes the place of, while neither is there (see `private_folder`).
+#: What a private folder calls the folder it takes the place of, while neither is there (see
+#: `private_folder`).
 MOVED_ASIDE = "old"
 
 
 def is_stream(place: str | os.PathLike[str]) -> bool:
-    """Whether `place` is ``-``: standard input where it is read, standard output where it is written."""
+    """Whether `place` is ``-``: standard input where it is read, standard output where it is
+    written.
+    """
     return os.fspath(place) == STREAM
 
 
@@ -48,7 +55,9 @@ def is_zarr(place: str | os.PathLike[str]) -> bool:
 
 
 def _is_store(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (".zgroup", "zarr.json")) or not any(folder.iterdir())
+    return any((folder / name).exists() for name in (".zgroup", "zarr.json")) or not any(
+        folder.iterdir()
+    )
 
 
 def check_destination(
@@ -65,30 +74,45 @@ def check_destination(
     destination
         A path, or ``-`` for standard output.
     sources
-        The inputs, paths or ``-``: none may be the destination under another name (symbolic or hard link, redirection).
+        The inputs, paths or ``-``: none may be the destination under another name (symbolic or hard
+        link, redirection).
     stdin, stdout
         Streams to use instead of the process's own.
 
     Raises
     ------
     UsageError
-        For a terminal on stdout, a missing folder, a folder as destination (unless it is a zarr store and ``*.zarr``), or a
-        destination that is an input.
+        For a terminal on stdout, a missing folder, a folder as destination (unless it is a zarr
+        store and ``*.zarr``), or a destination that is an input.
     """
     if is_stream(destination):
         stdout = stdout if stdout is not None else _stdout()
         if stdout.isatty():
-            raise UsageError("standard output is a terminal", "a file or a pipe for h5ad bytes", "add -o FILE or pipe on")
+            raise UsageError(
+                "standard output is a terminal",
+                "a file or a pipe for h5ad bytes",
+                "add -o FILE or pipe on",
+            )
         target = status_of(stdout)
     else:
         path = Path(destination)
         if is_zarr(path):
             if path.exists() and not (path.is_dir() and _is_store(path)):
-                raise UsageError(f"{path} is no zarr store", "a name that is free, or a store to replace", "choose another -o")
+                raise UsageError(
+                    f"{path} is no zarr store",
+                    "a name that is free, or a store to replace",
+                    "choose another -o",
+                )
         elif path.is_dir():
-            raise UsageError(f"the output {path} is a folder", "a file", f"for example -o {path / 'cells.h5ad'}")
+            raise UsageError(
+                f"the output {path} is a folder", "a file", f"for example -o {path / 'cells.h5ad'}"
+            )
         if not path.parent.is_dir():
-            raise UsageError(f"the output folder {path.parent} does not exist", "", f"make it first: mkdir -p {path.parent}")
+            raise UsageError(
+                f"the output folder {path.parent} does not exist",
+                "",
+                f"make it first: mkdir -p {path.parent}",
+            )
         target = path.stat() if path.exists() else None
     if target is None or not (stat.S_ISREG(target.st_mode) or stat.S_ISDIR(target.st_mode)):
         return
@@ -104,15 +128,18 @@ def check_destination(
 def same_file(destination: str | os.PathLike[str]) -> UsageError:
     """The error for a destination that is also an input."""
     name = "standard output" if is_stream(destination) else os.fspath(destination)
-    return UsageError(f"{name} is also the input", "another file for the result", "choose another -o")
+    return UsageError(
+        f"{name} is also the input", "another file for the result", "choose another -o"
+    )
 
 
 @contextmanager
 def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a private path (mode 0600, same suffix) beside `destination`; on success flush it to disk and rename it there.
+    """Yield a private path (mode 0600, same suffix) beside `destination`; on success flush it to
+    disk and rename it there.
 
-    On an error the private file is removed and `destination` stays as it was. A destination that is not a regular file
-    (``/dev/stdout``, a named pipe) gets the bytes copied instead.
+    On an error the private file is removed and `destination` stays as it was. A destination that is
+    not a regular file (``/dev/stdout``, a named pipe) gets the bytes copied instead.
     """
     final = Path(os.path.realpath(destination))  # a symbolic link stays, its target is replaced
     if final.is_dir():
@@ -120,7 +147,11 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
     special = final.exists() and not final.is_file()
     parent_folder = Path(tempfile.gettempdir()) if special else final.parent
     if not parent_folder.is_dir():
-        raise UsageError(f"the output folder {parent_folder} does not exist", "", f"make it first: mkdir -p {parent_folder}")
+        raise UsageError(
+            f"the output folder {parent_folder} does not exist",
+            "",
+            f"make it first: mkdir -p {parent_folder}",
+        )
     with private_folder(parent_folder, final.name) as folder:
         private = folder / f"new{final.suffix[-20:]}"
         os.close(os.open(private, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -138,18 +169,22 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(place: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder (mode 0700) in `place` for what is to become `place` / `name`; it is gone in the end.
+    """Yield a new folder (mode 0700) in `place` for what is to become `place` / `name`; it is gone
+    in the end.
 
     Its name contains machine and process, and a lock in it is held as long as it is needed: so the
     next process that writes into `place` recognises and removes what a killed one left, and not
     the folder of a process that lives.
     """
     sweep(place)
-    folder = Path(tempfile.mkdtemp(dir=place, prefix=f".{name[:40]}.scale-{_machine()}-{os.getpid()}-"))
+    folder = Path(
+        tempfile.mkdtemp(dir=place, prefix=f".{name[:40]}.scale-{_machine()}-{os.getpid()}-")
+    )
     lock = None
     try:
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        with contextlib.suppress(OSError):  # no locks on this file system: machine and process are enough
+        # no locks on this file system: machine and process are enough
+        with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(lock, os.fsencode(name))
         yield folder
@@ -160,14 +195,28 @@ def private_folder(place: Path, name: str) -> Iterator[Path]:
 
 
 def sweep(place: Path) -> None:
-    """Remove the private folders in `place` whose processes have ended, and put back what one had moved aside."""
+    """Remove the private folders in `place` whose processes have ended, and put back what one
+    had moved aside.
+    """
     with contextlib.suppress(OSError), os.scandir(place) as entries:
-        private_folders = [(Path(entry.path), match) for entry in entries if (match := _PRIVATE.fullmatch(entry.name))]
+        private_folders = [
+            (Path(entry.path), match)
+            for entry in entries
+            if (match := _PRIVATE.fullmatch(entry.name))
+        ]
         for folder, match in private_folders:
             with contextlib.suppress(OSError):
                 if _is_abandoned(folder, match["machine"], int(match["process"])):
-                    name = os.fsdecode((folder / _LOCK).read_bytes()) if (folder / _LOCK).exists() else ""
-                    if (folder / MOVED_ASIDE).exists() and name and not os.path.lexists(place / name):
+                    name = (
+                        os.fsdecode((folder / _LOCK).read_bytes())
+                        if (folder / _LOCK).exists()
+                        else ""
+                    )
+                    if (
+                        (folder / MOVED_ASIDE).exists()
+                        and name
+                        and not os.path.lexists(place / name)
+                    ):
                         (folder / MOVED_ASIDE).rename(place / name)
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -178,7 +227,8 @@ def _is_abandoned(folder: Path, machine: str, process: int) -> bool:
         return False
     if machine == _machine() and not _is_alive(process):
         return True
-    # Another machine, or a process number that was given again: long untouched, and its lock is free.
+    # Another machine, or a process number that was given again: long untouched, and its lock is
+    # free.
     newest = max([status.st_mtime, *(child.lstat().st_mtime for child in folder.iterdir())])
     if time.time() - newest < (_SECONDS_HERE if machine == _machine() else _SECONDS_ELSEWHERE):
         return False
@@ -209,10 +259,15 @@ def _is_alive(process: int) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """Eight hex digits for where process numbers are of one kind: this boot of this machine, or this container."""
+    """Eight hex digits for where process numbers are of one kind: this boot of this machine, or
+    this container.
+    """
     parts = [platform.node()]
     with contextlib.suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
     return blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
@@ -224,7 +279,9 @@ def write_bytes(destination: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def unlinked(*, buffering: int = -1) -> Iterator[IO[bytes]]:
-    """Yield a temporary file in TMPDIR without a name: it dies with the process, however that ends."""
+    """Yield a temporary file in TMPDIR without a name: it dies with the process, however that
+    ends.
+    """
     with tempfile.TemporaryFile(prefix="scale-", buffering=buffering) as file:
         yield file
 
@@ -243,7 +300,9 @@ def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
 
 
 def wait_for(stream: Any) -> None:
-    """Wait until `stream` can be read, half a second at a time: a signal that comes just before a read would wait for it."""
+    """Wait until `stream` can be read, half a second at a time: a signal that comes just before
+    a read would wait for it.
+    """
     try:
         while not select.select([stream], [], [], 0.5)[0]:
             pass
@@ -252,7 +311,9 @@ def wait_for(stream: Any) -> None:
 
 
 def copy_to_stdout(file: IO[bytes], stdout: BinaryIO) -> None:
-    """Copy `file` from its start to standard output; a reader that has gone away ends the copy quietly."""
+    """Copy `file` from its start to standard output; a reader that has gone away ends the copy
+    quietly.
+    """
     file.seek(0)
     try:
         shutil.copyfileobj(file, stdout, _BLOCK)
@@ -265,10 +326,16 @@ def input_stream(stdin: BinaryIO | None = None) -> BinaryIO:
     """Return standard input's bytes, or raise `UsageError` where it is a terminal or closed."""
     if stdin is None:
         if sys.stdin is None:
-            raise UsageError("standard input is closed", "a file or a pipe", "give the input's path")
+            raise UsageError(
+                "standard input is closed", "a file or a pipe", "give the input's path"
+            )
         stdin = sys.stdin.buffer
     if stdin.isatty():
-        raise UsageError("standard input is a terminal", "a file or a pipe", "give the input's path or pipe an h5ad in")
+        raise UsageError(
+            "standard input is a terminal",
+            "a file or a pipe",
+            "give the input's path or pipe an h5ad in",
+        )
     return stdin
 
 
@@ -276,12 +343,18 @@ def output_stream(stdout: BinaryIO | None = None) -> BinaryIO:
     """Return standard output's bytes, or raise `UsageError` where it is a terminal or closed."""
     stdout = stdout if stdout is not None else _stdout()
     if stdout.isatty():
-        raise UsageError("standard output is a terminal", "a file or a pipe for h5ad bytes", "add -o FILE or pipe on")
+        raise UsageError(
+            "standard output is a terminal",
+            "a file or a pipe for h5ad bytes",
+            "add -o FILE or pipe on",
+        )
     return stdout
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Return `path` as a Path that is a readable file with something in it, or raise `InputError`."""
+    """Return `path` as a Path that is a readable file with something in it, or raise
+    `InputError`.
+    """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist", "", "check the path")
@@ -315,7 +388,9 @@ def is_regular(stream: IO) -> bool:
 
 
 def _silence(stdout: BinaryIO) -> None:
-    """Point a stream whose reader is gone at the null device, or Python would complain when it flushes at exit."""
+    """Point a stream whose reader is gone at the null device, or Python would complain when it
+    flushes at exit.
+    """
     try:
         number = stdout.fileno()
     except (OSError, ValueError):
@@ -333,7 +408,9 @@ def _umask() -> int:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where this system or file system cannot, and nothing has changed."""
+    """Let two names change places in one step; False where this system or file system cannot,
+    and nothing has changed.
+    """
     swap = 2  # RENAME_EXCHANGE, RENAME_SWAP
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None)
@@ -349,7 +426,8 @@ def flush(folder: Path, *, deep: bool = False) -> None:
     """Have the disk keep the names in `folder`; with `deep` also all that is in it."""
     for root, _, names in os.walk(folder) if deep else [(folder, [], [])]:
         for path in (*(Path(root, name) for name in names), Path(root)):
-            with contextlib.suppress(OSError):  # some file systems open or flush no folders; what is in it stands
+            # some file systems open or flush no folders; what is in it stands
+            with contextlib.suppress(OSError):
                 number = os.open(path, os.O_RDONLY)
                 try:
                     os.fsync(number)

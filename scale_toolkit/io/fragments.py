@@ -1,4 +1,6 @@
-"""10x fragments files, counted over peaks: streamed, so memory follows the counts and not the file."""
+"""10x fragments files, counted over peaks: streamed, so memory follows the counts and not the
+file.
+"""
 
 from __future__ import annotations
 
@@ -129,11 +131,14 @@ def read_fragments(
 
 
 def _distinct(regions: pd.DataFrame) -> pd.DataFrame:
-    """Leave out peaks that are there before, as ``macs --call-summits`` writes one for each summit."""
+    """Leave out peaks that are there before, as ``macs --call-summits`` writes one for each
+    summit.
+    """
     again = regions.duplicated(COLUMNS)
     if again.any():
         warnings.warn(
-            f"{int(again.sum()):,} of {len(regions):,} peaks are duplicated, as macs --call-summits "
+            f"{int(again.sum()):,} of {len(regions):,} peaks are duplicated, as macs "
+            "--call-summits "
             "writes them: each is counted once",
             ScaleWarning,
             stacklevel=3,
@@ -142,7 +147,9 @@ def _distinct(regions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tss_windows(genes: pd.DataFrame) -> dict[str, Overlaps]:
-    """The middle and the flanks of each start of transcription, as intervals to look insertions up in."""
+    """The middle and the flanks of each start of transcription, as intervals to look insertions
+    up in.
+    """
     starts = genes.drop_duplicates(["chrom", "tss"])
     chrom, tss = starts["chrom"].to_numpy(), starts["tss"].to_numpy(np.int64)
 
@@ -238,7 +245,9 @@ class _Cells:
 
 
 class _Counts:
-    """Adds up (cell, peak) pairs; merged whenever the new pairs outnumber the sum, so that each is sorted a few times."""
+    """Adds up (cell, peak) pairs; merged whenever the new pairs outnumber the sum, so that each
+    is sorted a few times.
+    """
 
     def __init__(self, n_peaks: int) -> None:
         self.n_peaks = n_peaks

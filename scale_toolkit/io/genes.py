@@ -12,15 +12,16 @@ from scale_toolkit.errors import InputError
 from scale_toolkit.io.source import open_text
 
 _ATTRIBUTE = re.compile(r'(\w+) +"([^"]*)"')
-#: Lines that say where a gene begins, the best first: some files have no lines for genes, and some only exons.
+#: Lines that say where a gene begins, the best first: some files have no lines for genes, and some
+#: only exons.
 _FEATURES = ("gene", "transcript", "exon")
 
 
 def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read where genes begin from a GTF file, plain or gzip (Ensembl, GENCODE, UCSC, StringTie).
 
-    A gene begins with its ``gene`` line; in a file without such lines with each of its ``transcript`` lines; in a file of exons
-    with the outermost exon of each transcript.
+    A gene begins with its ``gene`` line; in a file without such lines with each of its
+    ``transcript`` lines; in a file of exons with the outermost exon of each transcript.
 
     Parameters
     ----------
@@ -30,8 +31,9 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``chrom``, ``tss`` (int64, 0-based position of the first transcribed base), ``strand`` (``+``, ``-``), ``gene_id``,
-        ``gene_name`` (the id if there is none), in the file's order. Genes without a strand count as ``+``.
+        ``chrom``, ``tss`` (int64, 0-based position of the first transcribed base), ``strand``
+        (``+``, ``-``), ``gene_id``, ``gene_name`` (the id if there is none), in the file's order.
+        Genes without a strand count as ``+``.
 
     Raises
     ------
@@ -46,13 +48,17 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
             fields = line.rstrip("\r\n").split("\t", 8)
             if len(fields) < 9:
                 raise _off(path, number, f"{len(fields)} columns")
-            if fields[2] not in genes_by_feature or (fields[2] != "gene" and genes_by_feature["gene"]):
+            if fields[2] not in genes_by_feature or (
+                fields[2] != "gene" and genes_by_feature["gene"]
+            ):
                 continue
             _add(genes_by_feature[fields[2]], fields, path, number)
     feature = next((name for name in _FEATURES if genes_by_feature[name]), None)
     if feature is None:
         raise InputError(
-            f"{path} has no line of a gene, a transcript or an exon", "a GTF file", "check that this is the right file"
+            f"{path} has no line of a gene, a transcript or an exon",
+            "a GTF file",
+            "check that this is the right file",
         )
     rows = [
         (chrom, low if strand == "+" else high - 1, strand, *names)
@@ -63,11 +69,17 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     return table.astype({"tss": np.int64})
 
 
-def _add(genes: dict[str, tuple], fields: list[str], path: str | os.PathLike[str], number: int) -> None:
+def _add(
+    genes: dict[str, tuple], fields: list[str], path: str | os.PathLike[str], number: int
+) -> None:
     """Add a line's gene, transcript or exon; those of one transcript are joined."""
     attributes = dict(_ATTRIBUTE.findall(fields[8]))
     if "gene_id" not in attributes:
-        problem = "GFF3" if re.search(r"(^|;)\s*(ID|Parent|Name)=", fields[8]) else f"no gene_id in {fields[8][:60]!r}"
+        problem = (
+            "GFF3"
+            if re.search(r"(^|;)\s*(ID|Parent|Name)=", fields[8])
+            else (f"no gene_id in {fields[8][:60]!r}")
+        )
         raise _off(path, number, problem)
     try:
         low, high = int(fields[3]) - 1, int(fields[4])

@@ -21,8 +21,9 @@ _BLOCK = 1 << 20
 def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[str]:
     """Read the sequence of each peak (by pyfaidx).
 
-    An index beside the file (``genome.fa.fai``) is used where it is not older; else one is made in TMPDIR and removed, and
-    so is the plain copy of a gzipped genome. Nothing is written beside the genome.
+    An index beside the file (``genome.fa.fai``) is used where it is not older; else one is made in
+    TMPDIR and removed, and so is the plain copy of a gzipped genome. Nothing is written beside the
+    genome.
 
     Parameters
     ----------
@@ -33,13 +34,14 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
 
     Returns
     -------
-    Sequences as they are in the file, in the order of the peaks; empty for a peak on a chromosome that the file lacks.
+    Sequences as they are in the file, in the order of the peaks; empty for a peak on a chromosome
+    that the file lacks.
 
     Raises
     ------
     InputError
-        pyfaidx is not installed, the file is not FASTA, shares no chromosome with the peaks, or a peak ends beyond the end of
-        its chromosome.
+        pyfaidx is not installed, the file is not FASTA, shares no chromosome with the peaks, or a
+        peak ends beyond the end of its chromosome.
 
     Warns
     -----
@@ -63,10 +65,17 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
                 index = Path(folder) / "genome.fa.fai"
         try:
             genome = pyfaidx.Fasta(str(plain), indexname=str(index), as_raw=True)
-        except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeDecodeError) as error:
+        except (
+            pyfaidx.FastaIndexingError,
+            pyfaidx.IndexNotFoundError,
+            ValueError,
+            UnicodeDecodeError,
+        ) as error:
             reason = " ".join(str(error).split()).replace(str(plain), str(path))
             raise InputError(
-                f"{path} cannot be read as FASTA: {reason}", "a genome in FASTA, plain or gzip", "repair or replace it"
+                f"{path} cannot be read as FASTA: {reason}",
+                "a genome in FASTA, plain or gzip",
+                "repair or replace it",
             ) from None
         with genome:
             return _cut(genome, peaks, Path(source.name))
@@ -75,11 +84,16 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
 def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
     lengths = {name: len(genome[name]) for name in genome.keys()}  # noqa: SIM118 (no plain dict)
     check_chromosomes(peaks["chrom"], list(lengths), f"the FASTA {path.name}")
-    beyond = [(chrom, end) for chrom, end in zip(peaks["chrom"], peaks["end"]) if end > lengths.get(chrom, end)]
+    beyond = [
+        (chrom, end)
+        for chrom, end in zip(peaks["chrom"], peaks["end"])
+        if end > lengths.get(chrom, end)
+    ]
     if beyond:
         chrom, end = beyond[0]
         raise InputError(
-            f"{len(beyond):,} of {len(peaks):,} peaks end beyond their chromosome: {chrom} has {lengths[chrom]:,} bases "
+            f"{len(beyond):,} of {len(peaks):,} peaks end beyond their chromosome: {chrom} has "
+            f"{lengths[chrom]:,} bases "
             f"in {path}, a peak ends at {end:,}",
             "the genome the peaks were called on",
             "give the FASTA of that build",

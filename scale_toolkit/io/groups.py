@@ -120,11 +120,15 @@ def read_chrom_sizes(path: str | os.PathLike[str]) -> dict[str, int]:
             fields = line.split()
             if len(fields) < 2 or not fields[1].isdecimal() or not 0 < int(fields[1]) < 2**32:
                 raise InputError(
-                    f"{path}, line {number}: {line.strip()[:60]!r}", "a chromosome and its length in bases", "fix that line"
+                    f"{path}, line {number}: {line.strip()[:60]!r}",
+                    "a chromosome and its length in bases",
+                    "fix that line",
                 )
             sizes[fields[0]] = int(fields[1])
     if not sizes:
-        raise InputError(f"{path} is empty", "chromosomes and their lengths", "check that this is the right file")
+        raise InputError(
+            f"{path} is empty", "chromosomes and their lengths", "check that this is the right file"
+        )
     return sizes
 
 
@@ -139,7 +143,10 @@ class Segments:
         cuts = np.unique(np.concatenate([chrom * stride + start, chrom * stride + end]))
         self._first = np.searchsorted(cuts, chrom * stride + start)
         self._stop = np.searchsorted(cuts, chrom * stride + end)
-        self._n_peaks = np.cumsum(np.bincount(self._first, minlength=len(cuts)) - np.bincount(self._stop, minlength=len(cuts)))
+        self._n_peaks = np.cumsum(
+            np.bincount(self._first, minlength=len(cuts))
+            - np.bincount(self._stop, minlength=len(cuts))
+        )
         self._covered = np.flatnonzero(self._n_peaks)
         self._chrom = cuts[self._covered] // stride
         self._start, self._end = cuts[self._covered] % stride, cuts[self._covered + 1] % stride
@@ -147,7 +154,9 @@ class Segments:
     def track(self, values: npt.NDArray[np.float64]) -> Track:
         """Return the mean of the peaks on each segment."""
         n_cuts = len(self._n_peaks)
-        sums = np.cumsum(np.bincount(self._first, values, n_cuts) - np.bincount(self._stop, values, n_cuts))
+        sums = np.cumsum(
+            np.bincount(self._first, values, n_cuts) - np.bincount(self._stop, values, n_cuts)
+        )
         means = sums[self._covered] / self._n_peaks[self._covered]
         return Track(self._chrom, self._start, self._end, means)
 

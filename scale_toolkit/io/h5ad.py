@@ -70,7 +70,8 @@ class H5adFile:
         Parameters
         ----------
         without
-            Element paths to leave on disk (``"X"``, ``"layers"``, ``"raw"``, ``"obsm/imputed"``); ``X`` is then None.
+            Element paths to leave on disk (``"X"``, ``"layers"``, ``"raw"``, ``"obsm/imputed"``);
+            ``X`` is then None.
 
         Returns
         -------
@@ -79,14 +80,16 @@ class H5adFile:
         """
         import anndata
 
-        # anndata before 0.7 has all arrays of obsm in one: it is read, for it cannot be copied in parts
+        # anndata before 0.7 has all arrays of obsm in one: it is read, for it cannot be copied in
+        # parts
         without = {path for path in without if not self._is_old(path.split("/")[0])}
         with whole(self.name):
             with bounded(FOR_A_LOOK):
                 size = sum(stored_sizes(self.root, without))
             check_fits(size, f"reading {self.name}", MORE_MEMORY)
             with bounded(FOR_THE_REST + 4 * size), warnings.catch_warnings():
-                # duplicate names are an error of `prepare`, with figures; anndata's hint would come first, and without them
+                # duplicate names are an error of `prepare`, with figures; anndata's hint would come
+                # first, and without them
                 warnings.filterwarnings(
                     "ignore", message=".*names are not unique", category=UserWarning
                 )
@@ -98,7 +101,9 @@ class H5adFile:
         return adata
 
     def read_only(self, wanted: Collection[str]) -> AnnData:
-        """Read obs, var and the elements of these paths, as far as they are there; the rest stays on disk."""
+        """Read obs, var and the elements of these paths, as far as they are there; the rest
+        stays on disk.
+        """
         inside = {
             f"{mapping}/{name}"
             for mapping in MAPPINGS
@@ -116,7 +121,9 @@ class H5adFile:
         return list(element.dtype.names or ()) if self._is_old(mapping) else list(element)
 
     def rows(self, path: str, cells: np.ndarray) -> np.ndarray | sparse.csr_matrix:
-        """Read some rows (ascending numbers) of a matrix, dense or CSR; one that is stored by columns is read whole."""
+        """Read some rows (ascending numbers) of a matrix, dense or CSR; one that is stored by
+        columns is read whole.
+        """
         from anndata.io import sparse_dataset
 
         element = self.root[path]
@@ -137,14 +144,18 @@ class H5adFile:
             elements["X"] = _read(self, "X")
         if "raw" in self.root and "raw" not in without:
             elements["raw"] = {
-                element_name: _read(self, f"raw/{element_name}") for element_name in _RAW if f"raw/{element_name}" in self.root
+                element_name: _read(self, f"raw/{element_name}")
+                for element_name in _RAW
+                if f"raw/{element_name}" in self.root
             }
         for mapping in MAPPINGS:
             if mapping not in self.root or mapping in without:
                 continue
             if self._is_old(mapping):
                 array = self.root[mapping][()]
-                elements[mapping] = {name: np.asarray(array[name]) for name in self._members(mapping)}
+                elements[mapping] = {
+                    name: np.asarray(array[name]) for name in self._members(mapping)
+                }
                 continue
             inside = [name for name in self.root[mapping] if f"{mapping}/{name}" not in without]
             elements[mapping] = {name: _read(self, f"{mapping}/{name}") for name in inside}
@@ -154,7 +165,8 @@ class H5adFile:
         group = self.root[name]
         if not isinstance(group, h5py.Dataset):
             return _read(self, name)
-        # anndata before 0.7: one compound array, the index its first field, categories of a column in uns
+        # anndata before 0.7: one compound array, the index its first field, categories of a column
+        # in uns
         table = pd.DataFrame.from_records(group[:], index=group.dtype.names[0])
         table.index = pd.Index([_text(value) for value in table.index], dtype=object)
         for column in table:
@@ -174,15 +186,17 @@ def open_h5ad(
     source: str | os.PathLike[str] | Source,
     *,
     stdin: BinaryIO | None = None,
-    modality: str | None = None
+    modality: str | None = None,
 ) -> Iterator[H5adFile]:
-    """Open an h5ad for reading, or a zarr store or the ATAC modality of an h5mu as if they were one.
+    """Open an h5ad for reading, or a zarr store or the ATAC modality of an h5mu as if they were
+    one.
 
     Parameters
     ----------
     source
-        A path, or ``-`` for standard input. A pipe is copied to an unlinked temporary file in TMPDIR; a file redirected
-        to standard input (``< cells.h5ad``) is read where it is. A zarr store is copied to such a file as well.
+        A path, or ``-`` for standard input. A pipe is copied to an unlinked temporary file in
+        TMPDIR; a file redirected to standard input (``< cells.h5ad``) is read where it is. A zarr
+        store is copied to such a file as well.
     stdin
         A binary stream instead of the process's standard input.
     modality

@@ -1,4 +1,6 @@
-"""The one door for HDF5 files: open them, refuse what leads out of them, and bound what they may ask for."""
+"""The one door for HDF5 files: open them, refuse what leads out of them, and bound what they may
+ask for.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,8 @@ def open_hdf5(file: Path | IO[bytes], name: str, *, kind: str = "h5ad") -> Itera
 
 
 def _open(file: Path | IO[bytes], name: str, kind: str) -> h5py.File:
-    # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which is as fast
+    # HDF5 refuses the descriptor paths of unlinked files, so a stream goes in as an object, which
+    # is as fast
     try:
         return h5py.File(file, "r")
     except OSError as error:
@@ -77,7 +80,8 @@ def _open(file: Path | IO[bytes], name: str, kind: str) -> h5py.File:
             raise InputError(
                 f"{name} is open for writing in another program",
                 "a file that nobody writes to",
-                "close it there, or wait; on a file system without locks set HDF5_USE_FILE_LOCKING=FALSE",
+                "close it there, or wait; on a file system without locks set "
+                "HDF5_USE_FILE_LOCKING=FALSE",
             ) from error
         if "signature" in text:
             raise InputError(
@@ -111,7 +115,9 @@ def _check_objects(root: h5py.File, name: str) -> set[int]:
 def _members(
     group: h5py.Group, path: str, name: str
 ) -> list[tuple[str, h5py.Group | h5py.Dataset]]:
-    """Return what the hard links of a group lead to; a soft link leads to something that a hard link leads to."""
+    """Return what the hard links of a group lead to; a soft link leads to something that a hard
+    link leads to.
+    """
     members = []
     for key in group:
         member_path = f"{path}/{key}".lstrip("/")
@@ -128,7 +134,9 @@ def _members(
 
 
 def _referenced(item: h5py.Group | h5py.Dataset) -> list[h5py.Group | h5py.Dataset]:
-    """Return what object references in the attributes of `item` point to: it need not have a name."""
+    """Return what object references in the attributes of `item` point to: it need not have a
+    name.
+    """
     targets = []
     for key in item.attrs:
         attribute = item.attrs.get_id(key)
@@ -170,7 +178,8 @@ def _outside(name: str, path: str, found: str) -> InputError:
     return InputError(
         f"{name}: {path} is {found}",
         "a file that contains all its data",
-        "do not use this file if you do not know its source; otherwise write its data into one file",
+        "do not use this file if you do not know its source; otherwise write its data into one "
+        "file",
     )
 
 
@@ -233,7 +242,9 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
 
 @contextmanager
 def whole(name: str, what: str = "the file", kind: str = "h5ad") -> Iterator[None]:
-    """Report whatever HDF5, h5py or anndata raise as a damaged file: its bytes can make them raise anything."""
+    """Report whatever HDF5, h5py or anndata raise as a damaged file: its bytes can make them
+    raise anything.
+    """
     try:
         yield
     except ScaleError:
@@ -247,7 +258,9 @@ def whole(name: str, what: str = "the file", kind: str = "h5ad") -> Iterator[Non
 
 
 def unreadable(name: str, what: str, error: Exception, kind: str = "h5ad") -> InputError:
-    """Return the error for a part of a file that cannot be read, with the first line of the reason."""
+    """Return the error for a part of a file that cannot be read, with the first line of the
+    reason.
+    """
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return InputError(
         f"{name}: {what} cannot be read ({reason})",

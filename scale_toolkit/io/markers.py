@@ -16,16 +16,23 @@ _CONTROL = r"[\x00-\x1f\x7f]+"  # what would end a column or a line
 
 
 def write_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write a table, tab-separated, whole or not at all; control characters in names become blanks."""
-    clean = {name: _clean(column) if column.dtype.kind not in "fiub" else column for name, column in table.items()}
+    """Write a table, tab-separated, whole or not at all; control characters in names become
+    blanks.
+    """
+    clean = {
+        name: _clean(column) if column.dtype.kind not in "fiub" else column
+        for name, column in table.items()
+    }
     with files.atomic(path) as private:
         pd.DataFrame(clean).to_csv(private, sep="\t", index=False, float_format="%.6g")
 
 
 def write_beds(folder: Path, column: str, markers: pd.DataFrame) -> list[Path]:
-    """Write ``COLUMN.CLUSTER.bed`` for each cluster with markers into `folder`, which is made where it is missing.
+    """Write ``COLUMN.CLUSTER.bed`` for each cluster with markers into `folder`, which is made where
+    it is missing.
 
-    BED of six columns, by position: the name is the peak's, the score −10 log10 of the corrected p-value, 1000 at most.
+    BED of six columns, by position: the name is the peak's, the score −10 log10 of the corrected
+    p-value, 1000 at most.
 
     Parameters
     ----------
@@ -54,7 +61,9 @@ def write_beds(folder: Path, column: str, markers: pd.DataFrame) -> list[Path]:
     names = file_names(column, list(markers["cluster"].cat.categories), ".bed")
     written = []
     for cluster, name in names.items():
-        cluster_markers = intervals[(markers["cluster"] == cluster).to_numpy()].sort_values(COLUMNS, kind="stable")
+        cluster_markers = intervals[(markers["cluster"] == cluster).to_numpy()].sort_values(
+            COLUMNS, kind="stable"
+        )
         if len(cluster_markers):
             written.append(folder / name)
             with files.atomic(written[-1]) as private:

@@ -198,7 +198,8 @@ def _checked_header(path: Path) -> _Header:
     room = path.stat().st_size * (_DEFLATE if is_gzip else 1)
     if entries * shortest > room + 1:
         raise InputError(
-            f"the header of {path} states {entries:,} entries, more than its {path.stat().st_size:,} bytes can hold",
+            f"the header of {path} states {entries:,} entries, more than its "
+            f"{path.stat().st_size:,} bytes can hold",
             _WHOLE,
             "regenerate or re-download it",
         )
@@ -206,7 +207,9 @@ def _checked_header(path: Path) -> _Header:
 
 
 def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
-    """Read the entries. By pandas: scipy's own reader, ten times as fast, runs past its memory in damaged files."""
+    """Read the entries. By pandas: scipy's own reader, ten times as fast, runs past its memory
+    in damaged files.
+    """
     if header.layout == "array":
         kinds: dict[str, type] = {"count": np.float64}
     else:
@@ -247,7 +250,8 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
                 )
             first_wrong = int(wrong.argmax())
             raise InputError(
-                f"{path}, entry {first_wrong + 1:,}: {name} {entries[name][first_wrong]:,} of {size:,}",
+                f"{path}, entry {first_wrong + 1:,}: {name} {entries[name][first_wrong]:,} of "
+                f"{size:,}",
                 _WHOLE,
                 "regenerate or re-download it",
             )

@@ -1,4 +1,6 @@
-"""Files of names: barcodes and peaks, recognised by what their columns contain, not by where they stand."""
+"""Files of names: barcodes and peaks, recognised by what their columns contain, not by where
+they stand.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,8 @@ def whole_number(text: str) -> int:
 def interval_columns(
     rows: Sequence[Sequence[str]], width: int, header: Sequence[str] | None = None
 ) -> int | None:
-    """Find three columns side by side that are chromosome, start and end; returns the first, or None.
+    """Find three columns side by side that are chromosome, start and end; returns the first, or
+    None.
 
     With a header its words decide. Else start and end must be integers with start < end in every
     row; of several such places the one with the fewest chromosomes is taken, since row numbers
@@ -160,7 +163,9 @@ def interval_columns(
 
 
 def interval_of_header(header: Sequence[str]) -> int | None:
-    """Find the words for chromosome, start and end side by side; returns where the first is, or None."""
+    """Find the words for chromosome, start and end side by side; returns where the first is, or
+    None.
+    """
     words = [word.lower().lstrip("#") for word in header]
     for number in range(len(words) - 2):
         if words[number] in _CHROM and words[number + 1] in _START and words[number + 2] in _END:
@@ -247,7 +252,9 @@ def _interval_column(rows: list[list[str]], width: int) -> int | None:
 
 
 def _distinct_column(rows: list[list[str]], width: int) -> int:
-    """The last column, as SCALE reads it, unless it repeats itself or is a number and another does not."""
+    """The last column, as SCALE reads it, unless it repeats itself or is a number and another
+    does not.
+    """
     columns = [[row[number] for row in rows] for number in range(width)]
     distinct = [
         number for number in reversed(range(width)) if len(set(columns[number])) == len(rows)

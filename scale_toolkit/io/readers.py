@@ -1,4 +1,6 @@
-"""Any accepted input of `prepare`, recognised by what it is: h5ad, h5mu, zarr, table, folder, 10x h5, fragments."""
+"""Any accepted input of `prepare`, recognised by what it is: h5ad, h5mu, zarr, table, folder,
+10x h5, fragments.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 ACCEPTED = (
-    "an h5ad, h5mu or zarr store, a count table (.txt, .tsv, .csv, also .gz), a folder with counts (.mtx), peaks and barcodes, "
+    "an h5ad, h5mu or zarr store, a count table (.txt, .tsv, .csv, also .gz), a folder with counts "
+    ""
+    ""
+    "(.mtx), peaks and barcodes, "
     "a 10x h5 or loom file, "
     "or --fragments with --peaks"
 )
@@ -67,13 +72,14 @@ def read_any(
     Returns
     -------
     AnnData
-        Cells × peaks. Text, mtx, 10x h5 and fragments give CSR float32; an h5ad, h5mu or zarr store keeps its form. Values are
-        as read: `prepare` refuses what is not a count.
+        Cells × peaks. Text, mtx, 10x h5 and fragments give CSR float32; an h5ad, h5mu or zarr store
+        keeps its form. Values are as read: `prepare` refuses what is not a count.
 
     Raises
     ------
     InputError
-        The input is none of the accepted formats, or is damaged: found, expected, what to do, in one line.
+        The input is none of the accepted formats, or is damaged: found, expected, what to do, in
+        one line.
     """
     if fragments is not None:
         if peaks is None:
@@ -151,7 +157,8 @@ def _read_text(source: Source) -> AnnData:
         raise InputError(
             f"the format of {name} is unknown",
             ACCEPTED,
-            "check that this is the right file; a count table has commas or tabs between its columns",
+            "check that this is the right file; a count table has commas or tabs between its "
+            "columns",
         )
     return read_table(source, separator)
 

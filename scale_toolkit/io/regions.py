@@ -1,4 +1,6 @@
-"""BED files and lists of names: peaks to count over, regions to leave out, peaks and cells asked for."""
+"""BED files and lists of names: peaks to count over, regions to leave out, peaks and cells asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -92,8 +94,9 @@ def read_wanted(text: str) -> list[str]:
     Parameters
     ----------
     text
-        A BED file; a file with one name or interval ``chrom:start-end`` a line (further columns are ignored); or the names
-        and intervals themselves. ``chr1:1,000-2,000``, as a genome browser writes it, is one interval.
+        A BED file; a file with one name or interval ``chrom:start-end`` a line (further columns are
+        ignored); or the names and intervals themselves. ``chr1:1,000-2,000``, as a genome browser
+        writes it, is one interval.
 
     Returns
     -------
@@ -116,7 +119,9 @@ def read_wanted(text: str) -> list[str]:
 
 
 def read_barcodes(text: str) -> str | list[str]:
-    """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a query."""
+    """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a
+    query.
+    """
     if not is_readable_file(text):
         return text
     names = [line.split("\t")[0].strip() for line in _lines(text)]
@@ -146,7 +151,8 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def model_peaks(model: Path, given: Path | None) -> Callable[[], list[str] | None]:
-    """Return a function that finds the names of the peaks of a model which has none: SCALE 1.1.2's ``model.pt``.
+    """Return a function that finds the names of the peaks of a model which has none: SCALE 1.1.2's
+    ``model.pt``.
 
     Parameters
     ----------

@@ -37,7 +37,8 @@ class CheckedBlocks:
 
 
 class Sink:
-    """The file HDF5 writes to. If the disk refuses a write, it and all later ones are kept in memory.
+    """The file HDF5 writes to. If the disk refuses a write, it and all later ones are kept in
+    memory.
 
     HDF5 does not survive a failed write: it reports it again for every object it closes, past any
     `except`, and may crash. So every write succeeds as far as HDF5 can see, HDF5 reads back what it
@@ -91,7 +92,9 @@ class Sink:
         return bytes(buffer)
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` from the disk, then from what memory holds instead; zeros beyond the end."""
+        """Fill `buffer` from the disk, then from what memory holds instead; zeros beyond the
+        end.
+        """
         view = memoryview(buffer).cast("B")
         self._file.seek(self._position)
         filled = 0

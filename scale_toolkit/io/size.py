@@ -1,4 +1,6 @@
-"""How large an input is, by what its header says: cells, peaks and stored counts, without reading the counts."""
+"""How large an input is, by what its header says: cells, peaks and stored counts, without
+reading the counts.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from scale_toolkit.io.tenx import is_tenx
 from scale_toolkit.needs import Size
 
 
-def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdin: BinaryIO | None = None) -> Size:
+def size_of(
+    source: str | os.PathLike[str], *, modality: str | None = None, stdin: BinaryIO | None = None
+) -> Size:
     """Look up the size of an h5ad, h5mu, zarr store, 10x h5 or mtx folder.
 
     Parameters
@@ -34,13 +38,14 @@ def size_of(source: str | os.PathLike[str], *, modality: str | None = None, stdi
     Returns
     -------
     Size
-        Cells, peaks, and stored counts: an upper bound of the open peaks, since zeros may be stored. Of a multiome's 10x h5 all
-        features count.
+        Cells, peaks, and stored counts: an upper bound of the open peaks, since zeros may be
+        stored. Of a multiome's 10x h5 all features count.
 
     Raises
     ------
     InputError
-        The input is damaged, has no counts, or is of a format that does not state its size first (text, fragments).
+        The input is damaged, has no counts, or is of a format that does not state its size first
+        (text, fragments).
     """
     path = Path(source)
     if not files.is_stream(source):
@@ -73,7 +78,9 @@ def _of_matrix(root: Any, name: str, kind: type) -> Size:
     # anndata up to 0.12 writes an absent X as an array without a shape
     if "X" not in root or root["X"].attrs.get("encoding-type") == "null":
         raise InputError(
-            f"{name} has no counts (X)", "cells × peaks in X", "give the file that `scale prepare` reads or writes"
+            f"{name} has no counts (X)",
+            "cells × peaks in X",
+            "give the file that `scale prepare` reads or writes",
         )
     counts = root["X"]
     with whole(name, "X"):

@@ -75,7 +75,9 @@ class Source:
         return self._stream
 
     def hdf5_file(self) -> Path | BinaryIO:
-        """Return what HDF5 can open: the path of a file, or a copy (unlinked, in TMPDIR) of a pipe or of gzip."""
+        """Return what HDF5 can open: the path of a file, or a copy (unlinked, in TMPDIR) of a
+        pipe or of gzip.
+        """
         if self.is_gzip:
             return self._unpacked()
         if self.path is not None:
@@ -88,7 +90,9 @@ class Source:
         return cast(BinaryIO, spool)
 
     def first_lines(self) -> list[str]:
-        """Return the first lines of text, unpacked; the last may be cut. Bytes that are not text are replaced."""
+        """Return the first lines of text, unpacked; the last may be cut. Bytes that are not text
+        are replaced.
+        """
         head = self._unpacked_head() if self.is_gzip else self.head
         return head.decode("utf-8-sig", "replace").splitlines()
 
@@ -129,7 +133,9 @@ class _Rejoined(io.RawIOBase):
 
 
 def _read_fully(stream: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes, or all there are: one read of a pipe gives what its writer wrote at once."""
+    """Read `size` bytes, or all there are: one read of a pipe gives what its writer wrote at
+    once.
+    """
     parts: list[bytes] = []
     missing = size
     while missing:

@@ -1,4 +1,6 @@
-"""Other houses of an AnnData: a zarr store, one modality of a MuData, an HDF5 file with a filter that HDF5 itself lacks."""
+"""Other houses of an AnnData: a zarr store, one modality of a MuData, an HDF5 file with a filter
+that HDF5 itself lacks.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ log = logging.getLogger("scale_toolkit")
 _METADATA = (".zarray", ".zmetadata", "zarr.json")
 _PICKLE = {"pickle", "numcodecs.pickle"}
 _STEP = 1 << 22  # items copied at a time
-#: Names under which the ATAC modality of a multiome goes; where several modalities are there, one of them must be it.
+#: Names under which the ATAC modality of a multiome goes; where several modalities are there, one
+#: of them must be it.
 ATAC = ("atac", "peaks", "peak", "chromatin", "accessibility", "scatac", "snatac")
 
 
@@ -78,9 +81,11 @@ def check_store(store: Path) -> None:
                     )
                 if entry.name in _METADATA and _is_pickled(entry.path):
                     raise InputError(
-                        f"{store}: {entry.path} asks for pickle, which can run code when it is read",
+                        f"{store}: {entry.path} asks for pickle, which can run code when it is "
+                        "read",
                         "arrays of numbers and text",
-                        "do not use this store if you do not know its source; otherwise write it again",
+                        "do not use this store if you do not know its source; otherwise write it "
+                        "again",
                     )
 
 
@@ -102,7 +107,8 @@ def _is_pickled(metadata: str) -> bool:
 
 
 def copy_zarr(path: Path, root: h5py.File) -> None:
-    """Copy a zarr store into a new HDF5 file, element by element in blocks: what is read from there on is one format.
+    """Copy a zarr store into a new HDF5 file, element by element in blocks: what is read from there
+    on is one format.
 
     Raises
     ------
@@ -120,7 +126,8 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
             _copy_group(zarr.open_group(path, mode="r"), root)
     except MemoryError:
         raise
-    except Exception as error:  # any failure of the reader is a fault of the store, except of the disk it is copied to
+    # any failure of the reader is a fault of the store, except of the disk it is copied to
+    except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
@@ -165,9 +172,11 @@ def is_mudata(root: h5py.Group) -> bool:
 
 
 def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.Group:
-    """Return the ATAC modality of a MuData, or the one that is wanted; it is laid out as an h5ad is.
+    """Return the ATAC modality of a MuData, or the one that is wanted; it is laid out as an h5ad
+    is.
 
-    It is recognised by its name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x does.
+    It is recognised by its name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x
+    does.
 
     Raises
     ------
@@ -189,7 +198,8 @@ def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.
         chosen = names
     if len(chosen) != 1:
         raise InputError(
-            f"{name} has the modalities {', '.join(names)}, and {'none' if not chosen else ' and '.join(chosen)} may be ATAC",
+            f"{name} has the modalities {', '.join(names)}, and "
+            f"{'none' if not chosen else ' and '.join(chosen)} may be ATAC",
             "one that is named atac or peaks",
             "say which: scale prepare --modality NAME",
         )

@@ -99,7 +99,8 @@ def read_table(source: Source, separator: str) -> AnnData:
     path = source.name
     with open_text(source) as file:
         number, header_line = 1, file.readline()
-        # a header may be commented out, as bedtools does it; then the line after it is not a comment
+        # a header may be commented out, as bedtools does it; then the line after it is not a
+        # comment
         while header_line.startswith(_COMMENT) or (header_line and not header_line.strip()):
             following = file.readline()
             if header_line.count(separator) >= 2 and not following.startswith(_COMMENT):
@@ -201,7 +202,9 @@ def _layout(
 
 
 def _is_data(fields: list[str]) -> bool:
-    """Whether a first line is a peak and its counts: all but its name, or its interval, are numbers."""
+    """Whether a first line is a peak and its counts: all but its name, or its interval, are
+    numbers.
+    """
     if len(fields) < 2:
         return False
     is_named = parse_names(fields[:1])["chrom"].notna().all()
@@ -210,7 +213,9 @@ def _is_data(fields: list[str]) -> bool:
 
 
 def _starts_with_interval(fields: list[str]) -> bool:
-    """Whether a line begins with chromosome, start and end; two counts may look like the last two."""
+    """Whether a line begins with chromosome, start and end; two counts may look like the last
+    two.
+    """
     if len(fields) < 4 or not _CHROMOSOME.fullmatch(fields[0]):
         return False
     return interval_columns([fields], 3) == 0 and float(fields[2]) >= _SHORTEST

@@ -1,4 +1,6 @@
-"""10x Cell Ranger ATAC and ARC matrices: ``filtered_peak_bc_matrix.h5``, ``filtered_feature_bc_matrix.h5``."""
+"""10x Cell Ranger ATAC and ARC matrices: ``filtered_peak_bc_matrix.h5``,
+``filtered_feature_bc_matrix.h5``.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,8 @@ def read_tenx(root: h5py.File, path: str) -> AnnData:
         parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
     if shape != (len(names), len(barcodes)):
         raise InputError(
-            f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and {len(barcodes):,} barcodes",
+            f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and "
+            f"{len(barcodes):,} barcodes",
             "the same numbers",
             "regenerate or re-download it",
         )

@@ -1,4 +1,6 @@
-"""Write an AnnData as h5ad or zarr, atomically; what a stage left on disk is copied group by group."""
+"""Write an AnnData as h5ad or zarr, atomically; what a stage left on disk is copied group by
+group.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from scale_toolkit.lazy import RowBlocks
 
 MAPPINGS = ("layers", "obsm", "varm", "obsp", "varp", "uns")
-# gzip, because every HDF5 reader knows it, at level 1 with shuffle: 2 to 5 times smaller counts, 20 million of them in 5 s.
-# Not on a pipe, where the next stage would only undo it.
+# gzip, because every HDF5 reader knows it, at level 1 with shuffle: 2 to 5 times smaller counts, 20
+# million of them in 5 s. Not on a pipe, where the next stage would only undo it.
 _GZIP = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
@@ -40,7 +42,8 @@ def write_h5ad(
     streamed: Mapping[str, RowBlocks] | None = None,
     stdout: BinaryIO | None = None,
 ) -> None:
-    """Write an AnnData as h5ad: to a path whole or not at all, or to standard output (``-``); to ``*.zarr`` as a zarr store.
+    """Write an AnnData as h5ad: to a path whole or not at all, or to standard output (``-``); to
+    ``*.zarr`` as a zarr store.
 
     Equal AnnData give equal bytes.
 
@@ -51,18 +54,20 @@ def write_h5ad(
     destination
         A path, or ``-``.
     carry
-        The file `adata` was read from: what its `read` left out is copied from it without being loaded, unless `adata`
-        or `streamed` has that element. Elements whose cells or peaks are no longer those of `adata` are dropped, with a
-        `ScaleWarning`.
+        The file `adata` was read from: what its `read` left out is copied from it without being
+        loaded, unless `adata` or `streamed` has that element. Elements whose cells or peaks are no
+        longer those of `adata` are dropped, with a `ScaleWarning`.
     streamed
-        Element path -> matrix made in blocks of rows, for example ``{"obsm/imputed": blocks}``; memory is bounded by a block.
+        Element path -> matrix made in blocks of rows, for example ``{"obsm/imputed": blocks}``;
+        memory is bounded by a block.
     stdout
         A binary stream instead of the process's standard output.
 
     Raises
     ------
     UsageError
-        Standard output is a terminal, the folder is missing, or `destination` is the file that is carried from.
+        Standard output is a terminal, the folder is missing, or `destination` is the file that is
+        carried from.
     ScaleError
         The disk is full or refuses the write; nothing is left behind.
     """
@@ -167,7 +172,9 @@ def _write_raw(root: h5py.Group | zarr.Group, raw: Any, compression: dict[str, A
 
 
 def _sorted(value: Any) -> Any:
-    """Order nested dicts by key, so that equal content gives equal bytes however it was built; strings become plain."""
+    """Order nested dicts by key, so that equal content gives equal bytes however it was built;
+    strings become plain.
+    """
     if isinstance(value, pd.DataFrame):
         return _plain_table(value)
     if isinstance(value, dict):
@@ -244,7 +251,9 @@ def _plain_strings(column: pd.Series) -> pd.Series:
 
 
 def _without_slashes(names: Iterable[Any], place: str) -> dict[Any, str]:
-    """Map names with ``/``, which a zarr store takes for folders, to names without; with a warning."""
+    """Map names with ``/``, which a zarr store takes for folders, to names without; with a
+    warning.
+    """
     used_names = set(map(str, names))
     renamed = {}
     for name in names:
@@ -311,20 +320,24 @@ def _carry(
         parent, _, name = path.rpartition("/")
         location = root[parent] if parent else root
         if isinstance(root, h5py.Group):
-            # a soft link becomes what it leads to: a part that is copied alone has nothing to lead to
+            # a soft link becomes what it leads to: a part that is copied alone has nothing to lead
+            # to
             carry.root.copy(path, location, name=name, expand_soft=True)
         else:
             zarr_store.copy(carry.root[path], location, name)
     if stale:
         warnings.warn(
-            f"dropped {', '.join(stale)}: their cells or peaks are no longer those of the file; run their stage again",
+            f"dropped {', '.join(stale)}: their cells or peaks are no longer those of the file; "
+            "run their stage again",
             ScaleWarning,
             stacklevel=4,
         )
 
 
 def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
-    """Numbers of the cells that are left of those that were, where they are some of them in the same order."""
+    """Numbers of the cells that are left of those that were, where they are some of them in the
+    same order.
+    """
     if not before.is_unique or not now.is_unique:
         return None
     rows = before.get_indexer(now)
@@ -332,7 +345,9 @@ def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
 
 
 def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks | None:
-    """Some rows of a dense or CSR matrix on disk, read block by block; None for what has no rows at hand."""
+    """Some rows of a dense or CSR matrix on disk, read block by block; None for what has no rows
+    at hand.
+    """
     kind = element.attrs.get("encoding-type")
     if kind == "csr_matrix":
         return _SomeRows(element, tuple(element.attrs["shape"]), element["data"].dtype, "csr", kept)
@@ -381,7 +396,9 @@ class _SomeRows:
 
 
 def _leaves(carry: H5adFile) -> Iterator[str]:
-    """Elements to copy: a mapping left out whole is copied member by member, for some may be stale or replaced."""
+    """Elements to copy: a mapping left out whole is copied member by member, for some may be
+    stale or replaced.
+    """
     for path in carry.left_out:
         if path in MAPPINGS:
             yield from (f"{path}/{name}" for name in carry.root[path])

@@ -1,4 +1,6 @@
-"""AnnData as a zarr store: anndata's own layout, matrices in blocks of rows, whole or not at all."""
+"""AnnData as a zarr store: anndata's own layout, matrices in blocks of rows, whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,14 @@ _LARGER = 4  # a chunk is a file: fewer and larger than in HDF5
 
 @contextmanager
 def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
-    """Yield a new zarr group beside `destination`; on success it takes that place, on an error nothing is left.
+    """Yield a new zarr group beside `destination`; on success it takes that place, on an error
+    nothing is left.
 
     Raises
     ------
     UsageError
-        `destination` is a file, or a folder with something else in it, or its own folder is missing.
+        `destination` is a file, or a folder with something else in it, or its own folder is
+        missing.
     ScaleError
         The disk is full or refuses the write.
     """
@@ -48,7 +52,9 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
                 # zarr and anndata warn of the future of their formats: nothing a user can do about
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("always", ScaleWarning)
-                yield zarr.open_group(private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format)
+                yield zarr.open_group(
+                    private / "new", mode="w", zarr_format=anndata.settings.zarr_write_format
+                )
                 zarr.consolidate_metadata(str(private / "new"))
             files.flush(private / "new", deep=True)
             if not (final.exists() and files.exchange(private / "new", final)):
@@ -60,7 +66,9 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
         if error.errno is None:
             raise
         raise ScaleError(
-            f"{destination} cannot be written ({os.strerror(error.errno)})", "", "free some space or choose another place"
+            f"{destination} cannot be written ({os.strerror(error.errno)})",
+            "",
+            "free some space or choose another place",
         ) from error
 
 
@@ -87,10 +95,18 @@ def _write_dense(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
 
 def _write_csr(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
     group = root.create_group(path)
-    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [int(n) for n in matrix.shape]})
+    group.attrs.update(
+        {
+            "encoding-type": "csr_matrix",
+            "encoding-version": "0.1.0",
+            "shape": [int(n) for n in matrix.shape],
+        }
+    )
     length = _LARGER * CHUNK
     runs = Runs(matrix, length)
-    arrays = {name: _create(group, name, (0,), dtype, (length,)) for name, dtype in runs.dtypes.items()}
+    arrays = {
+        name: _create(group, name, (0,), dtype, (length,)) for name, dtype in runs.dtypes.items()
+    }
     start = 0
     for run in runs:
         for name, values in run.items():
@@ -115,7 +131,9 @@ def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None
         group.attrs.update({key: _plain(value) for key, value in item.attrs.items()})
     elif item.shape and item.dtype.kind in "biuf":
         steps = max(1, _STEP // max(1, int(np.prod(item.shape[1:]))))
-        chunks = (min(max(1, item.shape[0]), steps), *item.shape[1:]) if item.size else (1,) * item.ndim
+        chunks = (
+            (min(max(1, item.shape[0]), steps), *item.shape[1:]) if item.size else (1,) * item.ndim
+        )
         array = _create(parent, name, item.shape, item.dtype, chunks)
         for start in range(0, item.shape[0] if item.size else 0, steps):
             array[start : start + steps] = item[start : start + steps]
@@ -124,9 +142,15 @@ def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None
         write_elem(parent, name, read_elem(item))
 
 
-def _create(parent: zarr.Group, name: str, shape: Any, dtype: Any, chunks: Any, fill_value: int = 0) -> zarr.Array:
+def _create(
+    parent: zarr.Group, name: str, shape: Any, dtype: Any, chunks: Any, fill_value: int = 0
+) -> zarr.Array:
     return parent.create_array(
-        name, shape=tuple(shape), dtype=dtype, chunks=chunks, fill_value=np.dtype(dtype).type(fill_value)
+        name,
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=chunks,
+        fill_value=np.dtype(dtype).type(fill_value),
     )
 
 

@@ -71,10 +71,16 @@ class Batch:
         if self.ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(self.ready)
-            stores = [rows.store for rows in (self.seen, self.opened) if isinstance(rows, StoredRows)]
+            stores = [
+                rows.store for rows in (self.seen, self.opened) if isinstance(rows, StoredRows)
+            ]
             tensors = [self.offset, self.subset, self.scale, self.noise]
             tensors += [tensor for rows in (self.seen, self.opened) for tensor in _tensors(rows)]
-            tensors += [tensor for store in stores for tensor in (store.indices, store.starts, store.lengths, store.values)]
+            tensors += [
+                tensor
+                for store in stores
+                for tensor in (store.indices, store.starts, store.lengths, store.values)
+            ]
             for tensor in tensors:
                 if tensor is not None:
                     tensor.record_stream(stream)
@@ -121,11 +127,19 @@ class Loader:
         self.offset = torch.from_numpy(offset.astype(np.float32)).to(draws.device)
         self.threshold = threshold_of(mask)
         self.share = 0.0 if neighbours is None else neighbours.share
-        self.near = None if neighbours is None else torch.from_numpy(neighbours.index).to(draws.device)
+        self.near = (
+            None if neighbours is None else torch.from_numpy(neighbours.index).to(draws.device)
+        )
         self.sampler = None if sampler is None else sampler.to(draws.device)
-        self._stream = torch.cuda.Stream(cells.device) if isinstance(cells, CellsStreamed) and _is_gpu(cells) else None
+        self._stream = (
+            torch.cuda.Stream(cells.device)
+            if isinstance(cells, CellsStreamed) and _is_gpu(cells)
+            else None
+        )
 
-    def index(self, epoch: int, size: int, *, drop_last: bool = False, max_steps: int = 0) -> list[torch.Tensor]:
+    def index(
+        self, epoch: int, size: int, *, drop_last: bool = False, max_steps: int = 0
+    ) -> list[torch.Tensor]:
         """Cells of each step of an epoch: all in a random order, or `max_steps` batches if that
         is less.
         """
@@ -138,7 +152,11 @@ class Loader:
         """
         made = (self.make(index, first_step + i) for i, index in enumerate(parts))
         # One thread means one: then nothing is made ahead. Cells on the device need no making.
-        return ahead(made) if not isinstance(self.cells, CellsOnDevice) and torch.get_num_threads() > 1 else made
+        return (
+            ahead(made)
+            if not isinstance(self.cells, CellsOnDevice) and torch.get_num_threads() > 1
+            else made
+        )
 
     def make(self, index: torch.Tensor, step: int | torch.Tensor) -> Batch:
         """The batch of these cells in this step."""
@@ -156,7 +174,10 @@ class Loader:
         subset, scale = (None, None) if self.sampler is None else self.sampler.draw(draws, step)
         noise = draws.normal(Purpose.NOISE, step, (n, self.latent))
         device = self.cells.device
-        placed = (tensor if tensor is None else tensor.to(device) for tensor in (self.offset[target], subset, scale, noise))
+        placed = (
+            tensor if tensor is None else tensor.to(device)
+            for tensor in (self.offset[target], subset, scale, noise)
+        )
         return Batch(self.cells.seen(index, mask), self.cells.opened(target), *placed)
 
 
@@ -194,7 +215,9 @@ def batches(order: torch.Tensor, size: int, *, drop_last: bool) -> list[torch.Te
     return [order[i * size : (i + 1) * size if i < n_parts - 1 else None] for i in range(n_parts)]
 
 
-def swap(index: torch.Tensor, near: torch.Tensor, share: float, draws: Draws, step: int | torch.Tensor) -> torch.Tensor:
+def swap(
+    index: torch.Tensor, near: torch.Tensor, share: float, draws: Draws, step: int | torch.Tensor
+) -> torch.Tensor:
     """Each cell, or with probability `share` a random one of its neighbours `near`, (cells, n)."""
     chosen = draws.uniform(Purpose.SWAP, step, len(index)) < share
     column = draws.below(Purpose.NEIGHBOUR, step, near.shape[1], len(index))

@@ -72,24 +72,37 @@ def calibrated(
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
     if hidden.nnz == 0 or share >= 1:
-        b = margins(means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle, device=device)
+        b = margins(
+            means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle, device=device
+        )
         return weight, (b - weight @ middle).astype(bias.dtype), 1.0
-    rows, columns = np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)), hidden.indices
+    rows, columns = (
+        np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)),
+        hidden.indices,
+    )
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
     t, rise, b = 1.0, 0.0, bias + weight @ middle
     for _ in range(10):
-        b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01, device=device)
+        b = margins(
+            t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01, device=device
+        )
         base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
         old = t
         t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
         if abs(t - old) < 0.01:
             break
     b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, device=device)
-    return (t * weight).astype(weight.dtype), (b + rise - t * (weight @ middle)).astype(bias.dtype), t
+    return (
+        (t * weight).astype(weight.dtype),
+        (b + rise - t * (weight @ middle)).astype(bias.dtype),
+        t,
+    )
 
 
-def _slope(base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float) -> tuple[float, float]:
+def _slope(
+    base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float
+) -> tuple[float, float]:
     """T and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood."""
     x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
     precision = np.array([PRIOR_SD, PRIOR_SD_RISE]) ** -2.0
@@ -136,7 +149,14 @@ def margins(
     device = device or torch.device("cpu")
     cells, middle, depth, goal, loadings, b = (
         torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
-        for array in (size, h, offset, np.clip(target, 1e-3, total - 1e-3), weight, np.array(start, np.float32))
+        for array in (
+            size,
+            h,
+            offset,
+            np.clip(target, 1e-3, total - 1e-3),
+            weight,
+            np.array(start, np.float32),
+        )
     )
     width = _COLUMNS if device.type == "cpu" else _COLUMNS_ON_GPU
     for first in range(0, len(b), width):
@@ -154,7 +174,9 @@ def margins(
     return b.double().cpu().numpy()
 
 
-def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200, n_iter: int = 200) -> np.ndarray:
+def believed_counts(
+    counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200, n_iter: int = 200
+) -> np.ndarray:
     """Open cells to be expected of each peak, given how many were seen and how frequent peaks are
     in this data: (peaks,).
 
@@ -172,7 +194,11 @@ def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200
     """
     n_cells = len(offset)
     values, of, times = np.unique(counts, return_inverse=True, return_counts=True)
-    s = np.quantile(offset, (np.arange(200) + 0.5) / 200) if n_cells > 200 else np.asarray(offset, np.float64)
+    s = (
+        np.quantile(offset, (np.arange(200) + 0.5) / 200)
+        if n_cells > 200
+        else np.asarray(offset, np.float64)
+    )
     ends = np.clip([values[0], values[-1]], 0.05, n_cells - 0.05)
     low, high = np.log(ends) - np.log(n_cells - ends) - [s.max(), s.min()]
     grid = np.linspace(low, high, n_grid)
@@ -186,7 +212,9 @@ def believed_counts(counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200
     return (likelihood @ (prior * rate) / (likelihood @ prior))[of]
 
 
-def like_cells(coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS) -> np.ndarray:
+def like_cells(
+    coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS
+) -> np.ndarray:
     """Groups of cells whose logits are alike, (cells,) int: k-means on `coordinates` and depth;
     every cell alone up to `n`.
     """
@@ -202,7 +230,10 @@ def like_cells(coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Gener
 def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = np.bincount(group)
     filled = size > 0
-    means = np.stack([np.bincount(group, column) for column in values.T], 1)[filled] / size[filled, None]
+    means = (
+        np.stack([np.bincount(group, column) for column in values.T], 1)[filled]
+        / size[filled, None]
+    )
     return means, size[filled].astype(np.float64)
 
 

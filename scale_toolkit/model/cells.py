@@ -18,7 +18,14 @@ import torch
 from scale_toolkit.core.depth import open_sums
 from scale_toolkit.core.rows import MatrixRows, RowSource, binarise
 from scale_toolkit.model.held_out import Thinned
-from scale_toolkit.model.packed import Mask, PackedRows, StoredRows, bytes_on_device, pack, pack_block
+from scale_toolkit.model.packed import (
+    Mask,
+    PackedRows,
+    StoredRows,
+    bytes_on_device,
+    pack,
+    pack_block,
+)
 from scale_toolkit.model.sparse import Rows, SparseRows, share_rows
 
 if TYPE_CHECKING:
@@ -117,7 +124,9 @@ class CellsOnHost:
         Where a batch's results are n_bytes: the CPU, or a device without sparse products.
     """
 
-    def __init__(self, source: RowSource, see: EncoderInput, device: torch.device | None = None) -> None:
+    def __init__(
+        self, source: RowSource, see: EncoderInput, device: torch.device | None = None
+    ) -> None:
         self.source, self.see, self.device = source, see, device or torch.device("cpu")
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
 
@@ -134,7 +143,10 @@ class CellsOnHost:
         """Open peaks of these cells as ones."""
         rows = self.source.rows(np.asarray(index))
         if _all_open(rows) and rows.has_sorted_indices:
-            peaks, pointers = rows.indices.astype(np.int32, copy=False), rows.indptr.astype(np.int64)
+            peaks, pointers = (
+                rows.indices.astype(np.int32, copy=False),
+                rows.indptr.astype(np.int64),
+            )
             return SparseRows.of_parts(peaks, _NO_DATA, pointers, self.n_peaks, self.device)
         return SparseRows(binarise(rows), self.device)
 
@@ -169,7 +181,14 @@ class CellsOnDevice:
         Use Triton kernels; None: on a GPU, if Triton is installed.
     """
 
-    def __init__(self, source: RowSource, see: EncoderView, device: torch.device, *, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        see: EncoderView,
+        device: torch.device,
+        *,
+        fused: bool | None = None,
+    ) -> None:
         self.source, self.device = source, device
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.store = pack(source, device, with_values=see.log_transform, fused=fused)
@@ -206,7 +225,11 @@ class CellsOnDevice:
         return self.store.open_sums()
 
     def _numbers(self, index: torch.Tensor | np.ndarray) -> torch.Tensor:
-        return index if isinstance(index, torch.Tensor) else torch.from_numpy(np.asarray(index, np.int64)).to(self.device)
+        return (
+            index
+            if isinstance(index, torch.Tensor)
+            else torch.from_numpy(np.asarray(index, np.int64)).to(self.device)
+        )
 
 
 class CellsStreamed:
@@ -220,7 +243,14 @@ class CellsStreamed:
     As those of `CellsOnDevice`.
     """
 
-    def __init__(self, source: RowSource, see: EncoderView, device: torch.device, *, fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        see: EncoderView,
+        device: torch.device,
+        *,
+        fused: bool | None = None,
+    ) -> None:
         self.source, self.device, self._fused = source, device, fused
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.see = see
@@ -239,7 +269,9 @@ class CellsStreamed:
         """These cells as the encoder sees them, without what `mask` hides."""
         if mask is not None:
             mask = Mask(mask.keys.to(self.device), mask.threshold)
-        return StoredRows(self._copied(index, with_values=self._see.log_transform), None, self._idf, mask)
+        return StoredRows(
+            self._copied(index, with_values=self._see.log_transform), None, self._idf, mask
+        )
 
     def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
         """Open peaks of these cells as ones."""
@@ -258,7 +290,9 @@ class CellsStreamed:
         return open_sums(self.source)
 
     def _copied(self, index: torch.Tensor | np.ndarray, *, with_values: bool) -> PackedRows:
-        rows = self.source.rows(np.asarray(index.cpu() if isinstance(index, torch.Tensor) else index))
+        rows = self.source.rows(
+            np.asarray(index.cpu() if isinstance(index, torch.Tensor) else index)
+        )
         return pack_block(rows, self.device, with_values=with_values, fused=self._fused)
 
 
@@ -278,7 +312,9 @@ class OnGpu:
     deterministic: bool = False
 
 
-def place_cells(source: RowSource, see: EncoderInput, device: torch.device, gpu: OnGpu | None = None) -> Cells:
+def place_cells(
+    source: RowSource, see: EncoderInput, device: torch.device, gpu: OnGpu | None = None
+) -> Cells:
     """Choose where the cells lie: on the host, in the memory of a GPU, or copied to it batch by
     batch if they do not fit.
     """
@@ -295,7 +331,11 @@ def place_cells(source: RowSource, see: EncoderInput, device: torch.device, gpu:
         log.info("open peaks on the GPU: %.2f GB", n_bytes / 1e9)
     else:
         kind = CellsStreamed
-        log.info("open peaks copied to the GPU in batches: %.2f GB, %.2f allowed", n_bytes / 1e9, memory / 1e9)
+        log.info(
+            "open peaks copied to the GPU in batches: %.2f GB, %.2f allowed",
+            n_bytes / 1e9,
+            memory / 1e9,
+        )
     return kind(source, see, device, fused=False if gpu.deterministic else None)
 
 
@@ -317,7 +357,10 @@ def stored_entries(source: RowSource) -> int:
 
 
 def packed_on_host(
-    rows: sparse.csr_matrix, see: EncoderView | None, mask: Mask | None, device: torch.device | None = None
+    rows: sparse.csr_matrix,
+    see: EncoderView | None,
+    mask: Mask | None,
+    device: torch.device | None = None,
 ) -> SparseRows:
     """Pack rows of counts without what `mask` hides, seen through `see`; None: as they are."""
     from scale_toolkit.core.kernels import count_kept, pack_rows
@@ -332,8 +375,15 @@ def packed_on_host(
     lengths = np.diff(starts)
     keys, threshold, kept_lengths = _NO_KEYS, 0, lengths
     if mask is not None:
-        keys, threshold, kept_lengths = np.asarray(mask.keys).astype(np.uint32), mask.threshold, np.empty_like(lengths)
-        share_rows(n_rows, lambda first, stop: count_kept(lengths, keys, threshold, first, stop, kept_lengths))
+        keys, threshold, kept_lengths = (
+            np.asarray(mask.keys).astype(np.uint32),
+            mask.threshold,
+            np.empty_like(lengths),
+        )
+        share_rows(
+            n_rows,
+            lambda first, stop: count_kept(lengths, keys, threshold, first, stop, kept_lengths),
+        )
     pointers = np.zeros(n_rows + 1, np.int64)
     np.cumsum(kept_lengths, out=pointers[1:])
     peaks = np.empty(pointers[-1], np.int32)
@@ -344,7 +394,18 @@ def packed_on_host(
     share_rows(
         n_rows,
         lambda first, stop: pack_rows(
-            indices, data, starts, lengths, keys, threshold, peak_weight, pointers, first, stop, peaks, weights
+            indices,
+            data,
+            starts,
+            lengths,
+            keys,
+            threshold,
+            peak_weight,
+            pointers,
+            first,
+            stop,
+            peaks,
+            weights,
         ),
     )
     if weighting is not None:
@@ -369,7 +430,11 @@ def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.de
 
 def idf_on(device: torch.device, see: EncoderView) -> torch.Tensor | None:
     """The view's weights of peaks on a device."""
-    return None if see.weighting is None else torch.from_numpy(np.ascontiguousarray(see.weighting.idf)).to(device)
+    return (
+        None
+        if see.weighting is None
+        else torch.from_numpy(np.ascontiguousarray(see.weighting.idf)).to(device)
+    )
 
 
 def _all_open(rows: sparse.csr_matrix) -> bool:

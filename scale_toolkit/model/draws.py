@@ -47,7 +47,11 @@ class Draws:
         """Return `n` random 64-bit integers; `step` may be a tensor on the device, so that a
         CUDA graph can count it.
         """
-        key = step * _signed(0xD1B54A32D192ED03) if isinstance(step, torch.Tensor) else _wrapped(step * 0xD1B54A32D192ED03)
+        key = (
+            step * _signed(0xD1B54A32D192ED03)
+            if isinstance(step, torch.Tensor)
+            else _wrapped(step * 0xD1B54A32D192ED03)
+        )
         start = key + _wrapped(_mixed(self.seed) + int(purpose) * 0xABC98388FB8FAC03)
         if not isinstance(start, torch.Tensor):
             start = torch.tensor(_wrapped(start), dtype=torch.int64, device=self.device)
@@ -58,7 +62,9 @@ class Draws:
         """`n` numbers in [0, 1), multiples of 2⁻²⁴, float32."""
         return _shifted(self.bits(purpose, step, n), 40).float() * 2.0**-24
 
-    def normal(self, purpose: Purpose, step: int | torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    def normal(
+        self, purpose: Purpose, step: int | torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
         """Standard normal numbers of this shape, float32 (Box and Muller 1958)."""
         n = shape[0] * shape[1]
         bits = self.bits(purpose, step, n)

@@ -1,4 +1,6 @@
-"""A diagonal Gaussian mixture fitted on a GPU: what scikit-learn does on the CPU, in dense products."""
+"""A diagonal Gaussian mixture fitted on a GPU: what scikit-learn does on the CPU, in dense
+products.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A trained model as bytes and back: plain values and tensors only, readable with ``torch.load(weights_only=True)``."""
+"""A trained model as bytes and back: plain values and tensors only, readable with
+``torch.load(weights_only=True)``.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,20 @@ class NotAModel(ValueError):
 
 
 def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
-    """Write a trained model with the names of its peaks and `facts` (plain values: options, version) as bytes."""
+    """Write a trained model with the names of its peaks and `facts` (plain values: options,
+    version) as bytes.
+    """
     content = {
         "format": FORMAT,
         "facts": facts,
         "peaks": list(peaks),
-        "shape": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(trained.model.shape).items()},
-        "weights": {name: value.detach().cpu() for name, value in trained.model.state_dict().items()},
+        "shape": {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in dataclasses.asdict(trained.model.shape).items()
+        },
+        "weights": {
+            name: value.detach().cpu() for name, value in trained.model.state_dict().items()
+        },
         "depth_bias": None if trained.depth_bias is None else torch.from_numpy(trained.depth_bias),
         "idf": None if trained.weighting is None else torch.from_numpy(trained.weighting.idf),
         "log_transform": trained.log_transform,
@@ -41,7 +50,8 @@ def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
 
 
 def contents(data: bytes) -> Any:
-    """What a torch file holds, as far as it is plain values and tensors. No code in the bytes is ever run.
+    """What a torch file holds, as far as it is plain values and tensors. No code in the bytes is
+    ever run.
 
     Raises
     ------
@@ -50,7 +60,8 @@ def contents(data: bytes) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch on the dialect of the pickle: the result says it
+            # torch on the dialect of the pickle: the result says it
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever foreign or damaged bytes make of torch's reader
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
@@ -59,7 +70,8 @@ def contents(data: bytes) -> Any:
 
 
 def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
-    """Read what `dumps` wrote: the model, its peaks and the facts. No code in the bytes is ever run.
+    """Read what `dumps` wrote: the model, its peaks and the facts. No code in the bytes is ever
+    run.
 
     Raises
     ------
@@ -80,13 +92,23 @@ def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
         weighting = None
         if content["idf"] is not None:
             weighting = Weighting(content["idf"].numpy())
-        depth_bias = None if content["depth_bias"] is None else content["depth_bias"].numpy().astype(np.float64)
-        trained = Trained(model, depth_bias, weighting, content["log_transform"], content["sampled"], History())
+        depth_bias = (
+            None
+            if content["depth_bias"] is None
+            else content["depth_bias"].numpy().astype(np.float64)
+        )
+        trained = Trained(
+            model, depth_bias, weighting, content["log_transform"], content["sampled"], History()
+        )
         peaks, facts = list(content["peaks"]), dict(content["facts"])
         if len(peaks) != model.shape.n_peaks:
-            raise NotAModel(f"a model of {model.shape.n_peaks} peaks with the names of {len(peaks)}")
+            raise NotAModel(
+                f"a model of {model.shape.n_peaks} peaks with the names of {len(peaks)}"
+            )
     except NotAModel:
         raise
     except Exception as error:
-        raise NotAModel("a model file that lacks parts, or whose parts do not fit together") from error
+        raise NotAModel(
+            "a model file that lacks parts, or whose parts do not fit together"
+        ) from error
     return trained, peaks, facts

@@ -31,7 +31,16 @@ def _kept(key, entry, threshold):
 
 
 @triton.jit
-def _row_scale(values, start, length, key, threshold, HAS_VALUES: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr):
+def _row_scale(
+    values,
+    start,
+    length,
+    key,
+    threshold,
+    HAS_VALUES: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """10⁴ over the sum of a row's kept values."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
@@ -86,7 +95,9 @@ def _gather(
         if SQUARE:
             weight = weight * weight
         read = tl.load(
-            dense + peak[:, None].to(tl.int64) * n_columns + column[None, :], mask=valid[:, None] & within[None, :], other=0.0
+            dense + peak[:, None].to(tl.int64) * n_columns + column[None, :],
+            mask=valid[:, None] & within[None, :],
+            other=0.0,
         )
         total += weight[:, None] * read
     result = tl.sum(total, 0)

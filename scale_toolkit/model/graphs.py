@@ -50,7 +50,11 @@ class GraphedSteps:
         self._done: dict[Hashable, int] = {}
 
     def run(
-        self, parts: list[torch.Tensor], first_step: int, take: Callable[[Batch], torch.Tensor], kind: Hashable
+        self,
+        parts: list[torch.Tensor],
+        first_step: int,
+        take: Callable[[Batch], torch.Tensor],
+        kind: Hashable,
     ) -> np.ndarray:
         """Take a step on each batch of cells; returns the sums of what `take` returns, (2,)
         float64.
@@ -64,17 +68,25 @@ class GraphedSteps:
         torch.cuda.current_stream().wait_stream(self._stream)
         return self._sums.cpu().numpy()
 
-    def _one(self, index: torch.Tensor, take: Callable[[Batch], torch.Tensor], key: Hashable) -> None:
+    def _one(
+        self, index: torch.Tensor, take: Callable[[Batch], torch.Tensor], key: Hashable
+    ) -> None:
         static_index = self._index.setdefault(key, torch.empty_like(index))
         static_index.copy_(index)
         if key not in self._graphs:
             done = self._done[key] = self._done.get(key, 0) + 1
-            if not self._enabled or done <= EAGER_STEPS or not self._record(static_index, take, key):
+            if (
+                not self._enabled
+                or done <= EAGER_STEPS
+                or not self._record(static_index, take, key)
+            ):
                 self._take(static_index, take)
                 return
         self._graphs[key].replay()
 
-    def _record(self, index: torch.Tensor, take: Callable[[Batch], torch.Tensor], key: Hashable) -> bool:
+    def _record(
+        self, index: torch.Tensor, take: Callable[[Batch], torch.Tensor], key: Hashable
+    ) -> bool:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):

@@ -1,4 +1,6 @@
-"""Open peaks hidden from training, and the likelihood a model gives them: what early stopping listens to."""
+"""Open peaks hidden from training, and the likelihood a model gives them: what early stopping
+listens to.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from scale_toolkit.core.rows import RowSource, keep_entries
 
 
 class Thinned:
-    """A row source with a random share of the open peaks of some cells taken out; those are kept aside as `hidden`.
+    """A row source with a random share of the open peaks of some cells taken out; those are kept
+    aside as `hidden`.
 
     Parameters
     ----------
@@ -28,12 +31,17 @@ class Thinned:
         rng = np.random.default_rng(seed)
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.base = source
-        self.cells = np.sort(rng.choice(source.n_cells, min(max_cells, source.n_cells), replace=False))
+        self.cells = np.sort(
+            rng.choice(source.n_cells, min(max_cells, source.n_cells), replace=False)
+        )
         rows = source.rows(self.cells)
         lengths = np.diff(rows.indptr)
         hide = rng.random(rows.nnz) < share
         if rows.nnz:
-            first = np.minimum(rows.indptr[:-1] + (rng.random(len(lengths)) * lengths).astype(np.int64), rows.nnz - 1)
+            first = np.minimum(
+                rows.indptr[:-1] + (rng.random(len(lengths)) * lengths).astype(np.int64),
+                rows.nnz - 1,
+            )
             hide[first[lengths > 0]] = False
         self.hidden = keep_entries(rows, hide)
         self.kept = keep_entries(rows, ~hide)
@@ -56,12 +64,17 @@ class Thinned:
 
 @torch.no_grad()
 def hidden_likelihood(
-    hidden: sparse.csr_matrix, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, offset: torch.Tensor
+    hidden: sparse.csr_matrix,
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    offset: torch.Tensor,
 ) -> float:
-    """Mean log-likelihood of a hidden open peak: where, among all peaks, does a cell's hidden peak fall?
+    """Mean log-likelihood of a hidden open peak: where, among all peaks, does a cell's hidden peak
+    fall?
 
-    log (p_ij / Σ_j' p_ij'), nats a hidden peak. A share of a cell's total, so that depth cannot raise it and a
-    model cannot gain by calling everything open.
+    log (p_ij / Σ_j' p_ij'), nats a hidden peak. A share of a cell's total, so that depth cannot
+    raise it and a model cannot gain by calling everything open.
 
     Parameters
     ----------
@@ -75,9 +88,13 @@ def hidden_likelihood(
         rows = hidden[start : start + 64]
         if rows.nnz == 0:
             continue
-        logits = torch.addmm(bias, h[start : start + 64], weight.T) + offset[start : start + 64, None]
+        logits = (
+            torch.addmm(bias, h[start : start + 64], weight.T) + offset[start : start + 64, None]
+        )
         log_total = torch.sigmoid(logits).sum(1).log()
-        cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(h.device)
+        cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(
+            h.device
+        )
         at_hidden = logits[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)]
         total += float((torch.nn.functional.logsigmoid(at_hidden) - log_total[cell]).sum())
         count += rows.nnz

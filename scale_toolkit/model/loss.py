@@ -77,15 +77,22 @@ class PeakSampler:
     def __init__(self, rates: np.ndarray, size: int) -> None:
         order = np.argsort(-rates, kind="stable")
         share = np.cumsum(np.sqrt(rates[order] + 1 / len(rates)))
-        edges = np.unique(np.searchsorted(share, np.linspace(0, share[-1], size + 1)[1:-1], side="left"))
+        edges = np.unique(
+            np.searchsorted(share, np.linspace(0, share[-1], size + 1)[1:-1], side="left")
+        )
         starts = np.concatenate([[0], edges[(edges > 0)]]).astype(np.int64)
-        self._order, self._starts = torch.from_numpy(order.astype(np.int64)), torch.from_numpy(starts)
+        self._order, self._starts = (
+            torch.from_numpy(order.astype(np.int64)),
+            torch.from_numpy(starts),
+        )
         self._sizes = torch.from_numpy(np.diff(np.append(starts, len(rates))))
 
     def to(self, device: torch.device) -> PeakSampler:
         """The same sampler with its strata on `device`."""
         moved = object.__new__(PeakSampler)
-        moved._order, moved._starts, moved._sizes = (part.to(device) for part in (self._order, self._starts, self._sizes))
+        moved._order, moved._starts, moved._sizes = (
+            part.to(device) for part in (self._order, self._starts, self._sizes)
+        )
         return moved
 
     def draw(self, draws: Draws, step: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,8 @@
-"""The Gaussian-mixture prior and its terms of the evidence lower bound (Xiong et al. 2019, Nat Commun 10:4576, Methods).
+"""The Gaussian-mixture prior and its terms of the evidence lower bound (Xiong et al. 2019, Nat
+Commun 10:4576, Methods).
 
-With responsibilities γ_c = p(c|z) ∝ π_c N(z; μ_c, diag σ²_c), posterior q(z|x) = N(m, diag v), d latent dimensions::
+With responsibilities γ_c = p(c|z) ∝ π_c N(z; μ_c, diag σ²_c), posterior q(z|x) = N(m, diag v), d
+latent dimensions::
 
     E[log p(z|c)] = −½ Σ_c γ_c Σ_d [log 2π + log σ²_cd + (v_d + (m_d − μ_cd)²) / σ²_cd]
     E[log p(c)]   = Σ_c γ_c log π_c
@@ -67,16 +69,22 @@ class MixturePrior(nn.Module):
         """γ_c = p(c|z), (cells, k); rows sum to 1."""
         return torch.softmax(self.log_joint(z), 1)
 
-    def divergence(self, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor
+    ) -> torch.Tensor:
         """KL(q(z,c|x) ‖ p(z,c)) of each cell, (cells,); γ is taken at the sample `z`."""
         log_gamma = torch.log_softmax(self.log_joint(z), 1)
-        return divergence(log_gamma, mean, log_variance, self.log_weights, self.means, self.variances)
+        return divergence(
+            log_gamma, mean, log_variance, self.log_weights, self.means, self.variances
+        )
 
 
 class ReleasePrior(nn.Module):
-    """The prior as release 1.1.2 computes it: π and σ² unconstrained, and γ with a floor of 1e-10 before it is normalised.
+    """The prior as release 1.1.2 computes it: π and σ² unconstrained, and γ with a floor of 1e-10
+    before it is normalised.
 
-    The floor makes the responsibilities of a far cell uniform; kept so that results can be compared like with like.
+    The floor makes the responsibilities of a far cell uniform; kept so that results can be compared
+    like with like.
     """
 
     def __init__(self, n_components: int, latent: int) -> None:
@@ -87,7 +95,9 @@ class ReleasePrior(nn.Module):
 
     @torch.no_grad()
     def set(self, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
-        """Put the means and variances of a fitted mixture in place; the release leaves its weights uniform."""
+        """Put the means and variances of a fitted mixture in place; the release leaves its
+        weights uniform.
+        """
         self.means.copy_(means)
         self.variances.copy_(variances)
 
@@ -100,17 +110,27 @@ class ReleasePrior(nn.Module):
         joint = log_joint(z, self.weights.log(), self.means, self.variances + 1e-8).exp() + 1e-10
         return joint / joint.sum(1, keepdim=True)
 
-    def divergence(self, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor
+    ) -> torch.Tensor:
         """KL(q(z,c|x) ‖ p(z,c)) of each cell with the release's γ, (cells,)."""
         log_gamma = self.responsibilities(z).log()
-        return divergence(log_gamma, mean, log_variance, self.weights.log(), self.means, self.variances + 2e-8)
+        return divergence(
+            log_gamma, mean, log_variance, self.weights.log(), self.means, self.variances + 2e-8
+        )
 
 
-def log_joint(z: torch.Tensor, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> torch.Tensor:
+def log_joint(
+    z: torch.Tensor, log_weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor
+) -> torch.Tensor:
     """log π_c + log N(z; μ_c, diag σ²_c) of each cell and component, (cells, d) -> (cells, k)."""
     precision = 1 / variances  # (k, d)
     # Σ_d (z − μ)²/σ² in three products, so that no (cells, k, d) array is made
-    distance = z.square() @ precision.T - 2 * z @ (means * precision).T + (means.square() * precision).sum(1)
+    distance = (
+        z.square() @ precision.T
+        - 2 * z @ (means * precision).T
+        + (means.square() * precision).sum(1)
+    )
     return log_weights - 0.5 * (distance + variances.log().sum(1) + LOG_2PI * z.shape[1])
 
 
@@ -122,11 +142,18 @@ def divergence(
     means: torch.Tensor,
     variances: torch.Tensor,
 ) -> torch.Tensor:
-    """KL(q(z,c|x) ‖ p(z,c)) of each cell from the four terms at the head of this module, (cells,)."""
+    """KL(q(z,c|x) ‖ p(z,c)) of each cell from the four terms at the head of this module,
+    (cells,).
+    """
     gamma = log_gamma.exp()  # (cells, k)
     precision = 1 / variances
     spread = (log_variance.exp() + mean.square()) @ precision.T - 2 * mean @ (means * precision).T
-    spread = spread + (means.square() * precision).sum(1) + variances.log().sum(1) + LOG_2PI * mean.shape[1]
+    spread = (
+        spread
+        + (means.square() * precision).sum(1)
+        + variances.log().sum(1)
+        + LOG_2PI * mean.shape[1]
+    )
     log_p_z = -0.5 * (gamma * spread).sum(1)
     log_p_c = gamma @ log_weights
     entropy_z = 0.5 * (1 + LOG_2PI + log_variance).sum(1)

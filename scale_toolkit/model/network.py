@@ -1,12 +1,14 @@
-"""SCALE's model: a variational autoencoder of binary peaks with a Gaussian-mixture prior (Xiong et al. 2019).
+"""SCALE's model: a variational autoencoder of binary peaks with a Gaussian-mixture prior (Xiong et
+al. 2019).
 
 x ∈ {0,1}^m, a cell's peaks; z ∈ R^d; c ∈ {1..k}::
 
     p(c) = π_c,  p(z|c) = N(μ_c, diag σ²_c),  p(x_j = 1|z) = sigmoid(w_j · h(z) + b_j + s)
     q(z|x) = N(m(x), diag v(x))
 
-h is the identity, or the decoder's hidden layers where there are any; s is a cell's depth offset, 0 in the published model.
-Two encoders: the published perceptron, and one that starts as a spectral projection and learns what to add to it.
+h is the identity, or the decoder's hidden layers where there are any; s is a cell's depth offset, 0
+in the published model. Two encoders: the published perceptron, and one that starts as a spectral
+projection and learns what to add to it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ class Shape:
     decode_dim: tuple[int, ...] = ()
     spectral_dim: int = 0  # 0: the published encoder
     release_prior: bool = False
-    on_sphere: bool = False  # means of z have the length √latent; False in models of earlier versions
+    # means of z have the length √latent; False in models of earlier versions
+    on_sphere: bool = False
 
 
 class PerceptronEncoder(nn.Module):
@@ -61,10 +64,12 @@ class PerceptronEncoder(nn.Module):
 
 
 class SpectralEncoder(nn.Module):
-    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, the first `latent` of which are z at first.
+    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, the first `latent`
+    of which are z at first.
 
-    Depth and noise set how far from the origin a cell's projection lies, its kind sets the direction: only the direction is
-    passed on. A residual perceptron that starts at zero learns what the projection misses; all of it is trained.
+    Depth and noise set how far from the origin a cell's projection lies, its kind sets the
+    direction: only the direction is passed on. A residual perceptron that starts at zero learns
+    what the projection misses; all of it is trained.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -101,7 +106,9 @@ class SpectralEncoder(nn.Module):
 
 
 def directions(coordinates: torch.Tensor, n: int) -> torch.Tensor:
-    """Each row divided by the root mean square of its first `n` values; a row of zeros stays one."""
+    """Each row divided by the root mean square of its first `n` values; a row of zeros stays
+    one.
+    """
     return coordinates * (coordinates[:, :n].square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
@@ -128,7 +135,9 @@ class Scale(nn.Module):
         super().__init__()
         self.shape = shape
         self.encoder = SpectralEncoder(shape) if shape.spectral_dim else PerceptronEncoder(shape)
-        self.prior = (ReleasePrior if shape.release_prior else MixturePrior)(shape.n_components, shape.latent)
+        self.prior = (ReleasePrior if shape.release_prior else MixturePrior)(
+            shape.n_components, shape.latent
+        )
         self.decoder = Decoder(shape)
 
     def forward(self, rows: Rows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,5 +155,7 @@ class Scale(nn.Module):
 
 
 def sample(mean: torch.Tensor, log_variance: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Z = m + σ · noise (the reparameterisation of Kingma and Welling 2014), noise standard normal of the same shape."""
+    """Z = m + σ · noise (the reparameterisation of Kingma and Welling 2014), noise standard
+    normal of the same shape.
+    """
     return mean + (0.5 * log_variance).exp() * noise

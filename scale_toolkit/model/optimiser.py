@@ -1,7 +1,8 @@
 """Adam (Kingma and Ba 2015), as `torch.optim.Adam` computes it.
 
-Calls the kernel of `torch.optim` itself, since the first step of any optimiser there imports torch's compiler, which nothing
-here uses: seconds and hundreds of megabytes in every call of ``scale train``. A test holds it to torch's own.
+Calls the kernel of `torch.optim` itself, since the first step of any optimiser there imports
+torch's compiler, which nothing here uses: seconds and hundreds of megabytes in every call of
+``scale train``. A test holds it to torch's own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Adam:
-    """First-order steps scaled by running moments of the gradient; weight decay is added to the gradient.
+    """First-order steps scaled by running moments of the gradient; weight decay is added to the
+    gradient.
 
     Parameters
     ----------
@@ -46,9 +48,14 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take one step along the gradients, in one pass over each parameter (torch's fused kernel, CPU and CUDA)."""
+        """Take one step along the gradients, in one pass over each parameter (torch's fused
+        kernel, CPU and CUDA).
+        """
         trained = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        of = [[values[i] for i in trained] for values in (self.parameters, self.means, self.squares, self.steps)]
+        of = [
+            [values[i] for i in trained]
+            for values in (self.parameters, self.means, self.squares, self.steps)
+        ]
         parameters, means, squares, steps = of
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(

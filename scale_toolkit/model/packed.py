@@ -86,7 +86,9 @@ class PackedRows:
 
     def open_sums(self) -> tuple[np.ndarray, np.ndarray]:
         """Open peaks of each cell and open cells of each peak, int64 (cells,) and (peaks,)."""
-        sums = StoredRows(self, as_ones=True).transposed_times(torch.ones((self.n_cells, 1), device=self.device))
+        sums = StoredRows(self, as_ones=True).transposed_times(
+            torch.ones((self.n_cells, 1), device=self.device)
+        )
         return self.host_lengths.copy(), sums[:, 0].round().long().cpu().numpy()
 
 
@@ -95,7 +97,9 @@ def bytes_on_device(n_cells: int, n_entries: int, *, with_values: bool) -> int:
     return n_entries * (8 if with_values else 4) + 12 * n_cells
 
 
-def pack(source: RowSource, device: torch.device, *, with_values: bool = False, fused: bool | None = None) -> PackedRows:
+def pack(
+    source: RowSource, device: torch.device, *, with_values: bool = False, fused: bool | None = None
+) -> PackedRows:
     """Copy all cells of `source` to `device`.
 
     Parameters
@@ -113,12 +117,16 @@ def pack(source: RowSource, device: torch.device, *, with_values: bool = False, 
         if thinned is not None:
             _replace_rows(packed, thinned.cells, thinned.kept)
     else:
-        packed = _pack_parts(list(_opened_blocks(source)), source.n_peaks, device, with_values=with_values)
+        packed = _pack_parts(
+            list(_opened_blocks(source)), source.n_peaks, device, with_values=with_values
+        )
     packed.fused = uses_triton(device) if fused is None else fused
     return packed
 
 
-def pack_block(rows: sparse.csr_matrix, device: torch.device, *, with_values: bool, fused: bool | None = None) -> PackedRows:
+def pack_block(
+    rows: sparse.csr_matrix, device: torch.device, *, with_values: bool, fused: bool | None = None
+) -> PackedRows:
     """Copy some rows to `device`, through pinned memory and without waiting if it is a GPU."""
     if rows.nnz and rows.data.min() <= 0:
         rows = _without_zeros(rows)
@@ -160,7 +168,9 @@ def _opened_blocks(source: RowSource) -> Iterator[sparse.csr_matrix]:
         yield _without_zeros(rows) if rows.nnz and rows.data.min() <= 0 else rows
 
 
-def _pack_parts(parts: list[sparse.csr_matrix], n_peaks: int, device: torch.device, *, with_values: bool) -> PackedRows:
+def _pack_parts(
+    parts: list[sparse.csr_matrix], n_peaks: int, device: torch.device, *, with_values: bool
+) -> PackedRows:
     nnz = sum(rows.nnz for rows in parts)
     indices = torch.empty(max(nnz, 1), dtype=torch.int32, device=device)
     values = torch.empty(max(nnz, 1), device=device) if with_values else None
@@ -170,7 +180,9 @@ def _pack_parts(parts: list[sparse.csr_matrix], n_peaks: int, device: torch.devi
         stop = first + rows.nnz
         indices[first:stop] = torch.from_numpy(rows.indices.astype(np.int32, copy=False)).to(device)
         if values is not None:
-            values[first:stop] = torch.from_numpy(np.log2(rows.data.astype(np.float32) + 1)).to(device)
+            values[first:stop] = torch.from_numpy(np.log2(rows.data.astype(np.float32) + 1)).to(
+                device
+            )
         first = stop
     starts = np.zeros(len(lengths), np.int64)
     np.cumsum(lengths[:-1], out=starts[1:])
@@ -189,10 +201,14 @@ def _replace_rows(packed: PackedRows, cells: np.ndarray, rows: sparse.csr_matrix
     device = packed.device
     lengths = np.diff(rows.indptr).astype(np.int64)
     starts = packed.starts[torch.from_numpy(cells).to(device)].cpu().numpy()
-    position = torch.from_numpy(np.repeat(starts - rows.indptr[:-1], lengths) + np.arange(rows.nnz)).to(device)
+    position = torch.from_numpy(
+        np.repeat(starts - rows.indptr[:-1], lengths) + np.arange(rows.nnz)
+    ).to(device)
     packed.indices[position] = torch.from_numpy(rows.indices.astype(np.int32)).to(device)
     if packed.values is not None:
-        packed.values[position] = torch.from_numpy(np.log2(rows.data.astype(np.float32) + 1)).to(device)
+        packed.values[position] = torch.from_numpy(np.log2(rows.data.astype(np.float32) + 1)).to(
+            device
+        )
     packed.host_lengths[cells] = lengths
     packed.lengths = torch.from_numpy(packed.host_lengths.astype(np.int32)).to(device)
 
@@ -264,7 +280,11 @@ class StoredRows:
 
             return fused.times(self, dense)
         parts = self._parts()
-        return torch.cat([rows._plain_times(dense) for rows in parts]) if len(parts) > 1 else parts[0]._plain_times(dense)
+        return (
+            torch.cat([rows._plain_times(dense) for rows in parts])
+            if len(parts) > 1
+            else parts[0]._plain_times(dense)
+        )
 
     def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
         """Return ``rows.T @ dense``, (peaks, d)."""
@@ -272,7 +292,9 @@ class StoredRows:
             from scale_toolkit.model import fused
 
             return fused.transposed_times(self, dense)
-        total = torch.zeros((self.store.n_peaks, dense.shape[1]), dtype=dense.dtype, device=dense.device)
+        total = torch.zeros(
+            (self.store.n_peaks, dense.shape[1]), dtype=dense.dtype, device=dense.device
+        )
         first = 0
         for rows in self._parts():
             rows._add_plain_transposed(dense[first : first + len(rows)], total)
@@ -284,13 +306,21 @@ class StoredRows:
         if len(self) * self.store.longest <= ENTRIES_AT_A_TIME:
             return [self]
         index = torch.arange(len(self), device=self.device) if self.index is None else self.index
-        ends = np.cumsum(self.store.host_lengths if self.index is None else self.store.host_lengths[index.cpu().numpy()])
+        ends = np.cumsum(
+            self.store.host_lengths
+            if self.index is None
+            else self.store.host_lengths[index.cpu().numpy()]
+        )
         edges = np.searchsorted(ends, np.arange(ENTRIES_AT_A_TIME, ends[-1], ENTRIES_AT_A_TIME)) + 1
         edges = np.unique(np.concatenate([[0], edges, [len(self)]]))
         parts = []
         for first, stop in itertools.pairwise(edges):
-            mask = None if self.mask is None else Mask(self.mask.keys[first:stop], self.mask.threshold)
-            parts.append(StoredRows(self.store, index[first:stop], self.idf, mask, self.as_ones, self.square))
+            mask = (
+                None if self.mask is None else Mask(self.mask.keys[first:stop], self.mask.threshold)
+            )
+            parts.append(
+                StoredRows(self.store, index[first:stop], self.idf, mask, self.as_ones, self.square)
+            )
         return parts
 
     @cached_property
@@ -307,7 +337,11 @@ class StoredRows:
             keep = kept(self.mask.keys[row], entry, self.mask.threshold)
             row, position = row[keep], position[keep]
         peak = store.indices[position].long()
-        weight = torch.ones(len(row), device=device) if store.values is None or self.as_ones else store.values[position]
+        weight = (
+            torch.ones(len(row), device=device)
+            if store.values is None or self.as_ones
+            else store.values[position]
+        )
         if self.idf is not None:
             total = torch.zeros(len(self), device=device).index_add_(0, row, weight)
             weight = torch.log1p(weight * self.idf[peak] * (1e4 / total.clamp_min(1e-30))[row])

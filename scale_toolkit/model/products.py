@@ -49,7 +49,9 @@ class Products(Protocol):
     n_cells: int
     device: torch.device
 
-    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> WeightedProducts:
+    def weighted(
+        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
+    ) -> WeightedProducts:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         ...
 
@@ -87,7 +89,9 @@ class ProductsOnHost:
         self.opened, self.source, self.n_cells = opened, source, opened.n_cells
         self.device = torch.device("cpu")
 
-    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> RowsOnHost:
+    def weighted(
+        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
+    ) -> RowsOnHost:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         opened = self._chosen(cells)
         return RowsOnHost(WeightedRows(opened, view.peak_weights(peak_sums, n_cells), log=view.log))
@@ -100,7 +104,9 @@ class ProductsOnHost:
             raise TypeError("log-transformed counts need the counts")
         return RowsOnHost(SeenRows(self.source, see))
 
-    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnHost, np.ndarray]:
+    def shuffled(
+        self, cells: np.ndarray, rng: np.random.Generator
+    ) -> tuple[ProductsOnHost, np.ndarray]:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """
@@ -175,10 +181,16 @@ class ProductsOnDevice:
     def __init__(self, store: PackedRows) -> None:
         self.store, self.n_cells, self.device = store, store.n_cells, store.device
 
-    def weighted(self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None) -> ViewRows:
+    def weighted(
+        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
+    ) -> ViewRows:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         device = self.store.device
-        index = None if cells is None or len(cells) == self.n_cells else torch.from_numpy(cells).to(device)
+        index = (
+            None
+            if cells is None or len(cells) == self.n_cells
+            else torch.from_numpy(cells).to(device)
+        )
         column = torch.from_numpy(view.peak_weights(peak_sums, n_cells)).to(device)
         if view.log:
             return ViewRows(StoredRows(self.store, index, idf=column, as_ones=True), None)
@@ -190,7 +202,9 @@ class ProductsOnDevice:
             raise TypeError("cells on a GPU are seen through an EncoderView")
         return ViewRows(StoredRows(self.store, idf=idf_on(self.store.device, see)), None)
 
-    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[ProductsOnDevice, np.ndarray]:
+    def shuffled(
+        self, cells: np.ndarray, rng: np.random.Generator
+    ) -> tuple[ProductsOnDevice, np.ndarray]:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """

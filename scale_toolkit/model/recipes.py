@@ -1,7 +1,8 @@
 """SCALE's default training, from a row source to a trained model: read it from top to bottom.
 
-Depth is taken out first, the encoder starts as a spectral projection, the decoder one Newton step from there, and the mixture
-joins once the space has settled. The published model from random weights is `compat.presets.train_published`.
+Depth is taken out first, the encoder starts as a spectral projection, the decoder one Newton step
+from there, and the mixture joins once the space has settled. The published model from random
+weights is `compat.presets.train_published`.
 """
 
 from __future__ import annotations
@@ -37,26 +38,33 @@ HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
 #: Nats a hidden peak by which training must improve on its start. Less was seen on sets of 100 to
 #: 170 cells, where it moved cells and cost neighbour purity; elsewhere training gains 0.03 to 0.3.
 LEAST_GAIN = 0.01
-HELD_OUT_PEAKS = 50_000  # hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
+# hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
+HELD_OUT_PEAKS = 50_000
 HELD_OUT_CELLS = 2000  # watched at most
-ALL_PEAKS_UP_TO = 10_000  # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
+# more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
+ALL_PEAKS_UP_TO = 10_000
 SAMPLED_PEAKS = 5_000
-STEPS_PER_EPOCH = 16  # an epoch of the fast recipe: one pass over the cells, so many steps or a sixteenth of a pass
+# an epoch of the fast recipe: one pass over the cells, so many steps or a sixteenth of a pass
+STEPS_PER_EPOCH = 16
 NEAR_AMONG_ON_GPU = 200_000
 NEAR_VALUES_AT_A_TIME = 1 << 28  # similarities on a GPU: 1 GB
-NEAR_AMONG = 10_000  # the nearest cells are searched among so many random ones: exact up to there, linear in cells beyond
+# the nearest cells are searched among so many random ones: exact up to there, linear in cells
+# beyond
+NEAR_AMONG = 10_000
 
 
 @dataclass
 class Trained:
-    """A trained model and what encoding a cell needs besides: all of it can be written to a file and read back.
+    """A trained model and what encoding a cell needs besides: all of it can be written to a file
+    and read back.
 
     Attributes
     ----------
     model
         Encoder, prior, decoder.
     depth_bias
-        b of the depth-only model, (peaks,) float64, from which a cell's offset follows; None: no offsets.
+        b of the depth-only model, (peaks,) float64, from which a cell's offset follows; None: no
+        offsets.
     weighting
         How the encoder sees a cell; None: as open peaks (or log counts) are.
     log_transform
@@ -91,9 +99,11 @@ class Trained:
 
 @dataclass
 class Encoded:
-    """What the model says of cells: latent (cells, d), hidden (cells, h), posterior (cells, k), offset (cells,).
+    """What the model says of cells: latent (cells, d), hidden (cells, h), posterior (cells, k),
+    offset (cells,).
 
-    And what was counted on the way: open peaks of each cell (cells,), open cells of each peak (peaks,).
+    And what was counted on the way: open peaks of each cell (cells,), open cells of each peak
+    (peaks,).
     """
 
     latent: np.ndarray
@@ -106,18 +116,36 @@ class Encoded:
 
 @torch.no_grad()
 def encode(trained: Trained, source: RowSource, *, seed: int, gpu: OnGpu | None = None) -> Encoded:
-    """Return posterior means (or samples), hidden layer, responsibilities and offsets of every cell of `source`."""
+    """Return posterior means (or samples), hidden layer, responsibilities and offsets of every
+    cell of `source`.
+    """
     _, noise = generators(seed)
     model = trained.model
     cells = place_cells(source, trained.encoder_input, model.decoder.weight.device, gpu)
     parts: list[tuple[np.ndarray, ...]] = []
     for block in cells.blocks():
         mean, log_variance = model(cells.seen(block))
-        z = sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(mean)) if trained.sampled else mean
-        parts.append(tuple(part.cpu().numpy() for part in (z, model.decoder(z), model.prior.responsibilities(z))))
+        z = (
+            sample(mean, log_variance, torch.randn(mean.shape, generator=noise).to(mean))
+            if trained.sampled
+            else mean
+        )
+        parts.append(
+            tuple(
+                part.cpu().numpy()
+                for part in (z, model.decoder(z), model.prior.responsibilities(z))
+            )
+        )
     latent, hidden, posterior = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     cell_sums, peak_sums = cells.open_sums()
-    return Encoded(latent, hidden, posterior, trained.offsets(cell_sums).astype(np.float32), cell_sums, peak_sums)
+    return Encoded(
+        latent,
+        hidden,
+        posterior,
+        trained.offsets(cell_sums).astype(np.float32),
+        cell_sums,
+        peak_sums,
+    )
 
 
 def train_fast(
@@ -155,7 +183,8 @@ def train_fast(
     latent
         Dimensions of z; None: as many as rise above chance in the start (`views.find_start`).
     n_neighbors, neighbour_share
-        In a step, this share of the cells reconstructs one of its nearest cells by all spectral coordinates instead of itself.
+        In a step, this share of the cells reconstructs one of its nearest cells by all spectral
+        coordinates instead of itself.
     ridge
         Precision of a normal prior on the decoder's loadings in the Newton step.
     gpu
@@ -175,7 +204,15 @@ def train_fast(
     latent = start.coordinates.shape[1]
     rows = products.seen(cells.see)
     projection = linear_map(rows, start.coordinates)
-    shape = Shape(source.n_peaks, latent, n_components, encode_dim, decode_dim, spectral_dim=latent, on_sphere=True)
+    shape = Shape(
+        source.n_peaks,
+        latent,
+        n_components,
+        encode_dim,
+        decode_dim,
+        spectral_dim=latent,
+        on_sphere=True,
+    )
     with seeded_weights(seed):
         model = Scale(shape)
     model.encoder.start(torch.from_numpy(projection))
@@ -187,7 +224,9 @@ def train_fast(
         if not decode_dim:
             z = rows.times(torch.from_numpy(projection).to(products.device))
             z = directions(z, latent).cpu().numpy()
-            model.decoder.weight.copy_(torch.from_numpy(decoder_step(cells, z, offset, bias, ridge)))
+            model.decoder.weight.copy_(
+                torch.from_numpy(decoder_step(cells, z, offset, bias, ridge))
+            )
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)
     untrained = copy.deepcopy(model.state_dict())
@@ -225,7 +264,9 @@ def train_fast(
     if len(thinned.cells) == source.n_cells:  # every cell lacks peaks that were hidden from it
         all_cells = place_cells(source, cells.see, device, gpu)
         refit_projection(model, all_cells, start.coordinates, seed)
-    return Trained(model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped)
+    return Trained(
+        model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped
+    )
 
 
 @torch.no_grad()
@@ -244,19 +285,25 @@ def refit_projection(model: Scale, cells: Cells, coordinates: np.ndarray, seed: 
 
 
 def is_no_better(history: History) -> bool:
-    """Whether training has not raised the held-out likelihood by `LEAST_GAIN`: the start is kept."""
+    """Whether training has not raised the held-out likelihood by `LEAST_GAIN`: the start is
+    kept.
+    """
     return history.held_out[history.best_epoch] < history.held_out[0] + LEAST_GAIN
 
 
 def watched_cells(source: RowSource) -> int:
-    """How many cells to hide open peaks of, so that about `HELD_OUT_PEAKS` are hidden in all; judged by the first 1,000."""
+    """How many cells to hide open peaks of, so that about `HELD_OUT_PEAKS` are hidden in all;
+    judged by the first 1,000.
+    """
     first = source.rows(np.arange(min(source.n_cells, 1000)))
     hidden_a_cell = HELD_OUT_SHARE * max(first.nnz / first.shape[0], 1)
     return min(HELD_OUT_CELLS, int(np.ceil(HELD_OUT_PEAKS / hidden_a_cell)))
 
 
 def fit_to_last_good(model: Scale, *args, **settings) -> tuple[History, str]:
-    """Call `trainer.fit`; if training diverges after the first epoch, keep the last good weights and return the reason."""
+    """Call `trainer.fit`; if training diverges after the first epoch, keep the last good weights
+    and return the reason.
+    """
     try:
         return fit(model, *args, **settings), ""
     except Diverged as error:
@@ -274,7 +321,9 @@ def calibrate(
     peak_sums: np.ndarray,
     rng: np.random.Generator,
 ) -> float:
-    """Give the decoder loadings and intercepts whose probabilities can be taken at their word (`calibrate.calibrated`); t."""
+    """Give the decoder loadings and intercepts whose probabilities can be taken at their word
+    (`calibrate.calibrated`); t.
+    """
     some = some_cells(cells.n_cells, rng)
     of = np.arange(cells.n_cells) if some is None else some
 
@@ -282,21 +331,40 @@ def calibrate(
         return model.decoder(model(cells.seen(index))[0]).float().cpu().numpy()
 
     h = np.concatenate([decoded(block) for block in cells.blocks(some)])
-    weight, bias = (part.detach().cpu().numpy() for part in (model.decoder.weight, model.decoder.bias))
+    weight, bias = (
+        part.detach().cpu().numpy() for part in (model.decoder.weight, model.decoder.bias)
+    )
     watched = decoded(thinned.cells), offset[thinned.cells]
     counts = peak_sums * (len(of) / thinned.n_cells)
-    weight, bias, t = calibrated(weight, bias, h, offset[of], counts, watched, thinned.kept, thinned.hidden, rng, cells.device)
+    weight, bias, t = calibrated(
+        weight,
+        bias,
+        h,
+        offset[of],
+        counts,
+        watched,
+        thinned.kept,
+        thinned.hidden,
+        rng,
+        cells.device,
+    )
     model.decoder.weight.copy_(torch.from_numpy(weight))
     model.decoder.bias.copy_(torch.from_numpy(bias))
     return t
 
 
 def near_cells(
-    coordinates: np.ndarray, n_neighbors: int, share: float, rng: np.random.Generator, device: torch.device | None = None
+    coordinates: np.ndarray,
+    n_neighbors: int,
+    share: float,
+    rng: np.random.Generator,
+    device: torch.device | None = None,
 ) -> Neighbours | None:
-    """Return the nearest cells of each cell by cosine, itself left out; None for a single cell or no share.
+    """Return the nearest cells of each cell by cosine, itself left out; None for a single cell or
+    no share.
 
-    Of more than `NEAR_AMONG` cells (on a GPU `NEAR_AMONG_ON_GPU`), random groups of about that size are searched one by one.
+    Of more than `NEAR_AMONG` cells (on a GPU `NEAR_AMONG_ON_GPU`), random groups of about that size
+    are searched one by one.
     """
     n_cells = len(coordinates)
     n = min(n_neighbors, n_cells - 1)
@@ -305,8 +373,12 @@ def near_cells(
     on_gpu = device is not None and device.type == "cuda"
     unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
     index = np.empty((n_cells, n), np.int64)
-    for group in np.array_split(rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG_ON_GPU if on_gpu else NEAR_AMONG))):
-        index[group] = group[nearest_on(device, unit[group], n) if on_gpu else nearest(unit[group], n)]
+    for group in np.array_split(
+        rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG_ON_GPU if on_gpu else NEAR_AMONG))
+    ):
+        index[group] = group[
+            nearest_on(device, unit[group], n) if on_gpu else nearest(unit[group], n)
+        ]
     return Neighbours(index, share)
 
 
@@ -314,11 +386,17 @@ def nearest(unit: np.ndarray, n: int) -> np.ndarray:
     """Return the `n` nearest other rows of each row, (rows, n) int64."""
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(n_neighbors=n, algorithm="brute").fit(unit).kneighbors(return_distance=False)
+    return (
+        NearestNeighbors(n_neighbors=n, algorithm="brute")
+        .fit(unit)
+        .kneighbors(return_distance=False)
+    )
 
 
 def nearest_on(device: torch.device, unit: np.ndarray, n: int) -> np.ndarray:
-    """As `nearest`, of rows of unit length, on a device: products of blocks of rows with all, and their largest values."""
+    """As `nearest`, of rows of unit length, on a device: products of blocks of rows with all,
+    and their largest values.
+    """
     rows = torch.from_numpy(unit).to(device)
     size = max(NEAR_VALUES_AT_A_TIME // len(rows), 1)
     parts = []

@@ -1,4 +1,6 @@
-"""Randomness is an argument: every random choice comes from a generator made here from the user's seed."""
+"""Randomness is an argument: every random choice comes from a generator made here from the
+user's seed.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ if TYPE_CHECKING:
 
 
 def generators(seed: int) -> tuple[np.random.Generator, torch.Generator]:
-    """One generator for order, masks and neighbours (NumPy), one for noise (torch, on the CPU whatever the device)."""
+    """One generator for order, masks and neighbours (NumPy), one for noise (torch, on the CPU
+    whatever the device).
+    """
     return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
 
 
 @contextmanager
 def seeded_weights(seed: int) -> Iterator[None]:
-    """Build modules inside: their random weights follow from `seed`, and torch's global generator is left as it was."""
+    """Build modules inside: their random weights follow from `seed`, and torch's global
+    generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

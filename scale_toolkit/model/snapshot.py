@@ -85,7 +85,11 @@ class Course:
         moments = {"steps": adam.steps, "means": adam.means, "squares": adam.squares}
         tensors = {f"good/{name}": value for name, value in self.good.items()}
         tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        tensors |= {f"adam/{kind}/{i}": value for kind, values in moments.items() for i, value in enumerate(values)}
+        tensors |= {
+            f"adam/{kind}/{i}": value
+            for kind, values in moments.items()
+            for i, value in enumerate(values)
+        }
         facts = {
             "history": dataclasses.asdict(self.history),
             "rise": dataclasses.asdict(self.rise),
@@ -94,7 +98,9 @@ class Course:
             "best_score": self.best_score,
             "rng": self.rng.bit_generator.state,
         }
-        return Snapshot({name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}, facts)
+        return Snapshot(
+            {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}, facts
+        )
 
     def put_back(self, snapshot: Snapshot) -> None:
         """Become what was when `snapshot` was taken.
@@ -112,17 +118,28 @@ class Course:
                 raise NotThisTraining(f"{name} is {shape}, the model has {value.shape}")
         tensors = {name: torch.from_numpy(arrays[name].copy()) for name in wanted}
         self.good, self.best = (
-            {name: tensors[f"{kind}/{name}"].to(value) for name, value in self.model.state_dict().items()}
+            {
+                name: tensors[f"{kind}/{name}"].to(value)
+                for name, value in self.model.state_dict().items()
+            }
             for kind in ("good", "best")
         )
         self.model.load_state_dict(self.good)
         adam = self.optimiser
-        for kind, values in (("steps", adam.steps), ("means", adam.means), ("squares", adam.squares)):
+        for kind, values in (
+            ("steps", adam.steps),
+            ("means", adam.means),
+            ("squares", adam.squares),
+        ):
             for i, value in enumerate(values):
                 value.copy_(tensors[f"adam/{kind}/{i}"])
         self.rng.bit_generator.state = facts["rng"]
         self.history, self.rise = History(**facts["history"]), Rise(**facts["rise"])
-        self.epoch, self.mixture, self.best_score = facts["epoch"], facts["mixture"], facts["best_score"]
+        self.epoch, self.mixture, self.best_score = (
+            facts["epoch"],
+            facts["mixture"],
+            facts["best_score"],
+        )
 
 
 @dataclass

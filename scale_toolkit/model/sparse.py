@@ -52,7 +52,13 @@ class SparseRows:
         if not csr.has_sorted_indices:
             csr = csr.sorted_indices()
         data = csr.data.astype(np.float32, copy=False)
-        self._set(csr.indices.astype(np.int32, copy=False), data, csr.indptr.astype(np.int64, copy=False), csr.shape, device)
+        self._set(
+            csr.indices.astype(np.int32, copy=False),
+            data,
+            csr.indptr.astype(np.int64, copy=False),
+            csr.shape,
+            device,
+        )
 
     @classmethod
     def of_parts(
@@ -115,12 +121,19 @@ class SparseRows:
 
         bounds, values = self._block_bounds(), _contiguous(dense)
         out = np.zeros((self.shape[1], dense.shape[1]), np.float32)
-        _share(lambda block: scatter(self._peaks, self._weights, bounds, block, values, out), bounds.shape[1] - 1)
+        _share(
+            lambda block: scatter(self._peaks, self._weights, bounds, block, values, out),
+            bounds.shape[1] - 1,
+        )
         return torch.from_numpy(out).to(dense.device)
 
     def csr(self) -> sparse.csr_matrix:
         """These rows as a SciPy matrix."""
-        weights = self._weights if len(self._weights) == len(self._peaks) else np.ones(self.nnz, np.float32)
+        weights = (
+            self._weights
+            if len(self._weights) == len(self._peaks)
+            else np.ones(self.nnz, np.float32)
+        )
         return sparse.csr_matrix((weights, self._peaks, self._pointers), self.shape)
 
     def _block_bounds(self) -> np.ndarray:
@@ -130,7 +143,12 @@ class SparseRows:
 
             edges = block_edges(self.shape[1])
             bounds = np.empty((self.shape[0], len(edges)), np.int64)
-            share_rows(self.shape[0], lambda first, stop: find_bounds(self._peaks, self._pointers, edges, first, stop, bounds))
+            share_rows(
+                self.shape[0],
+                lambda first, stop: find_bounds(
+                    self._peaks, self._pointers, edges, first, stop, bounds
+                ),
+            )
             self._bounds = bounds
         return self._bounds
 

@@ -48,8 +48,13 @@ def decoder_step(
     d, device = z.shape[1], cells.device
     total_gradient = torch.zeros((cells.n_peaks, d), device=device)
     real = torch.float64 if device.type != "mps" else torch.float32
-    group_logit, group_weight = (torch.from_numpy(part).to(device, real) for part in (grouped, weight))
-    sums = [torch.zeros(shape, dtype=real, device=device) for shape in ((len(grouped), d), (len(grouped),), (d, d), ())]
+    group_logit, group_weight = (
+        torch.from_numpy(part).to(device, real) for part in (grouped, weight)
+    )
+    sums = [
+        torch.zeros(shape, dtype=real, device=device)
+        for shape in ((len(grouped), d), (len(grouped),), (d, d), ())
+    ]
     for block in cells.blocks(index):
         for part in np.array_split(block, -(-len(block) // 4096)):
             latent = torch.from_numpy(z[part]).to(device)
@@ -59,14 +64,27 @@ def decoder_step(
             p = torch.sigmoid(torch.from_numpy(s[part]).to(device, real)[:, None] + group_logit)
             depth = p @ group_weight
             for total, term in zip(
-                sums, (p.T @ latent, (p * (1 - p)).sum(0), (latent * depth[:, None]).T @ latent, depth.sum()), strict=True
+                sums,
+                (
+                    p.T @ latent,
+                    (p * (1 - p)).sum(0),
+                    (latent * depth[:, None]).T @ latent,
+                    depth.sum(),
+                ),
+                strict=True,
             ):
                 total += term
     gradient = total_gradient.cpu().numpy()
     expected, information, covariance, total = (part.cpu().numpy() for part in sums)
-    nearest = np.abs(grouped[:, None] - values[None, :]).argmin(0)[of] if len(grouped) < len(values) else of
+    nearest = (
+        np.abs(grouped[:, None] - values[None, :]).argmin(0)[of]
+        if len(grouped) < len(values)
+        else of
+    )
     size, basis = np.linalg.eigh(covariance / total)
-    rotated = ((gradient - expected[nearest]) @ basis) / (information[nearest][:, None] * size[None, :] + ridge)
+    rotated = ((gradient - expected[nearest]) @ basis) / (
+        information[nearest][:, None] * size[None, :] + ridge
+    )
     return (rotated @ basis.T).astype(np.float32)
 
 
@@ -85,9 +103,9 @@ def fit_mixture(z: np.ndarray, n_components: int, seed: int, n_init: int = 3):
     k = min(n_components, len(z))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = GaussianMixture(k, covariance_type="diag", random_state=seed, n_init=n_init, reg_covar=1e-3).fit(
-            z.astype(np.float64)
-        )
+        fitted = GaussianMixture(
+            k, covariance_type="diag", random_state=seed, n_init=n_init, reg_covar=1e-3
+        ).fit(z.astype(np.float64))
     repeat = np.arange(n_components) % k
     weights = np.where(np.arange(n_components) < k, fitted.weights_[repeat], 1e-6)
     return weights / weights.sum(), fitted.means_[repeat], fitted.covariances_[repeat]

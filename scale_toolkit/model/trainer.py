@@ -112,7 +112,9 @@ def fit(
     NotThisTraining
         Where `resume` does not fit the model.
     """
-    loader = Loader(cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler)
+    loader = Loader(
+        cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler
+    )
     held_out = cells.source if isinstance(cells.source, Thinned) else None
     course = Course(model, Adam(model.parameters(), lr, weight_decay), rng)
     if resume is not None:
@@ -132,15 +134,26 @@ def fit(
 
     while not ended():
         course.epoch += 1
-        if not course.mixture and (course.epoch > mixture_epoch or course.rise.epochs_without >= SETTLED_AFTER):
+        if not course.mixture and (
+            course.epoch > mixture_epoch or course.rise.epochs_without >= SETTLED_AFTER
+        ):
             if on_mixture is not None:
                 on_mixture(latent_means(model, cells, some_cells(cells.n_cells, rng)))
             course.mixture, course.rise = True, Rise(-np.inf)
-        parts = loader.index(course.epoch, batch_size, drop_last=drop_last, max_steps=steps_per_epoch)
+        parts = loader.index(
+            course.epoch, batch_size, drop_last=drop_last, max_steps=steps_per_epoch
+        )
         parts = parts[: max_iter - history.steps]
         n_seen = sum(map(len, parts))
         sums = train_epoch(
-            model, course.optimiser, loader, parts, history.steps, mixture=course.mixture, clip=clip, graphs=graphs
+            model,
+            course.optimiser,
+            loader,
+            parts,
+            history.steps,
+            mixture=course.mixture,
+            clip=clip,
+            graphs=graphs,
         )
         history.steps += len(parts)
         broken = not_a_number(model, sums)
@@ -157,7 +170,11 @@ def fit(
             # Before the mixture is in place the model is not yet SCALE's: those weights are never
             # the ones kept.
             if course.mixture and history.held_out[-1] > course.best_score:
-                course.best, course.best_score, history.best_epoch = course.good, history.held_out[-1], course.epoch
+                course.best, course.best_score, history.best_epoch = (
+                    course.good,
+                    history.held_out[-1],
+                    course.epoch,
+                )
         if on_epoch is not None:
             on_epoch(course.epoch, history)
         if on_snapshot is not None:
@@ -173,7 +190,11 @@ def some_cells(n_cells: int, rng: np.random.Generator) -> np.ndarray | None:
     """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all where
     there are no more.
     """
-    return None if n_cells <= MIXTURE_CELLS else np.sort(rng.choice(n_cells, MIXTURE_CELLS, replace=False))
+    return (
+        None
+        if n_cells <= MIXTURE_CELLS
+        else np.sort(rng.choice(n_cells, MIXTURE_CELLS, replace=False))
+    )
 
 
 def train_epoch(
@@ -202,7 +223,9 @@ def train_epoch(
     return torch.stack(losses).cpu().double().sum(0).numpy()
 
 
-def step(model: Scale, optimiser: Adam, batch: Batch, *, mixture: bool, clip: float | None) -> torch.Tensor:
+def step(
+    model: Scale, optimiser: Adam, batch: Batch, *, mixture: bool, clip: float | None
+) -> torch.Tensor:
     """One step along the gradient of the negative ELBO; returns its two parts, summed over the
     batch's cells.
     """
@@ -218,24 +241,39 @@ def step(model: Scale, optimiser: Adam, batch: Batch, *, mixture: bool, clip: fl
 
 
 def elbo_parts(
-    model: Scale, z: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor, batch: Batch, *, mixture: bool
+    model: Scale,
+    z: torch.Tensor,
+    mean: torch.Tensor,
+    log_variance: torch.Tensor,
+    batch: Batch,
+    *,
+    mixture: bool,
 ) -> torch.Tensor:
     """The two parts of the negative ELBO, summed over cells: reconstruction and divergence,
     (2,).
     """
     decoder = model.decoder
     h = decoder(z)
-    likelihood = open_logits(batch.opened, h, decoder.weight, decoder.bias, batch.offset) - softplus_sum(
-        h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale
+    likelihood = open_logits(
+        batch.opened, h, decoder.weight, decoder.bias, batch.offset
+    ) - softplus_sum(h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale)
+    divergence = (
+        model.prior.divergence(z, mean, log_variance)
+        if mixture
+        else standard_divergence(mean, log_variance)
     )
-    divergence = model.prior.divergence(z, mean, log_variance) if mixture else standard_divergence(mean, log_variance)
     return torch.stack([-likelihood.sum(), divergence.sum()])
 
 
 @torch.no_grad()
 def latent_means(model: Scale, cells: Cells, index: np.ndarray | None = None) -> np.ndarray:
     """Posterior mean of z of every cell, or of those in `index`, (cells, latent) float32."""
-    return torch.cat([model(cells.seen(block))[0] for block in cells.blocks(index)]).float().cpu().numpy()
+    return (
+        torch.cat([model(cells.seen(block))[0] for block in cells.blocks(index)])
+        .float()
+        .cpu()
+        .numpy()
+    )
 
 
 @torch.no_grad()

@@ -76,7 +76,9 @@ class Kinship:
         return self.rows.transposed_times(self.scale * block)
 
 
-def leading_eigenvectors(matrix: Kinship, block: torch.Tensor, n: int, n_blocks: int) -> tuple[np.ndarray, torch.Tensor]:
+def leading_eigenvectors(
+    matrix: Kinship, block: torch.Tensor, n: int, n_blocks: int
+) -> tuple[np.ndarray, torch.Tensor]:
     """The `n` largest eigenvalues and their vectors, by block Krylov (Musco & Musco 2015, algorithm
     2).
 
@@ -170,8 +172,12 @@ class Shuffles:
         Deals.
     """
 
-    def __init__(self, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator) -> None:
-        self.sizes = [len(cells)] if len(cells) == n_cells else [len(cells), max(len(cells) // 4, 2)]
+    def __init__(
+        self, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator
+    ) -> None:
+        self.sizes = (
+            [len(cells)] if len(cells) == n_cells else [len(cells), max(len(cells) // 4, 2)]
+        )
         self.dealt = []
         for n in self.sizes:
             chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
@@ -191,7 +197,9 @@ class Shuffles:
         return float(values[1] / values[0]), float(values[0])
 
 
-def null_edge(view: View, sizes: list[int], edges: list[tuple[float, float]], n_cells: int) -> float:
+def null_edge(
+    view: View, sizes: list[int], edges: list[tuple[float, float]], n_cells: int
+) -> float:
     """The second eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can
     reach.
 
@@ -242,7 +250,9 @@ def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, 
     rng = np.random.default_rng(seed)
     n_cells = products.n_cells
     n_open = max(int(peak_sums.sum()) / n_cells, 1)
-    subset, null_cells = (_random_cells(n_cells, n / n_open, rng) for n in (SUBSET_PEAKS, NULL_PEAKS))
+    subset, null_cells = (
+        _random_cells(n_cells, n / n_open, rng) for n in (SUBSET_PEAKS, NULL_PEAKS)
+    )
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
     shuffles = Shuffles(products, null_cells, n_cells, rng)
@@ -250,7 +260,9 @@ def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, 
     coordinates, above_chance = [], {}
     for view in VIEWS:
         edges = shuffles.edges(view, rng)
-        edge, subset_edge = (null_edge(view, shuffles.sizes, edges, n) for n in (n_cells, len(subset)))
+        edge, subset_edge = (
+            null_edge(view, shuffles.sizes, edges, n) for n in (n_cells, len(subset))
+        )
         matrix = Kinship(products.weighted(view, peak_sums, n_cells, subset), cosine=view.cosine)
         while True:
             spare = rng.standard_normal((len(subset), n + 1 + SPARE - block.shape[1]))
@@ -310,7 +322,12 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def linear_map(rows: WeightedProducts, coordinates: np.ndarray, ridge: float = RIDGE, n_blocks: int = MAP_BLOCKS) -> np.ndarray:
+def linear_map(
+    rows: WeightedProducts,
+    coordinates: np.ndarray,
+    ridge: float = RIDGE,
+    n_blocks: int = MAP_BLOCKS,
+) -> np.ndarray:
     """Return the loadings M (peaks, d) for which rows · M are the coordinates, by ridge regression.
 
     The dual solution M = Rᵀ α of min ‖R M − S‖² + λ ‖M‖², with α in the block Krylov space of

@@ -50,7 +50,8 @@ STYLE = {
     "svg.hashsalt": "scale",  # element ids that repeat
 }
 
-#: Okabe and Ito's colours that the colour-blind can tell apart, the strong ones first; yellow last, as it is faint on white.
+#: Okabe and Ito's colours that the colour-blind can tell apart, the strong ones first; yellow last,
+#: as it is faint on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#F0E442")
 UNKNOWN = "#D0D0D0"
 
@@ -63,7 +64,9 @@ MOST_FIGURES = 900  # in the cells of a table
 
 
 def colors(n: int) -> list[tuple[float, float, float]]:
-    """Give `n` distinct colours: Okabe and Ito's eight, then darker and lighter ones of the same hues, then more hues."""
+    """Give `n` distinct colours: Okabe and Ito's eight, then darker and lighter ones of the same
+    hues, then more hues.
+    """
     from matplotlib.colors import hsv_to_rgb, to_rgb
 
     base = [np.array(to_rgb(color)) for color in OKABE_ITO]
@@ -93,7 +96,8 @@ def styled(draw: Callable) -> Callable:
 def _wake_notebook() -> None:
     """Load the backend that a notebook's kernel has chosen, which makes matplotlib interactive.
 
-    Else the first figure would, inside `styled`, where settings are put back: neither it nor a later one would be shown.
+    Else the first figure would, inside `styled`, where settings are put back: neither it nor a
+    later one would be shown.
     """
     name = os.environ.get("MPLBACKEND", "")
     if name.startswith("module://matplotlib_inline"):
@@ -116,7 +120,8 @@ def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PDF, PNG or SVG (by the suffix): beside its place first, then renamed, so never half a file.
+    """Write a figure as PDF, PNG or SVG (by the suffix): beside its place first, then renamed, so
+    never half a file.
 
     No date or version is written: the same figure gives the same bytes.
     """
@@ -178,7 +183,9 @@ def shortened(name: Any, letters: int = MOST_LETTERS) -> str:
 
 
 def labels_of(adata: AnnData, column: str | None) -> pd.Series:
-    """A categorical column of obs (left out: ``scale_cluster``), its categories as text in a natural order."""
+    """A categorical column of obs (left out: ``scale_cluster``), its categories as text in a
+    natural order.
+    """
     if column is None:
         values = keys.CLUSTER.get(adata)
     elif column in adata.obs:
@@ -191,7 +198,9 @@ def labels_of(adata: AnnData, column: str | None) -> pd.Series:
 
 
 def as_categories(values: Any) -> pd.Series:
-    """Labels as a categorical of texts without empty categories; a categorical keeps its order, numbers go by size."""
+    """Labels as a categorical of texts without empty categories; a categorical keeps its order,
+    numbers go by size.
+    """
     series = pd.Series(
         np.asarray(values) if not isinstance(values, (pd.Series, pd.Categorical)) else values
     )

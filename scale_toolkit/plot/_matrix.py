@@ -1,4 +1,6 @@
-"""What figures of a matrix share: a frame without spines, a colour bar, coloured strips, coordinates."""
+"""What figures of a matrix share: a frame without spines, a colour bar, coloured strips,
+coordinates.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def strips(
     fontsize: float = 8,
     side: str = "top",
 ) -> None:
-    """Draw a strip of colours along the axes for each series of labels (one label a column, or a row), with one legend."""
+    """Draw a strip of colours along the axes for each series of labels (one label a column, or a
+    row), with one legend.
+    """
     from matplotlib.colors import to_rgba_array
     from matplotlib.patches import Patch
 

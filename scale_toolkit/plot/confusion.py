@@ -33,7 +33,8 @@ def confusion_matrix(
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
 ) -> Axes:
-    """Draw cells by known label (rows) and cluster (columns, in the order of the labels they match best), with ARI and NMI.
+    """Draw cells by known label (rows) and cluster (columns, in the order of the labels they match
+    best), with ARI and NMI.
 
     Parameters
     ----------
@@ -109,7 +110,9 @@ CLUSTER_COLUMNS = tuple(
 
 
 def is_clustering_itself(adata: AnnData, reference: str, cluster: str = keys.CLUSTER.name) -> bool:
-    """Whether a reference is the clustering it would be compared with: the same column, or a copy that `cluster` wrote."""
+    """Whether a reference is the clustering it would be compared with: the same column, or a
+    copy that `cluster` wrote.
+    """
     if reference == cluster:
         return True
     if reference not in CLUSTER_COLUMNS or not {reference, cluster} <= set(adata.obs):

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-#: Rows up to which the leaves of a dendrogram are put into the best order (its cost grows with the square).
+#: Rows up to which the leaves of a dendrogram are put into the best order (its cost grows with the
+#: square).
 MAX_OPTIMAL = 300
 
 
@@ -39,8 +40,8 @@ def correlation(
 ) -> Axes:
     """Draw the correlation of cells with cells over their latent vectors.
 
-    Clusters are in the order of a dendrogram (average linkage of 1 − r between the mean vectors of the clusters), which is
-    drawn above; the cells of a cluster are in the order of their own.
+    Clusters are in the order of a dendrogram (average linkage of 1 − r between the mean vectors of
+    the clusters), which is drawn above; the cells of a cluster are in the order of their own.
 
     Parameters
     ----------
@@ -98,7 +99,8 @@ def cluster_means(values: np.ndarray, labels: pd.Series) -> np.ndarray:
 def dendrogram_of(values: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     """Return the linkage of the rows (None for fewer than two) and their order along its leaves.
 
-    The distance is 1 − Pearson's r; a constant row, which has no correlation, counts as uncorrelated.
+    The distance is 1 − Pearson's r; a constant row, which has no correlation, counts as
+    uncorrelated.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
@@ -116,7 +118,9 @@ def dendrogram_of(values: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def cell_order(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return the cells cluster by cluster, each cluster's cells in the order of their dendrogram."""
+    """Return the cells cluster by cluster, each cluster's cells in the order of their
+    dendrogram.
+    """
     ordered = []
     for code in np.unique(codes):
         cells = np.flatnonzero(codes == code)

@@ -48,19 +48,21 @@ def embedding(
 ) -> Axes | np.ndarray:
     """Draw cells as points, coloured by a column of obs or by a peak.
 
-    Points are drawn in a random order that is always the same, so that no cluster covers another (of a peak, the cells in
-    which it is open are drawn last). In a PDF or SVG they are pixels, so that a figure of 100,000 cells stays small; text
-    and axes stay text and lines.
+    Points are drawn in a random order that is always the same, so that no cluster covers another
+    (of a peak, the cells in which it is open are drawn last). In a PDF or SVG they are pixels, so
+    that a figure of 100,000 cells stays small; text and axes stay text and lines.
 
     Parameters
     ----------
     adata
         ``obsm[basis]``: cells × 2 or more; the first two are drawn.
     basis
-        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. Left out, X_umap, or X_tsne where only that is there.
+        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. Left out, X_umap, or
+        X_tsne where only that is there.
     color
-        A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in X), None for one
-        colour, or a list of these for one panel each, at most four side by side. Cells without a label are grey.
+        A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in
+        X), None for one colour, or a list of these for one panel each, at most four side by side.
+        Cells without a label are grey.
     ax
         Draw here; not with a list of colours.
     save
@@ -68,7 +70,8 @@ def embedding(
     size
         Area of a point in pt²; by default larger for fewer cells.
     palette
-        Colours of the categories: a dict, a list, or a name of a matplotlib colour map. Default: colour-blind-safe.
+        Colours of the categories: a dict, a list, or a name of a matplotlib colour map. Default:
+        colour-blind-safe.
     cmap
         Colour map of numbers.
     legend
@@ -114,7 +117,9 @@ def embedding(
 
 
 def point_size(n: int) -> float:
-    """Area of a point in pt² for `n` points: 16 for some hundred cells, 0.3 for 100,000 and more."""
+    """Area of a point in pt² for `n` points: 16 for some hundred cells, 0.3 for 100,000 and
+    more.
+    """
     return float(np.clip(6000 / max(n, 1), 0.3, 16))
 
 
@@ -291,8 +296,8 @@ def _draw_numbers(
 ) -> None:
     """Draw points coloured by numbers, cells without one in grey below.
 
-    A peak is open in few cells, which would be hidden below the others: they are drawn last. Any other number is drawn in
-    random order, so that no range of values covers another.
+    A peak is open in few cells, which would be hidden below the others: they are drawn last. Any
+    other number is drawn in random order, so that no range of values covers another.
     """
     known = np.isfinite(values)
     if not known.all():

@@ -49,12 +49,13 @@ def heatmap(
     groupby
         Column of obs; left out, ``scale_cluster``. Cells without a label are left out.
     peaks
-        Peaks to show; left out, the best markers of each cluster where `scale markers` has found some of these clusters, else
-        the most specific peaks (`get.specificity`).
+        Peaks to show; left out, the best markers of each cluster where `scale markers` has found
+        some of these clusters, else the most specific peaks (`get.specificity`).
     n_peaks
         How many of each cluster that is.
     relative
-        Divide each peak by its highest share: rare and frequent peaks are equally visible. False shows the shares.
+        Divide each peak by its highest share: rare and frequent peaks are equally visible. False
+        shows the shares.
     ax, save, cmap, title, figsize
         As in `embedding`.
     """
@@ -76,7 +77,8 @@ def heatmap(
         unknown = [name for name, column in zip(peaks, columns, strict=True) if column < 0]
         if unknown or not len(columns):
             raise InputError(
-                f"{len(unknown)} of {len(columns)} peaks are not in var_names: {', '.join(unknown[:3])}",
+                f"{len(unknown)} of {len(columns)} peaks are not in var_names: "
+                f"{', '.join(unknown[:3])}",
                 "names of peaks",
             )
     peaks = list(adata.var_names[columns])
@@ -137,7 +139,9 @@ def _most_specific(adata: AnnData, labels: pd.Series, n_peaks: int) -> list[np.n
 
 
 def share_of_open_cells(X: Any, labels: pd.Series) -> np.ndarray:
-    """Share of each category's cells in which a peak is open (categories × peaks); cells without a label count nowhere."""
+    """Share of each category's cells in which a peak is open (categories × peaks); cells without
+    a label count nowhere.
+    """
     is_open = sparse.csr_matrix(X) > 0
     codes = labels.cat.codes.to_numpy()
     known = np.flatnonzero(codes >= 0)

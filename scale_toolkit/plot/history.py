@@ -31,7 +31,8 @@ def history(
     save: str | Path | None = None,
     figsize: tuple[float, float] = (2.9, 2.4),
 ) -> Axes | np.ndarray:
-    """Draw the learning curves that `train` left in ``uns['scale_history']``: one panel a quantity, as their scales differ.
+    """Draw the learning curves that `train` left in ``uns['scale_history']``: one panel a quantity,
+    as their scales differ.
 
     A dotted line marks the epoch whose weights were kept, where it is known.
 

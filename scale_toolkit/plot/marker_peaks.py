@@ -60,7 +60,8 @@ def best_peaks(
 ) -> list[np.ndarray]:
     """Return the positions of the first `n` marker peaks of each cluster, one array per name.
 
-    A peak that is a marker of two clusters is in both arrays; one that is not in `peaks` is skipped.
+    A peak that is a marker of two clusters is in both arrays; one that is not in `peaks` is
+    skipped.
     """
     position = peaks.get_indexer(table["peak"].astype(str))
     cluster = table["cluster"].astype(str).to_numpy()

@@ -1,4 +1,6 @@
-"""How many peaks are open in a cell, in how many cells a peak is open, and where the limits of `prepare` were set."""
+"""How many peaks are open in a cell, in how many cells a peak is open, and where the limits of
+`prepare` were set.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,16 @@ PANELS = ("knee", "histogram", "peaks")
 
 @dataclass(frozen=True)
 class Tally:
-    """How many cells (or peaks) there are of each value, and the limit below which they were left out.
+    """How many cells (or peaks) there are of each value, and the limit below which they were left
+    out.
 
     Attributes
     ----------
     values, counts
         Distinct values, ascending, and how many cells (peaks) have each (int64).
     least
-        The limit of `prepare`; None where the file does not tell, and then what was left out is not among the values.
+        The limit of `prepare`; None where the file does not tell, and then what was left out is not
+        among the values.
     """
 
     values: np.ndarray
@@ -41,7 +45,9 @@ class Tally:
 
     @classmethod
     def of(cls, adata: AnnData, what: str) -> Tally:
-        """The tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: cells each is open in)."""
+        """The tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: cells each
+        is open in).
+        """
         if keys.QC.found_in(adata):
             found = keys.QC.get(adata)
             return cls(
@@ -62,7 +68,9 @@ class Tally:
         return int(self.counts[self.values >= (self.least or 0)].sum())
 
     def knee(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks, ascending from 1, and values, descending: the corners of the knee curve, exact at any number of cells."""
+        """Ranks, ascending from 1, and values, descending: the corners of the knee curve, exact
+        at any number of cells.
+        """
         values, counts = self.values[::-1], self.counts[::-1]
         last = np.cumsum(counts)
         ranks = np.column_stack([last - counts + 1, last]).ravel()
@@ -71,9 +79,11 @@ class Tally:
         return ranks[different], both[different]
 
     def histogram(self, n_bins: int = 50) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (bins + 1, whole numbers, about equally wide in log) and counts; values of 0 are not in it.
+        """Edges (bins + 1, whole numbers, about equally wide in log) and counts; values of 0 are
+        not in it.
 
-        The limit is an edge: no bar lies on both of its sides. Every bin holds a whole number: there are no gaps.
+        The limit is an edge: no bar lies on both of its sides. Every bin holds a whole number:
+        there are no gaps.
         """
         positive = self.values > 0
         values, counts = self.values[positive], self.counts[positive]
@@ -102,15 +112,16 @@ def qc(
 ) -> Axes | np.ndarray:
     """Draw how many peaks are open in a cell, and in how many cells a peak is open.
 
-    What `prepare` left out is grey, its limits are dotted lines. A file that another program made shows only what it holds.
+    What `prepare` left out is grey, its limits are dotted lines. A file that another program made
+    shows only what it holds.
 
     Parameters
     ----------
     adata
         A prepared AnnData: ``uns['scale_qc']``, or ``obs['n_peaks']`` and ``var['n_cells']``.
     panel
-        ``"knee"`` (open peaks of the cells in falling order), ``"histogram"`` of the same, or ``"peaks"`` (cells a peak is
-        open in); left out, all three.
+        ``"knee"`` (open peaks of the cells in falling order), ``"histogram"`` of the same, or
+        ``"peaks"`` (cells a peak is open in); left out, all three.
     ax
         Draw here: one axes for a panel, three for all.
     save
@@ -187,7 +198,9 @@ def _histogram(ax: Axes, tally: Tally, what: str) -> None:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as numbers a person reads: 1,000 for 10³; few of them where the axis is short."""
+    """Ticks of a logarithmic axis as numbers a person reads: 1,000 for 10³; few of them where
+    the axis is short.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()

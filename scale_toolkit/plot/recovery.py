@@ -35,7 +35,8 @@ def recovery(
     save: str | Path | None = None,
     figsize: tuple[float, float] = (3.6, 2.6),
 ) -> Axes:
-    """Draw the AUPRC of hidden open peaks among closed ones of the same frequency: the model and three baselines.
+    """Draw the AUPRC of hidden open peaks among closed ones of the same frequency: the model and
+    three baselines.
 
     Bars with two standard errors; the dotted line is chance.
 

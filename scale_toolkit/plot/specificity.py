@@ -44,8 +44,9 @@ def feature_specificity(
     basis
         Which coordinates.
     statistic
-        ``"effect"``: the difference of the means in pooled standard deviations (Cohen's d), which does not depend on
-        the number of cells; ``"p"``: −log10 of the p-value of an F-test, as SCALE drew it.
+        ``"effect"``: the difference of the means in pooled standard deviations (Cohen's d), which
+        does not depend on the number of cells; ``"p"``: −log10 of the p-value of an F-test, as
+        SCALE drew it.
     vmax
         Value that gets the strongest colour; left out, 3 for effects and 20 for −log10 p.
     ax, save, cmap, title, figsize
@@ -78,8 +79,8 @@ def feature_specificity(
 def effect_sizes(features: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return Cohen's d of each feature, cluster against all other cells (features × clusters).
 
-    d = (mean inside − mean outside) / s, with s² the variance within the two groups, pooled over n − 2 degrees of freedom
-    (Cohen 1988). NaN if a group is empty or if no variance is left.
+    d = (mean inside − mean outside) / s, with s² the variance within the two groups, pooled over n
+    − 2 degrees of freedom (Cohen 1988). NaN if a group is empty or if no variance is left.
     """
     effects = np.full((features.shape[1], len(names)), np.nan)
     values = features.astype(float)

@@ -1,4 +1,6 @@
-"""One HTML page about an analysis, whole in itself: what was run, what was kept, what came out, and what to look at twice."""
+"""One HTML page about an analysis, whole in itself: what was run, what was kept, what came out,
+and what to look at twice.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The page: its sections one by one, each with what it shows or a sentence that says which stage makes it."""
+"""The page: its sections one by one, each with what it shows or a sentence that says which stage
+makes it.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,15 @@ if TYPE_CHECKING:
 LABELS = ("cell_type", "celltype", "label")
 MOST_LABELS = 100
 MOST_COLUMNS = 12
-MOST_TEXT = 9_500_000  # characters of what the cells are drawn from: with plotly's 4.8 MB and the rest, less than 15 MB
+# characters of what the cells are drawn from: with plotly's 4.8 MB and the rest, less than 15 MB
+MOST_TEXT = 9_500_000
 MOST_SHOWN = 60  # clusters in a table or a heat map
 MOST_ROWS = 30  # clusters in the heat map of peaks
 MARKER_CELLS = 3000
 MARKERS_EACH = 5
 
-#: What the page is made from, besides obs, var and some rows of X: a file's other elements can stay on disk.
+#: What the page is made from, besides obs, var and some rows of X: a file's other elements can stay
+#: on disk.
 NEEDED = tuple(
     slot.path
     for slot in (
@@ -103,7 +107,11 @@ class View:
     @functools.cached_property
     def depth(self) -> np.ndarray | None:
         """Open peaks of the cells, or None."""
-        return np.asarray(keys.N_PEAKS.get(self.adata), float) if keys.N_PEAKS.found_in(self.adata) else None
+        return (
+            np.asarray(keys.N_PEAKS.get(self.adata), float)
+            if keys.N_PEAKS.found_in(self.adata)
+            else None
+        )
 
     @functools.cached_property
     def latent(self) -> np.ndarray | None:
@@ -115,21 +123,25 @@ class View:
         return last(self.adata, stage)
 
 
-def page(adata: AnnData, *, name: str = "cells", label: str | None = None, counts: Counts | None = None) -> str:
-    """Make the report of an analysis: one HTML page that needs nothing else, no network and no other file.
+def page(
+    adata: AnnData, *, name: str = "cells", label: str | None = None, counts: Counts | None = None
+) -> str:
+    """Make the report of an analysis: one HTML page that needs nothing else, no network and no
+    other file.
 
     Parameters
     ----------
     adata
-        The output of any stage; what is not there yet is named with the stage that makes it. X is not needed.
+        The output of any stage; what is not there yet is named with the stage that makes it. X is
+        not needed.
     name
         What the page is about, its title.
     label
-        Column of obs with known labels, to compare the clusters with; left out, the one `cluster` was given, or cell_type,
-        celltype or label where one of them is there.
+        Column of obs with known labels, to compare the clusters with; left out, the one `cluster`
+        was given, or cell_type, celltype or label where one of them is there.
     counts
-        ``counts(cells)`` gives the rows of X for ascending numbers of cells (cells × peaks), for the heat map of peaks; left
-        out, X itself, where it is there.
+        ``counts(cells)`` gives the rows of X for ascending numbers of cells (cells × peaks), for
+        the heat map of peaks; left out, X itself, where it is there.
 
     Returns
     -------
@@ -144,12 +156,22 @@ def page(adata: AnnData, *, name: str = "cells", label: str | None = None, count
     """
     if not any(slot.found_in(adata) for slot in OURS):
         raise MissingSlotError(
-            f"{name} holds nothing that SCALE made", "the output of any stage", "run `scale run` or `scale prepare` first"
+            f"{name} holds nothing that SCALE made",
+            "the output of any stage",
+            "run `scale run` or `scale prepare` first",
         )
     if counts is None and adata.X is not None:
         counts = lambda cells: adata.X[cells]  # noqa: E731
     view = View(adata, _label(adata, label), counts)
-    sections = [_kept(view), _training(view), _cells(view), _clusters(view), _agreement(view), _posterior(view), _markers(view)]
+    sections = [
+        _kept(view),
+        _training(view),
+        _cells(view),
+        _clusters(view),
+        _agreement(view),
+        _posterior(view),
+        _markers(view),
+    ]
     sections += [_imputation(view)]
     return _written(view, name, [one for one in sections if one is not None])
 
@@ -158,7 +180,9 @@ def _label(adata: AnnData, label: str | None) -> str | None:
     """Return the column of known labels; clusters are never compared with themselves."""
     if label is not None:
         if label not in adata.obs:
-            raise InputError(f"obs has no column {label!r}", "one of " + ", ".join(map(str, adata.obs.columns)))
+            raise InputError(
+                f"obs has no column {label!r}", "one of " + ", ".join(map(str, adata.obs.columns))
+            )
         check_reference(adata, label)
         return label
     compared = last(adata, "cluster")
@@ -174,7 +198,8 @@ def _kept(view: View) -> Section:
     section = Section(
         "kept",
         "Cells and peaks kept",
-        "Barcodes with few open peaks are mostly empty droplets; peaks open in few cells tell groups apart by chance alone.",
+        "Barcodes with few open peaks are mostly empty droplets; peaks open in few cells tell "
+        "groups apart by chance alone.",
     )
     done = view.run("prepare")
     if done is not None:
@@ -186,16 +211,28 @@ def _kept(view: View) -> Section:
         return section
     section.plots = [[
         view.add("knee", figures.knee(cells), 260, "open peaks of the cells in falling order"),
-        view.add("histogram", figures.histogram(cells, "cell"), 260, "cells by their number of open peaks"),
-        view.add("peaks", figures.histogram(peaks, "peak"), 260, "peaks by the number of cells they are open in"),
+        view.add("histogram", figures.histogram(cells, "cell"), 260, "cells by their number of "
+                                                                     "open peaks"),
+        view.add("peaks", figures.histogram(peaks, "peak"), 260, "peaks by the number of cells "
+                                                                 "they are open in"),
     ]]  # fmt: skip
     recorded = keys.QC.found_in(view.adata)
-    section.meaning += " Grey is what was left out; the dotted line is the limit." if recorded else ""
-    for tally, what, of in ((cells, "cells", "with {} or more open peaks"), (peaks, "peaks", "open in {} cells or more")):
+    section.meaning += (
+        " Grey is what was left out; the dotted line is the limit." if recorded else ""
+    )
+    for tally, what, of in (
+        (cells, "cells", "with {} or more open peaks"),
+        (peaks, "peaks", "open in {} cells or more"),
+    ):
         if recorded:
-            section.lines.append(f"{tally.kept:,} of {tally.total:,} {what} kept: those {of.format(f'{tally.least:,.0f}')}.")
+            section.lines.append(
+                f"{tally.kept:,} of {tally.total:,} {what} kept: those "
+                f"{of.format(f'{tally.least:,.0f}')}."
+            )
         else:
-            section.lines.append(f"{tally.total:,} {what}; what was left out before is not recorded in this file.")
+            section.lines.append(
+                f"{tally.total:,} {what}; what was left out before is not recorded in this file."
+            )
     chosen = view.run("select-peaks")
     if keys.SELECTED.found_in(view.adata) and chosen is not None:
         n = int(np.asarray(keys.SELECTED.get(view.adata), bool).sum())
@@ -209,14 +246,19 @@ def _training(view: View) -> Section:
     section = Section(
         "training",
         "Training",
-        "The loss is what the model makes smaller. A few open peaks were hidden from it: how likely it finds those shows what "
-        "it has learned about cells rather than by heart. The dotted line is the epoch whose weights were kept.",
+        "The loss is what the model makes smaller. A few open peaks were hidden from it: how "
+        "likely it finds those shows what "
+        "it has learned about cells rather than by heart. The dotted line is the epoch whose "
+        "weights were kept.",
     )
     done = view.run("train")
     if not keys.HISTORY.found_in(view.adata):
         encoded = done is not None and done.notes.get("pretrained")
         section.missing = (
-            "The cells were encoded by a model trained elsewhere; its curves are with that training."
+            (
+                "The cells were encoded by a model trained elsewhere; its curves are with that "
+                "training."
+            )
             if encoded
             else f"{keys.HISTORY} is missing: run scale train first."
         )
@@ -226,7 +268,10 @@ def _training(view: View) -> Section:
     notes = done.notes if done else {}
     best = notes.get("best_epoch")
     curves = {"loss": "loss", "held_out": "log-likelihood, hidden peaks"}
-    n_epochs = min((len(stored[name]) for name in stored if np.ndim(stored[name]) == 1 and len(stored[name])), default=0)
+    n_epochs = min(
+        (len(stored[name]) for name in stored if np.ndim(stored[name]) == 1 and len(stored[name])),
+        default=0,
+    )
     row = []
     for (name, title), color in zip(curves.items(), figures.palette(3)[::2], strict=True):
         values = np.ravel(np.asarray(stored.get(name, ()), float))
@@ -250,7 +295,8 @@ def _cells(view: View) -> Section:
     section = Section(
         "cells",
         "Cells",
-        "Each point is a cell; near cells have like open peaks. Distances between far groups mean little. Choose what colours "
+        "Each point is a cell; near cells have like open peaks. Distances between far groups mean "
+        "little. Choose what colours "
         "the cells; a click on a name in the legend hides it, a double click shows it alone.",
     )
     adata = view.adata
@@ -259,28 +305,39 @@ def _cells(view: View) -> Section:
         section.missing = f"{keys.UMAP} is missing: run scale embed first."
         return section
     points = np.asarray(slot.get(adata))[:, :2]
-    # in random order (the same every time), so that the points drawn last are not those of one cluster
+    # in random order (the same every time), so that the points drawn last are not those of one
+    # cluster
     cells = np.random.default_rng(0).permutation(len(points))[: figures.MOST_DRAWN]
     if len(cells) < len(points):
-        section.lines.append(f"{len(cells):,} of {len(points):,} cells are drawn, chosen at random.")
+        section.lines.append(
+            f"{len(cells):,} of {len(points):,} cells are drawn, chosen at random."
+        )
     barcodes = [str(one) for one in adata.obs_names[cells]]
     columns = _columns(view, cells, MOST_TEXT - sum(map(len, barcodes)) - 14 * len(barcodes))
     names = [one["name"] for one in columns]
-    right = next((one for one in (view.label, keys.BATCH.name, keys.N_PEAKS.name) if one in names), names[-1] if names else "")
+    right = next(
+        (one for one in (view.label, keys.BATCH.name, keys.N_PEAKS.name) if one in names),
+        names[-1] if names else "",
+    )
     view.drawn["embedding"] = {
         "x": figures.base64_of(points[cells, 0], "float32"),
         "y": figures.base64_of(points[cells, 1], "float32"),
         "axis": {keys.UMAP.name: "UMAP", keys.TSNE.name: "tSNE"}[slot.name],
         "names": barcodes,
         "columns": columns,
-        "shown": [keys.CLUSTER.name if keys.CLUSTER.name in names else (names[0] if names else ""), right],
+        "shown": [
+            keys.CLUSTER.name if keys.CLUSTER.name in names else (names[0] if names else ""),
+            right,
+        ],
     }
     section.cells = True
     return section
 
 
 def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
-    """What the cells can be coloured by, in so many characters: clusters, labels, batches and depth, then other columns."""
+    """What the cells can be coloured by, in so many characters: clusters, labels, batches and
+    depth, then other columns.
+    """
     obs = view.adata.obs
     titles = {
         keys.CLUSTER.name: "cluster",
@@ -292,8 +349,12 @@ def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
     others = []
     for name in (name for name in map(str, obs.columns) if name not in titles and name in obs):
         labels = not pd.api.types.is_numeric_dtype(obs[name].dtype)
-        if labels and (obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in told)):
-            continue  # a name for each cell groups nothing, and what says the same as another tells nothing more
+        if labels and (
+            obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in told)
+        ):
+            # a name for each cell groups nothing, and what says the same as another tells nothing
+            # more
+            continue
         others.append(name)
     made = []
     for name in [*told, *others][:MOST_COLUMNS]:
@@ -307,20 +368,29 @@ def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
 
 def _same(a: pd.Series, b: pd.Series) -> bool:
     """Whether two columns give every cell the same label."""
-    return not pd.api.types.is_numeric_dtype(b.dtype) and a.nunique() == b.nunique() and a.astype(str).equals(b.astype(str))
+    return (
+        not pd.api.types.is_numeric_dtype(b.dtype)
+        and a.nunique() == b.nunique()
+        and a.astype(str).equals(b.astype(str))
+    )
 
 
 def _clusters(view: View) -> Section:
     section = Section(
         "clusters",
         "Clusters",
-        "How many cells each cluster holds, how deep they are, and how well it is set apart: the silhouette is near 1 where "
-        "cells lie far from the next cluster, about 0 at a border, below 0 where they lie nearer to another.",
+        "How many cells each cluster holds, how deep they are, and how well it is set apart: the "
+        "silhouette is near 1 where "
+        "cells lie far from the next cluster, about 0 at a border, below 0 where they lie nearer "
+        "to another.",
     )
     clusters = view.clusters
     if clusters is None:
         there = keys.CLUSTER.found_in(view.adata)
-        section.missing = f"{keys.CLUSTER} {'holds no cluster' if there else 'is missing'}: run scale cluster first."
+        section.missing = (
+            f"{keys.CLUSTER} {'holds no cluster' if there else 'is missing'}: run "
+            "scale cluster first."
+        )
         return section
     view.found += findings.of_sizes(clusters)
     counts = clusters.value_counts(sort=False)
@@ -333,7 +403,9 @@ def _clusters(view: View) -> Section:
     width = group = np.empty(0)
     if view.latent is not None:
         known = np.flatnonzero(clusters.notna())
-        width, cells = findings.silhouettes(view.latent[known], clusters.cat.codes.to_numpy()[known])
+        width, cells = findings.silhouettes(
+            view.latent[known], clusters.cat.codes.to_numpy()[known]
+        )
         group = clusters.to_numpy()[known[cells]].astype(str) if len(width) else group
         view.found += findings.of_separation(width, group) if len(width) else []
         if keys.BATCH.found_in(view.adata):
@@ -351,26 +423,39 @@ def _clusters(view: View) -> Section:
         "share": [f"{counts[name] / len(clusters):.1%}" for name in shown],
     }
     if view.depth is not None:
-        columns["open peaks (median)"] = [f"{np.median(view.depth[own[name]]):,.0f}" for name in shown]
+        columns["open peaks (median)"] = [
+            f"{np.median(view.depth[own[name]]):,.0f}" for name in shown
+        ]
     if len(width):
-        columns["silhouette"] = [f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in shown]
+        columns["silhouette"] = [
+            f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in shown
+        ]
     if stable is not None:
-        columns["stability"] = ["–" if np.isnan(stable[name]) else f"{stable[name]:.2f}" for name in shown]
+        columns["stability"] = [
+            "–" if np.isnan(stable[name]) else f"{stable[name]:.2f}" for name in shown
+        ]
     section.numbers = tuple(columns)[1:]
     if known is not None:
         tops = [known[own[name]].value_counts(normalize=True) for name in shown]
         columns[f"mostly ({view.label})"] = [
-            f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–" for top in tops
+            f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–"
+            for top in tops
         ]
     section.table = (list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
     if len(shown) < len(names):
         section.lines.append(f"The {len(shown)} largest of {len(names):,} clusters are shown.")
     if stable is None:
-        section.lines.append("Whether they come back when cells are left out: scale cluster --stability 20 tells.")
+        section.lines.append(
+            "Whether they come back when cells are left out: scale cluster --stability 20 tells."
+        )
     else:
         section.lines.append(
-            "Stability: the mean Jaccard index of a cluster with its nearest one where four fifths of the cells are clustered "
-            "in the same way and the same latent space; 1 is the same cells, 0.75 or more is called stable (Hennig 2007)."
+            "Stability: the mean Jaccard index of a cluster with its nearest one where four fifths "
+            ""
+            ""
+            "of the cells are clustered "
+            "in the same way and the same latent space; 1 is the same cells, 0.75 or more is "
+            "called stable (Hennig 2007)."
         )
         view.found += findings.of_stability(stable)
     section.lines += _other_ways(view, clusters)
@@ -378,7 +463,9 @@ def _clusters(view: View) -> Section:
 
 
 def _stability(view: View, counts: pd.Series) -> pd.Series | None:
-    """Mean Jaccard index in subsamples by cluster, where `cluster` found it for these very clusters."""
+    """Mean Jaccard index in subsamples by cluster, where `cluster` found it for these very
+    clusters.
+    """
     if not keys.CLUSTER_STABILITY.found_in(view.adata):
         return None
     found = pd.DataFrame(keys.CLUSTER_STABILITY.get(view.adata))
@@ -406,7 +493,12 @@ def _other_ways(view: View, clusters: pd.Series) -> list[str]:
     if not agreed:
         return []
     return [
-        "Agreement of these clusters with other ways of grouping the same latent space (ARI, 1 is the same): "
+        (
+            "Agreement of these clusters with other ways of grouping the same latent space (ARI, 1 "
+            ""
+            "is "
+            "the same): "
+        )
         + ", ".join(agreed)
         + "."
     ]
@@ -418,10 +510,13 @@ def _agreement(view: View) -> Section | None:
     section = Section(
         "agreement",
         "Agreement with known labels",
-        "Rows are known labels, columns clusters in the order that matches best; colour is the share of a label's cells.",
+        "Rows are known labels, columns clusters in the order that matches best; colour is the "
+        "share of a label's cells.",
     )
     if view.label is None:
-        section.missing = "No column of obs holds known labels; name one with scale report --label COLUMN."
+        section.missing = (
+            "No column of obs holds known labels; name one with scale report --label COLUMN."
+        )
         return section
     known = as_categories(view.adata.obs[view.label])
     both = known.notna().to_numpy() & view.clusters.notna().to_numpy()
@@ -431,12 +526,18 @@ def _agreement(view: View) -> Section | None:
     labels, clusters = (part[both].astype(str).to_numpy() for part in (known, view.clusters))
     found = metrics.agreement(labels, clusters, n_unlabelled=int((~both).sum()))
     section.lines.append(
-        f"ARI {found.ari:.3f}, NMI {found.nmi:.3f}, F1 {found.f1:.3f} over {found.n_cells:,} labelled cells"
+        (
+            f"ARI {found.ari:.3f}, NMI {found.nmi:.3f}, F1 {found.f1:.3f} over {found.n_cells:,} "
+            "labelled cells"
+        )
         + (f"; {found.n_unlabelled:,} have no label." if found.n_unlabelled else ".")
         + " ARI and NMI are 1 for equal groups; ARI is 0 and NMI near 0 for unrelated ones."
     )
     if max(found.table.shape) > 2 * MOST_LABELS:
-        section.lines.append(f"{found.table.shape[0]:,} labels × {found.table.shape[1]:,} clusters are too many to draw.")
+        section.lines.append(
+            f"{found.table.shape[0]:,} labels × {found.table.shape[1]:,} clusters "
+            "are too many to draw."
+        )
         return section
     height = int(np.clip(28 * len(found.classes) + 90, 220, 900))
     figure = figures.confusion(found, view.label, keys.CLUSTER.name)
@@ -450,19 +551,26 @@ def _posterior(view: View) -> Section | None:
     section = Section(
         "posterior",
         "How sure the model is",
-        "For each cell the largest share that one component of the mixture claims: 1 is certain. Boxes hold the middle half of "
+        "For each cell the largest share that one component of the mixture claims: 1 is certain. "
+        "Boxes hold the middle half of "
         "a cluster's cells, whiskers 5 to 95 %.",
     )
     values = np.asarray(keys.POSTERIOR.get(view.adata), float)
     view.found += findings.of_posterior(values)
     best, clusters = values.max(1), view.clusters
     top = clusters.value_counts().index[:MOST_SHOWN]
-    shades = dict(zip(clusters.cat.categories, figures.palette(len(clusters.cat.categories)), strict=True))
+    shades = dict(
+        zip(clusters.cat.categories, figures.palette(len(clusters.cat.categories)), strict=True)
+    )
     names = [name for name in clusters.cat.categories if name in set(top)]
     drawn = pd.Series(pd.Categorical(clusters, categories=names))
     figure = figures.posterior(best, drawn, [shades[name] for name in names])
-    section.plots = [[view.add("posterior", figure, 260, "largest responsibility of the cells of each cluster")]]
-    section.lines.append(f"{(best >= 0.9).mean():.0%} of the cells belong to one component with 90 % or more.")
+    section.plots = [
+        [view.add("posterior", figure, 260, "largest responsibility of the cells of each cluster")]
+    ]
+    section.lines.append(
+        f"{(best >= 0.9).mean():.0%} of the cells belong to one component with 90 % or more."
+    )
     return section
 
 
@@ -477,19 +585,28 @@ def _markers(view: View) -> Section | None:
     section = Section("markers", "Peaks that set the clusters apart", "")
     table = marker_table(view.adata, clusters, by)
     if table is None and keys.MARKERS.found_in(view.adata):
-        section.lines.append(f"{keys.MARKERS} belongs to other clusters than these: run scale markers again.")
+        section.lines.append(
+            f"{keys.MARKERS} belongs to other clusters than these: run scale markers again."
+        )
     if table is not None and not len(table):
         section.missing = (
-            "scale markers tested every peak and found none that is open more often in one cluster than in the rest."
+            "scale markers tested every peak and found none that is open more often in one cluster "
+            ""
+            ""
+            "than in the rest."
         )
         return section
     if view.counts is None:
-        section.missing = "X is not in this file, so no peaks are shown; the output of scale cluster holds it."
+        section.missing = (
+            "X is not in this file, so no peaks are shown; the output of scale cluster holds it."
+        )
         return section
     top = set(clusters.value_counts().index[:MOST_ROWS])
     names = [name for name in clusters.cat.categories if name in top]
     cells = _sample(clusters, names)
-    some = AnnData(sparse.csr_matrix(view.counts(cells)), var=pd.DataFrame(index=view.adata.var_names))
+    some = AnnData(
+        sparse.csr_matrix(view.counts(cells)), var=pd.DataFrame(index=view.adata.var_names)
+    )
     labels = pd.Series(pd.Categorical(clusters.iloc[cells].astype(str), categories=names))
     shares = share_of_open_cells(some.X, labels)
     if table is not None:
@@ -501,29 +618,43 @@ def _markers(view: View) -> Section | None:
         keys.CLUSTER.set(some, labels.to_numpy())
         chosen, owner = _specific(get.specificity(some)[names].to_numpy(), shares)
         words = (
-            "The most specific peaks of each cluster, by SCALE's score, among those open in it more often than in any other. "
+            "The most specific peaks of each cluster, by SCALE's score, among those open in it "
+            "more often than in any other. "
             "They are shown, not tested: scale markers tests them."
         )
     if not len(chosen):
         section.missing = "No peak is open in one cluster more often than in all others."
         return section
     sampled = (
-        "" if len(cells) == len(clusters) else f" Shares are over {len(cells):,} cells, chosen at random from each cluster."
+        ""
+        if len(cells) == len(clusters)
+        else (f" Shares are over {len(cells):,} cells, chosen at random from each cluster.")
     )
     section.meaning = (
-        f"{words} Colour is the share of a cluster's cells in which the peak is open, as a part of its highest.{sampled}"
+        f"{words} Colour is the share of a cluster's cells in which the peak is open, as a part of "
+        ""
+        ""
+        f"its highest.{sampled}"
     )
     borders = np.flatnonzero(np.diff(owner)) + 0.5
     figure = figures.markers(shares[:, chosen], names, list(view.adata.var_names[chosen]), borders)
     height = int(np.clip(22 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
-    section.plots = [[view.add("markers", figure, height, "share of open cells by cluster and peak")]]
+    section.plots = [
+        [view.add("markers", figure, height, "share of open cells by cluster and peak")]
+    ]
     return section
 
 
-def _marker_table(adata: AnnData, table: pd.DataFrame, names: list[str]) -> tuple[list[str], list[list[str]]]:
-    """A row a cluster: how many markers, the best, the genes nearest to the best, and enriched motifs, as far as known."""
+def _marker_table(
+    adata: AnnData, table: pd.DataFrame, names: list[str]
+) -> tuple[list[str], list[list[str]]]:
+    """A row a cluster: how many markers, the best, the genes nearest to the best, and enriched
+    motifs, as far as known.
+    """
     motifs = adata.uns.get(keys.MOTIFS.name)
-    known = isinstance(motifs, pd.DataFrame) and {"cluster", "motif", "fdr", "odds_ratio"} <= set(motifs)
+    known = isinstance(motifs, pd.DataFrame) and {"cluster", "motif", "fdr", "odds_ratio"} <= set(
+        motifs
+    )
     with_genes = "nearest_gene" in table
     head = [
         "cluster",
@@ -537,17 +668,27 @@ def _marker_table(adata: AnnData, table: pd.DataFrame, names: list[str]) -> tupl
         own = table[table["cluster"].astype(str) == name]
         row = [name, f"{len(own):,}", str(own["peak"].iloc[0]) if len(own) else "none"]
         if with_genes:
-            genes = [str(gene) for gene in dict.fromkeys(own["nearest_gene"]) if isinstance(gene, str) and gene]
+            genes = [
+                str(gene)
+                for gene in dict.fromkeys(own["nearest_gene"])
+                if isinstance(gene, str) and gene
+            ]
             row.append(", ".join(genes[:MARKERS_EACH]) or "–")
         if known:
-            there = motifs[(motifs["cluster"].astype(str) == name) & (motifs["fdr"] < 0.05) & (motifs["odds_ratio"] > 1)]
+            there = motifs[
+                (motifs["cluster"].astype(str) == name)
+                & (motifs["fdr"] < 0.05)
+                & (motifs["odds_ratio"] > 1)
+            ]
             row.append(", ".join(map(str, there["motif"].iloc[:3])) or "–")
         rows.append(row)
     return head, rows
 
 
 def _sample(clusters: pd.Series, names: list[str]) -> np.ndarray:
-    """Ascending numbers of at most about 3,000 cells, as many of each cluster as there are, or an equal part."""
+    """Ascending numbers of at most about 3,000 cells, as many of each cluster as there are, or
+    an equal part.
+    """
     rng, each = np.random.default_rng(0), max(MARKER_CELLS // len(names), 20)
     chosen = []
     for name in names:
@@ -557,10 +698,14 @@ def _sample(clusters: pd.Series, names: list[str]) -> np.ndarray:
 
 
 def _specific(scores: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best-scored peaks (peaks × clusters) of each cluster, of those with their highest share there, and their cluster."""
+    """The best-scored peaks (peaks × clusters) of each cluster, of those with their highest
+    share there, and their cluster.
+    """
     chosen, owner, highest = [], [], shares.argmax(0)
     for cluster in range(scores.shape[1]):
-        own = np.flatnonzero((highest == cluster) & (shares[cluster] > 0) & np.isfinite(scores[:, cluster]))
+        own = np.flatnonzero(
+            (highest == cluster) & (shares[cluster] > 0) & np.isfinite(scores[:, cluster])
+        )
         best = own[np.argsort(-scores[own, cluster], kind="stable")[:MARKERS_EACH]]
         chosen += best.tolist()
         owner += [cluster] * len(best)
@@ -571,37 +716,49 @@ def _imputation(view: View) -> Section:
     section = Section(
         "imputation",
         "Can the imputed values be trusted?",
-        "Some open peaks were hidden, and looked for among closed peaks that are as frequent. The dotted line is chance. "
+        "Some open peaks were hidden, and looked for among closed peaks that are as frequent. The "
+        "dotted line is chance. "
         "On the right, probabilities that can be taken at their word lie on the dotted line.",
     )
     if not keys.VALIDATION.found_in(view.adata):
-        section.missing = "This was not measured: scale impute --validate hides open peaks and reports how well they come back."
+        section.missing = (
+            "This was not measured: scale impute --validate hides open peaks and "
+            "reports how well they come back."
+        )
         return section
     report = json.loads(str(keys.VALIDATION.get(view.adata)))
     view.found += findings.of_validation(report)
     section.plots = [[
-        view.add("recovery", figures.recovery(report), 270, "recovery of hidden open peaks, model and baselines"),
-        view.add("reliability", figures.reliability(report), 270, "predicted chances against what was seen"),
+        view.add("recovery", figures.recovery(report), 270, "recovery of hidden open peaks, model "
+                                                            "and baselines"),
+        view.add("reliability", figures.reliability(report), 270, "predicted chances against what "
+                                                                  "was seen"),
     ]]  # fmt: skip
     peaks = report["peaks"]
     section.lines.append(
-        f"{report['hidden']:,} open peaks were hidden ({report['share']:.0%}); the model was {report['way']}. "
-        f"{peaks['trusted']:,} of {peaks['all']:,} peaks are trusted: found again better than their frequency explains."
+        f"{report['hidden']:,} open peaks were hidden ({report['share']:.0%}); the model was "
+        f"{report['way']}. "
+        f"{peaks['trusted']:,} of {peaks['all']:,} peaks are trusted: found again better than "
+        "their frequency explains."
     )
     meta = report["metacell"]
     if meta["imputed"] is not None:
         section.lines.append(
-            f"Correlation of cells with the mean of their cluster: {meta['measured']:.2f} measured, "
+            f"Correlation of cells with the mean of their cluster: {meta['measured']:.2f} "
+            "measured, "
             f"{meta['imputed']:.2f} imputed."
         )
     between = report.get("between_cells") or {}  # reports of older versions lack it
     if between.get("auc") is not None:
         auc = between["auc"]
         section.lines.append(
-            f"Between cells, {between['markers']} marker peaks of each group of {between['column']}, "
+            f"Between cells, {between['markers']} marker peaks of each group of "
+            f"{between['column']}, "
             "picked on one half of the cells, separate the group from the rest in the other half "
-            f"with a mean AUC of {auc['raw']:.3f} as measured, {auc['neighbours']:.3f} averaged over "
-            f"{between['neighbours']} near cells, {auc['own']:.3f} imputed at each cell's own depth "
+            f"with a mean AUC of {auc['raw']:.3f} as measured, {auc['neighbours']:.3f} averaged "
+            "over "
+            f"{between['neighbours']} near cells, {auc['own']:.3f} imputed at each cell's own "
+            "depth "
             f"and {auc['equal']:.3f} imputed at equal depth (0.5 is chance)."
         )
     return section
@@ -624,7 +781,10 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=PackageLoader("scale_toolkit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("scale_toolkit.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     data = _json(view.drawn)
     receipts = [
@@ -635,10 +795,15 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
             "seconds": "–" if one.seconds is None else f"{one.seconds:,.1f} s",
             "memory": "–" if one.memory is None else f"{one.memory / 1024:,.1f} GB",
             "notes": ", ".join(
-                f"{key.replace('_', ' ')} {_plain(value)}" for key, value in one.notes.items() if _is_plain(value)
+                f"{key.replace('_', ' ')} {_plain(value)}"
+                for key, value in one.notes.items()
+                if _is_plain(value)
             ),
             "all": json.dumps(
-                {"options": one.options, "notes": one.notes, **one.rest}, indent=1, ensure_ascii=False, sort_keys=True
+                {"options": one.options, "notes": one.notes, **one.rest},
+                indent=1,
+                ensure_ascii=False,
+                sort_keys=True,
             ),
         }
         for one in runs(view.adata)

@@ -1,6 +1,8 @@
-"""The page's figures as plotly's own JSON: small ones whole, the cells as typed arrays that the page's script draws from.
+"""The page's figures as plotly's own JSON: small ones whole, the cells as typed arrays that the
+page's script draws from.
 
-plotly is imported when a figure is made, not before. Its text is a kind of HTML, so every name from a file is escaped.
+plotly is imported when a figure is made, not before. Its text is a kind of HTML, so every name from
+a file is escaped.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
     from scale_toolkit.plot.qc import Tally
 
 INK, FAINT = "#1f2933", "#e4e7eb"
-FONT = {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif", "size": 12, "color": INK}
+FONT = {
+    "family": ("system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"),
+    "size": 12,
+    "color": INK,
+}
 MOST_DRAWN = 100_000  # cells in the embedding; of more a random choice
 SHORT = 26  # letters of a name along an axis or in a legend
 MOST_TICKS = 70
@@ -32,7 +38,9 @@ MOST_CATEGORIES = 40  # with a colour of their own; the rest are one grey group
 
 
 def said(name: Any, letters: int = 200) -> str:
-    """A name from the file as plotly may show it: escaped, not too long, and no part of a template."""
+    """A name from the file as plotly may show it: escaped, not too long, and no part of a
+    template.
+    """
     text = str(name)
     if len(text) > letters:  # names that begin alike end differently
         text = f"{text[: letters - letters // 2 - 1].rstrip()}…{text[-(letters // 2) :].lstrip()}"
@@ -60,7 +68,10 @@ def positions(names: Sequence[Any]) -> list[str]:
 def named(names: Sequence[Any], **more: Any) -> dict[str, Any]:
     """Return an axis with a position for each name (`positions`) and shortened tick labels."""
     step = -(-len(names) // MOST_TICKS) or 1
-    ticks = {"tickvals": positions(names)[::step], "ticktext": [said(name, SHORT) for name in list(names)[::step]]}
+    ticks = {
+        "tickvals": positions(names)[::step],
+        "ticktext": [said(name, SHORT) for name in list(names)[::step]],
+    }
     return {"type": "category", **ticks, **more}
 
 
@@ -73,7 +84,14 @@ def drawn(traces: list[dict[str, Any]], **layout: Any) -> dict[str, Any]:
     """A figure as plain values, checked by plotly; numpy arrays become base64."""
     import plotly.graph_objects as go
 
-    axis = {"showline": True, "linecolor": INK, "gridcolor": FAINT, "zeroline": False, "ticks": "outside", "automargin": True}
+    axis = {
+        "showline": True,
+        "linecolor": INK,
+        "gridcolor": FAINT,
+        "zeroline": False,
+        "ticks": "outside",
+        "automargin": True,
+    }
     base = {
         "font": FONT,
         "paper_bgcolor": "white",
@@ -90,8 +108,15 @@ def drawn(traces: list[dict[str, Any]], **layout: Any) -> dict[str, Any]:
 
 
 def base64_of(values: np.ndarray, dtype: str) -> dict[str, str]:
-    """Numbers as the page's script reads them: little-endian bytes in base64, and the name of their type."""
-    return {"type": dtype, "data": base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))).decode()}
+    """Numbers as the page's script reads them: little-endian bytes in base64, and the name of
+    their type.
+    """
+    return {
+        "type": dtype,
+        "data": base64.b64encode(
+            np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
+        ).decode(),
+    }
 
 
 def knee(tally: Tally) -> dict[str, Any]:
@@ -100,7 +125,11 @@ def knee(tally: Tally) -> dict[str, Any]:
     positive = values > 0
     ranks, values = ranks[positive], values[positive]
     kept = values >= (tally.least or 0)
-    line = {"type": "scatter", "mode": "lines", "hovertemplate": "%{y:,} open peaks or more: %{x:,} cells<extra></extra>"}
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "hovertemplate": ("%{y:,} open peaks or more: %{x:,} cells<extra></extra>"),
+    }
     traces = [
         line | {"x": ranks, "y": values, "line": {"color": "#b8bfc6", "width": 2}},
         line | {"x": ranks[kept], "y": values[kept], "line": {"color": SHADES["cell"], "width": 3}},
@@ -125,7 +154,10 @@ def histogram(tally: Tally, what: str) -> dict[str, Any]:
         "width": 1,
         "marker": {"color": [SHADES[what] if k else "#b8bfc6" for k in kept], "line": {"width": 0}},
         "customdata": np.column_stack([edges[:-1], edges[1:] - 1]),
-        "hovertemplate": "%{customdata[0]:,} to %{customdata[1]:,} " + WORDS[what] + ": %{y:,} " + f"{what}s<extra></extra>",
+        "hovertemplate": "%{customdata[0]:,} to %{customdata[1]:,} "
+        + WORDS[what]
+        + ": %{y:,} "
+        + f"{what}s<extra></extra>",
     }
     ticks = count_ticks(edges)
     axis = {
@@ -136,7 +168,9 @@ def histogram(tally: Tally, what: str) -> dict[str, Any]:
     }
     line = np.interp(np.log(max(tally.least or 1, 1)), np.log(edges), np.arange(len(edges)) - 0.5)
     shapes = _line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
-    return drawn([trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes)
+    return drawn(
+        [trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes
+    )
 
 
 def count_ticks(edges: np.ndarray, most: int = 5) -> list[int]:
@@ -162,7 +196,9 @@ def _line(axis: str, at: float) -> list[dict[str, Any]]:
     return [{"type": "line", **place, "line": {"color": INK, "width": 1.2, "dash": "dot"}}]
 
 
-def curve(values: np.ndarray, title: str, *, first: int, best: int | None, color: str) -> dict[str, Any]:
+def curve(
+    values: np.ndarray, title: str, *, first: int, best: int | None, color: str
+) -> dict[str, Any]:
     """One learning curve, with a dotted line at the epoch whose weights were kept."""
     trace = {
         "type": "scatter",
@@ -174,7 +210,10 @@ def curve(values: np.ndarray, title: str, *, first: int, best: int | None, color
     }
     shapes = [] if best is None else _line("x", best)
     return drawn(
-        [trace], xaxis={"title": {"text": "epoch"}, "rangemode": "tozero"}, yaxis={"title": {"text": title}}, shapes=shapes
+        [trace],
+        xaxis={"title": {"text": "epoch"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": title}},
+        shapes=shapes,
     )
 
 
@@ -187,7 +226,12 @@ def sizes(names: Sequence[str], counts: np.ndarray, shades: Sequence[str]) -> di
         "marker": {"color": list(shades)},
         "hovertemplate": "cluster %{x}: %{y:,} cells<extra></extra>",
     }
-    return drawn([trace], bargap=0.25, xaxis=named(names, title={"text": "cluster"}), yaxis={"title": {"text": "cells"}})
+    return drawn(
+        [trace],
+        bargap=0.25,
+        xaxis=named(names, title={"text": "cluster"}),
+        yaxis={"title": {"text": "cells"}},
+    )
 
 
 def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
@@ -205,17 +249,31 @@ def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
         "zmax": 1,
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {"title": {"text": "share of<br>the label"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": "share of<br>the label"},
+            "tickformat": ".0%",
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
         "hovertemplate": "%{y} in cluster %{x}: %{customdata:,} cells (%{z:.0%})<extra></extra>",
     }
     if few:
-        trace |= {"text": np.where(found.table > 0, np.vectorize(lambda n: f"{n:,}")(found.table), "").tolist()}
+        trace |= {
+            "text": np.where(
+                found.table > 0, np.vectorize(lambda n: f"{n:,}")(found.table), ""
+            ).tolist()
+        }
         trace |= {"texttemplate": "%{text}"}
     plain = {"showline": False, "ticks": "", "showgrid": False}
     return drawn(
         [trace],
         xaxis=named(found.clusters, title={"text": said(columns, SHORT)}, **plain),
-        yaxis=named(found.classes, title={"text": said(rows, SHORT), "standoff": 12}, autorange="reversed", **plain),
+        yaxis=named(
+            found.classes,
+            title={"text": said(rows, SHORT), "standoff": 12},
+            autorange="reversed",
+            **plain,
+        ),
     )
 
 
@@ -246,7 +304,9 @@ def posterior(best: np.ndarray, clusters: pd.Series, shades: Sequence[str]) -> d
     return drawn(traces, xaxis=named(names, title={"text": "cluster"}), yaxis=axis)
 
 
-def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], borders: Sequence[float]) -> dict[str, Any]:
+def markers(
+    shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], borders: Sequence[float]
+) -> dict[str, Any]:
     """Share of open cells (clusters × peaks), each peak as a part of its highest."""
     highest = np.maximum(shares.max(0), 1e-12)
     trace = {
@@ -258,46 +318,79 @@ def markers(shares: np.ndarray, clusters: Sequence[str], peaks: Sequence[str], b
         "colorscale": "Viridis",
         "zmin": 0,
         "zmax": 1,
-        "colorbar": {"title": {"text": "part of<br>its highest"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": "part of<br>its highest"},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
         "hovertemplate": "%{x}<br>open in %{customdata:.0%} of cluster %{y}<extra></extra>",
     }
     plain = {"showline": False, "ticks": "", "showgrid": False}
     lines = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "white", "width": 1.5}}
+        {
+            "type": "line",
+            "x0": at,
+            "x1": at,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"color": "white", "width": 1.5},
+        }
         for at in borders
     ]
     return drawn(
         [trace],
-        xaxis=named(peaks, showticklabels=len(peaks) <= 64, tickangle=-90, tickfont={"size": 9}, **plain),
-        yaxis=named(clusters, title={"text": "cluster", "standoff": 12}, autorange="reversed", **plain),
+        xaxis=named(
+            peaks, showticklabels=len(peaks) <= 64, tickangle=-90, tickfont={"size": 9}, **plain
+        ),
+        yaxis=named(
+            clusters, title={"text": "cluster", "standoff": 12}, autorange="reversed", **plain
+        ),
         shapes=lines,
     )
 
 
 def recovery(report: dict[str, Any]) -> dict[str, Any]:
-    """AUPRC of hidden open peaks among closed ones of the same frequency, the model beside the baselines."""
-    found = {label: report["matched"][name] for name, label in NAMES.items() if name in report["matched"]}
+    """AUPRC of hidden open peaks among closed ones of the same frequency, the model beside the
+    baselines.
+    """
+    found = {
+        label: report["matched"][name] for name, label in NAMES.items() if name in report["matched"]
+    }
     found = {name: figures for name, figures in found.items() if figures["auprc"] is not None}
     trace = {
         "type": "bar",
         "x": positions(found),
         "y": [figures["auprc"] for figures in found.values()],
-        "error_y": {"type": "data", "array": [2 * figures["auprc_error"] for figures in found.values()], "thickness": 1.2},
+        "error_y": {
+            "type": "data",
+            "array": [2 * figures["auprc_error"] for figures in found.values()],
+            "thickness": 1.2,
+        },
         "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(found) - 1)]},
         "hovertemplate": "%{x}: AUPRC %{y:.3f}<extra></extra>",
     }
     shapes = _line("y", report["chance"]["auprc"])
-    return drawn([trace], bargap=0.35, yaxis={"title": {"text": "AUPRC of hidden peaks"}}, shapes=shapes)
+    return drawn(
+        [trace], bargap=0.35, yaxis={"title": {"text": "AUPRC of hidden peaks"}}, shapes=shapes
+    )
 
 
 def reliability(report: dict[str, Any]) -> dict[str, Any]:
     """Predicted chances to be a hidden open peak against what was seen."""
     found = report["calibration"]
-    predicted, observed = np.asarray(found["predicted"], float), np.asarray(found["observed"], float)
+    predicted, observed = (
+        np.asarray(found["predicted"], float),
+        np.asarray(found["observed"], float),
+    )
     fine = (predicted > 0) & (observed > 0)
     predicted, observed = predicted[fine], observed[fine]
     if not len(predicted):
-        return drawn([], xaxis={"title": {"text": "predicted chance"}}, yaxis={"title": {"text": "share seen"}})
+        return drawn(
+            [],
+            xaxis={"title": {"text": "predicted chance"}},
+            yaxis={"title": {"text": "share seen"}},
+        )
     ends = [min(predicted.min(), observed.min()) * 0.8, max(predicted.max(), observed.max()) * 1.25]
     traces = [
         {
@@ -318,12 +411,22 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
         },
     ]
     wanted = [lead * 10.0**power for power in range(-6, 1) for lead in (1, 2, 5)]
-    log = {"type": "log", "tickformat": ".2~%", "tickvals": [at for at in wanted if ends[0] <= at <= ends[1]]}
-    return drawn(traces, xaxis=log | {"title": {"text": "predicted chance"}}, yaxis=log | {"title": {"text": "share seen"}})
+    log = {
+        "type": "log",
+        "tickformat": ".2~%",
+        "tickvals": [at for at in wanted if ends[0] <= at <= ends[1]],
+    }
+    return drawn(
+        traces,
+        xaxis=log | {"title": {"text": "predicted chance"}},
+        yaxis=log | {"title": {"text": "share seen"}},
+    )
 
 
 def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> dict[str, Any] | None:
-    """What the script needs to colour cells by a column: codes of categories, or numbers; None where it holds nothing."""
+    """What the script needs to colour cells by a column: codes of categories, or numbers; None
+    where it holds nothing.
+    """
     text: dict[str, Any] = {"name": name, "title": title}
     if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
         numbers = values.to_numpy(np.float32, na_value=np.nan)
@@ -336,7 +439,8 @@ def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> di
     if not names:
         return None
     kept = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CATEGORIES])
-    code = np.full(len(names) + 1, len(kept))  # of the smaller ones; the last, of cells without a label
+    # of the smaller ones; the last, of cells without a label
+    code = np.full(len(names) + 1, len(kept))
     code[kept] = np.arange(len(kept))
     categories = [names[one] for one in kept]
     shades = palette(len(kept))

@@ -1,4 +1,6 @@
-"""What stands out in an analysis, in words: pure functions from arrays to sentences, each with what to do about it."""
+"""What stands out in an analysis, in words: pure functions from arrays to sentences, each with
+what to do about it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 FOLLOWS_DEPTH = 0.5  # |r|: a quarter of a latent dimension's variance
 FEW_CELLS = 10  # below, no peak of a cluster can be judged
 APART = 0.1  # silhouette of batches: at 0 they lie among one another
-NOT_STABLE = 0.6  # mean Jaccard index in subsamples: below, a cluster is not to be relied on (Hennig 2007)
+# mean Jaccard index in subsamples: below, a cluster is not to be relied on (Hennig 2007)
+NOT_STABLE = 0.6
 NOT_APART = 0.0  # silhouette of a cluster: its cells lie as near to another
 ONE_BATCH = 0.9
 DEPTH_RATIO = 2.0  # twice as deep as the others: union of two cells; half as deep: empty or dying
@@ -48,7 +51,9 @@ class Finding:
 
 
 def depth_correlations(latent: np.ndarray, n_open: np.ndarray) -> np.ndarray:
-    """Pearson's r of each latent dimension with log10 of a cell's open peaks, (latent,); NaN where one of both is constant."""
+    """Pearson's r of each latent dimension with log10 of a cell's open peaks, (latent,); NaN
+    where one of both is constant.
+    """
     latent, depth = np.asarray(latent, float), np.log10(np.maximum(np.asarray(n_open, float), 1))
     x, y = latent - latent.mean(0), depth - depth.mean()
     scale = np.sqrt((x**2).sum(0) * (y**2).sum())
@@ -62,7 +67,8 @@ def of_depth(latent: np.ndarray, n_open: np.ndarray) -> list[Finding]:
     return [
         Finding(
             "warning",
-            f"latent dimension {number + 1} follows depth, r = {r[number]:.2f} with log10 of a cell's open peaks",
+            f"latent dimension {number + 1} follows depth, r = {r[number]:.2f} with log10 of a "
+            "cell's open peaks",
             "look at the embedding coloured by depth: groups along it may be depth, not biology",
         )
         for number in np.flatnonzero(np.abs(np.nan_to_num(r)) >= FOLLOWS_DEPTH)
@@ -92,15 +98,22 @@ def of_cluster_depth(clusters: pd.Series, n_open: np.ndarray) -> list[Finding]:
         if there > 0 and not 1 / DEPTH_RATIO < here / there < DEPTH_RATIO:
             deep = here > there
             do = "it may hold doublets" if deep else "it may hold empty or damaged cells"
-            words = f"cluster {name} is {'deeper' if deep else 'shallower'} than the rest: {here:,.0f} open peaks a cell"
+            words = (
+                f"cluster {name} is {'deeper' if deep else 'shallower'} than the rest: "
+                f"{here:,.0f} open peaks a cell"
+            )
             found.append(Finding("warning", f"{words} (median), the others {there:,.0f}", do))
     return found
 
 
-def silhouettes(latent: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouette width of cells (at most 4,000, random ones) by their labels, and which cells those are.
+def silhouettes(
+    latent: np.ndarray, labels: np.ndarray, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Silhouette width of cells (at most 4,000, random ones) by their labels, and which cells those
+    are.
 
-    Rousseeuw (1987): (b - a) / max(a, b), with a and b the mean distances to the own and to the nearest other group.
+    Rousseeuw (1987): (b - a) / max(a, b), with a and b the mean distances to the own and to the
+    nearest other group.
     """
     from sklearn.metrics import silhouette_samples
 
@@ -114,14 +127,24 @@ def silhouettes(latent: np.ndarray, labels: np.ndarray, seed: int = 0) -> tuple[
     return silhouette_samples(np.asarray(latent, float)[cells], labels[cells]), cells
 
 
-def of_batches(latent: np.ndarray, batch: pd.Series, clusters: pd.Series | None = None) -> list[Finding]:
-    """Batches (a categorical) that lie apart in the latent space, and clusters that are of one batch alone."""
+def of_batches(
+    latent: np.ndarray, batch: pd.Series, clusters: pd.Series | None = None
+) -> list[Finding]:
+    """Batches (a categorical) that lie apart in the latent space, and clusters that are of one
+    batch alone.
+    """
     found = []
     known = batch.notna().to_numpy()
     width, _ = silhouettes(np.asarray(latent)[known], batch[known].cat.codes.to_numpy())
     if len(width) and width.mean() > APART:
-        text = f"cells lie apart by batch: mean silhouette of the batches {width.mean():.2f} (0: mixed, 1: apart)"
-        do = "where the batches hold the same kinds of cells, this is technical: cluster them apart or correct for it"
+        text = (
+            f"cells lie apart by batch: mean silhouette of the batches {width.mean():.2f} (0: "
+            "mixed, 1: apart)"
+        )
+        do = (
+            "where the batches hold the same kinds of cells, this is technical: cluster them "
+            "apart or correct for it"
+        )
         found.append(Finding("warning", text, do))
     share = batch[known].value_counts(normalize=True)
     alone = []
@@ -134,32 +157,60 @@ def of_batches(latent: np.ndarray, batch: pd.Series, clusters: pd.Series | None 
     if len(alone) > 3:
         which = ", ".join(f"{name} ({part:.0%} {one})" for name, one, part in alone[:8])
         found.append(
-            Finding("warning", f"{len(alone)} clusters are of one batch almost alone: {which}", do.replace("it is", "each is"))
+            Finding(
+                "warning",
+                f"{len(alone)} clusters are of one batch almost alone: {which}",
+                do.replace("it is", "each is"),
+            )
         )
     else:
         for name, one, part in alone:
-            found.append(Finding("warning", f"cluster {name} is {part:.0%} batch {one} ({share[one]:.0%} of all cells)", do))
+            found.append(
+                Finding(
+                    "warning",
+                    f"cluster {name} is {part:.0%} batch {one} ({share[one]:.0%} of all cells)",
+                    do,
+                )
+            )
     return found
 
 
 def of_separation(width: np.ndarray, groups: np.ndarray) -> list[Finding]:
-    """Clusters whose cells lie, on average, as near to another cluster (`width` and `groups` a cell)."""
+    """Clusters whose cells lie, on average, as near to another cluster (`width` and `groups` a
+    cell).
+    """
     names = [name for name in dict.fromkeys(groups) if np.mean(width[groups == name]) < NOT_APART]
     if not names:
         return []
-    which = ", ".join(f"{name} ({np.mean(width[groups == name]):.2f})" for name in sorted(names, key=str)[:8])
-    text = f"{len(names)} of {len(set(groups))} clusters are not set apart from the next (mean silhouette below 0): {which}"
+    which = ", ".join(
+        f"{name} ({np.mean(width[groups == name]):.2f})" for name in sorted(names, key=str)[:8]
+    )
+    text = (
+        f"{len(names)} of {len(set(groups))} clusters are not set apart from the next (mean "
+        f"silhouette below 0): {which}"
+    )
     return [Finding("note", text, "their border is a choice; fewer clusters may hold as well")]
 
 
 def of_stability(mean: pd.Series) -> list[Finding]:
-    """Clusters that do not come back when a fifth of the cells is left out (`mean`: Jaccard index by cluster)."""
+    """Clusters that do not come back when a fifth of the cells is left out (`mean`: Jaccard
+    index by cluster).
+    """
     loose = mean[mean < NOT_STABLE].sort_values()
     if loose.empty:
         return []
     which = ", ".join(f"{name} ({value:.2f})" for name, value in loose.iloc[:8].items())
-    text = f"{len(loose)} of {len(mean)} clusters do not come back when a fifth of the cells is left out: {which}"
-    return [Finding("warning", text, "name none without marker peaks of its own; fewer clusters may hold better")]
+    text = (
+        f"{len(loose)} of {len(mean)} clusters do not come back when a fifth of the cells is "
+        f"left out: {which}"
+    )
+    return [
+        Finding(
+            "warning",
+            text,
+            "name none without marker peaks of its own; fewer clusters may hold better",
+        )
+    ]
 
 
 def of_posterior(posterior: np.ndarray) -> list[Finding]:
@@ -168,31 +219,72 @@ def of_posterior(posterior: np.ndarray) -> list[Finding]:
     found = []
     unsure = float((best < UNDECIDED).mean())
     if unsure > MANY_UNDECIDED:
-        text = f"the mixture is undecided about {unsure:.0%} of the cells (no component above {UNDECIDED:.0%})"
-        found.append(Finding("note", text, "the clusters by Leiden or k-means do not depend on it; --method gmm does"))
+        text = (
+            f"the mixture is undecided about {unsure:.0%} of the cells (no component above "
+            f"{UNDECIDED:.0%})"
+        )
+        found.append(
+            Finding(
+                "note",
+                text,
+                "the clusters by Leiden or k-means do not depend on it; --method gmm does",
+            )
+        )
     if n_used < posterior.shape[1]:
-        found.append(Finding("note", f"{n_used} of the mixture's {posterior.shape[1]} components hold a cell"))
+        found.append(
+            Finding(
+                "note", f"{n_used} of the mixture's {posterior.shape[1]} components hold a cell"
+            )
+        )
     return found
 
 
-def of_training(history: Mapping[str, Any], notes: Mapping[str, Any], options: Mapping[str, Any]) -> list[Finding]:
-    """How the training ended: curves, notes of its receipt, and its options with the preset's values filled in."""
+def of_training(
+    history: Mapping[str, Any], notes: Mapping[str, Any], options: Mapping[str, Any]
+) -> list[Finding]:
+    """How the training ended: curves, notes of its receipt, and its options with the preset's
+    values filled in.
+    """
     found = []
     if notes.get("stopped"):
-        found.append(Finding("warning", f"training was cut short: {notes['stopped']}", "a lower --lr may go further"))
+        found.append(
+            Finding(
+                "warning",
+                f"training was cut short: {notes['stopped']}",
+                "a lower --lr may go further",
+            )
+        )
     held_out = np.asarray(history.get("held_out", ()), float)
-    epochs, best, patience = notes.get("epochs"), notes.get("best_epoch"), options.get("patience") or 0
+    epochs, best, patience = (
+        notes.get("epochs"),
+        notes.get("best_epoch"),
+        options.get("patience") or 0,
+    )
     if len(held_out) < 2 or not patience or epochs is None:
         return found
     if held_out.argmax() == 0:
         text = "the likelihood of peaks hidden from training never rose above its start"
-        found.append(Finding("warning", text, "check the input: counts, enough open peaks a cell, peaks that vary"))
+        found.append(
+            Finding(
+                "warning",
+                text,
+                "check the input: counts, enough open peaks a cell, peaks that vary",
+            )
+        )
     elif len(held_out) <= patience or held_out[-1] > held_out[:-patience].max() + RISE:
-        text = f"the likelihood of peaks hidden from training was still rising at the end (epoch {epochs})"
+        text = (
+            "the likelihood of peaks hidden from training was still rising at the end (epoch "
+            f"{epochs})"
+        )
         found.append(Finding("note", text, "a longer training may gain: raise --max-iter"))
     else:
-        text = f"training ended after {epochs} epochs, when peaks hidden from it were no longer found better"
-        found.append(Finding("note", text + (f"; epoch {best} was kept" if best is not None else "")))
+        text = (
+            f"training ended after {epochs} epochs, when peaks hidden from it were no longer "
+            "found better"
+        )
+        found.append(
+            Finding("note", text + (f"; epoch {best} was kept" if best is not None else ""))
+        )
     return found
 
 
@@ -203,8 +295,13 @@ def of_preparation(notes: Mapping[str, Any]) -> list[Finding]:
         before, after = notes.get(f"{what}_before"), notes.get(what)
         if before and after is not None and 1 - after / before > LEFT_OUT:
             option = "--min-peaks" if what == "cells" else "--min-cells"
-            text = f"{1 - after / before:.0%} of the {what} were left out ({before - after:,} of {before:,})"
-            found.append(Finding("warning", text, f"look at the knee below; {option} sets the limit"))
+            text = (
+                f"{1 - after / before:.0%} of the {what} were left out ({before - after:,} of "
+                f"{before:,})"
+            )
+            found.append(
+                Finding("warning", text, f"look at the knee below; {option} sets the limit")
+            )
     return found
 
 
@@ -213,7 +310,9 @@ def of_encoding(notes: Mapping[str, Any]) -> list[Finding]:
     missing = notes.get("peaks_missing") or 0
     if not notes.get("pretrained") or not missing:
         return []
-    text = f"{missing:,} of the pretrained model's peaks are not in this file and were taken as closed"
+    text = (
+        f"{missing:,} of the pretrained model's peaks are not in this file and were taken as closed"
+    )
     return [Finding("warning", text, "count these cells over the model's peaks")]
 
 
@@ -221,18 +320,39 @@ def of_validation(report: Mapping[str, Any]) -> list[Finding]:
     """What `impute --validate` found that a reader of imputed values should know."""
     found = []
     matched = report["matched"]
-    scores = {name: matched[name]["auprc"] for name in matched if matched[name]["auprc"] is not None}
-    better = [name for name in scores if name != "model" and scores[name] > scores.get("model", np.inf)]
+    scores = {
+        name: matched[name]["auprc"] for name in matched if matched[name]["auprc"] is not None
+    }
+    better = [
+        name for name in scores if name != "model" and scores[name] > scores.get("model", np.inf)
+    ]
     if better:
-        text = "hidden peaks are found better by " + " and ".join(better) + f" than by the model (AUPRC {scores['model']:.3f})"
+        text = (
+            "hidden peaks are found better by "
+            + " and ".join(better)
+            + (f" than by the model (AUPRC {scores['model']:.3f})")
+        )
         found.append(Finding("warning", text, "imputed values add little here"))
     ratio = np.asarray(report["calibration"]["ratio"], float)
     ratio = ratio[np.isfinite(ratio)]
     if len(ratio) and np.abs(ratio - 1).max() > OFF_CALIBRATION:
-        text = f"imputed probabilities are off by up to {np.abs(ratio - 1).max():.0%} (seen over predicted {ratio.min():.2f} to"
-        found.append(Finding("warning", f"{text} {ratio.max():.2f})", "use them as ranks, not as probabilities"))
+        text = (
+            f"imputed probabilities are off by up to {np.abs(ratio - 1).max():.0%} (seen over "
+            f"predicted {ratio.min():.2f} to"
+        )
+        found.append(
+            Finding(
+                "warning", f"{text} {ratio.max():.2f})", "use them as ranks, not as probabilities"
+            )
+        )
     if "optimistic" in str(report["way"]):
-        found.append(Finding("note", "the imputation was validated on peaks the decoder had seen: its figures are optimistic"))
+        found.append(
+            Finding(
+                "note",
+                "the imputation was validated on peaks the decoder had seen: "
+                "its figures are optimistic",
+            )
+        )
     return found
 
 

@@ -1,4 +1,6 @@
-"""The receipts of the stages as a table a person reads: options that differ from their defaults, seconds, memory."""
+"""The receipts of the stages as a table a person reads: options that differ from their defaults,
+seconds, memory.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Run:
 
 
 def runs(adata: AnnData) -> list[Run]:
-    """Every receipt in ``uns['scale']``, oldest first, with its time from ``uns['scale_runtime']``."""
+    """Every receipt in ``uns['scale']``, oldest first, with its time from
+    ``uns['scale_runtime']``.
+    """
     receipts, times = entries(adata), entries(adata, keys.RUNTIME)
     if [one.get("stage") for one in times] != [one.get("stage") for one in receipts]:
         times = [{}] * len(receipts)
@@ -72,7 +76,10 @@ def _changed(stage: str, options: dict[str, Any]) -> list[str]:
     kind = config_of(stage)
     defaults = kind().as_dict() if kind is not None else {}
     words = []
-    order = [*(option for option in defaults if option in options), *(option for option in options if option not in defaults)]
+    order = [
+        *(option for option in defaults if option in options),
+        *(option for option in options if option not in defaults),
+    ]
     for option in order:
         value = options[option]
         if option in defaults and defaults[option] == value:
@@ -81,7 +88,9 @@ def _changed(stage: str, options: dict[str, Any]) -> list[str]:
         if value is True:
             words.append(flag)
         elif value not in (False, None) and value != []:
-            words.append(f"{flag} {','.join(map(_word, value)) if isinstance(value, list) else _word(value)}")
+            words.append(
+                f"{flag} {','.join(map(_word, value)) if isinstance(value, list) else _word(value)}"
+            )
     return words
 
 

@@ -1,10 +1,13 @@
 """episcanpy 0.4.0 made to run today: the one place that knows what it expects of older libraries.
 
-* It imports ``numpy.NaN`` and ``anndata.read`` (and its siblings), which NumPy 2 and anndata 0.12 dropped. They are put
-  back for the time of the import and taken out after it, so that no other code comes to rely on them.
-* Its ``select_var_feature(nb_features=n)`` looks the n-th score up by position in a labelled Series, which pandas 3
-  refuses. The threshold is looked up here, from the library's own scores, and handed to it as ``min_score``.
-* Its import loads seaborn, pyplot and a dozen deprecated names: figure settings are put back and warnings kept quiet.
+* It imports ``numpy.NaN`` and ``anndata.read`` (and its siblings), which NumPy 2 and anndata 0.12
+  dropped. They are put back for the time of the import and taken out after it, so that no other
+  code comes to rely on them.
+* Its ``select_var_feature(nb_features=n)`` looks the n-th score up by position in a labelled
+  Series, which pandas 3 refuses. The threshold is looked up here, from the library's own scores,
+  and handed to it as ``min_score``.
+* Its import loads seaborn, pyplot and a dozen deprecated names: figure settings are put back and
+  warnings kept quiet.
 """
 
 from __future__ import annotations
@@ -50,7 +53,16 @@ def load() -> ModuleType:
 def _names_put_back() -> Iterator[None]:
     import anndata
 
-    readers = ["read_h5ad", "read_csv", "read_excel", "read_hdf", "read_loom", "read_mtx", "read_text", "read_umi_tools"]
+    readers = [
+        "read_h5ad",
+        "read_csv",
+        "read_excel",
+        "read_hdf",
+        "read_loom",
+        "read_mtx",
+        "read_text",
+        "read_umi_tools",
+    ]
     wanted = [(np, "NaN", np.nan), (anndata, "read", anndata.read_h5ad)]
     wanted += [(anndata, name, getattr(anndata.io, name, None)) for name in readers]
     # vars, not hasattr: anndata still answers for some of them, with a warning
@@ -74,7 +86,8 @@ def select_var_feature(
     is_open
         Cells × peaks, 1 where a peak is open.
     n_peaks
-        As the library's ``nb_features``: it keeps this many and every peak that scores as the next one does.
+        As the library's ``nb_features``: it keeps this many and every peak that scores as the next
+        one does.
     min_score
         As the library's ``min_score``; with both given, a peak has to meet both.
 
@@ -87,8 +100,11 @@ def select_var_feature(
 
     pp = load().pp
     names = pd.Index([str(j) for j in range(is_open.shape[1])])
-    # float64 csr_matrix: the library sums in X's own type, and takes the first row of what sum() returns
-    cells = anndata.AnnData(sparse.csr_matrix(is_open, dtype=np.float64, copy=True), var=pd.DataFrame(index=names))
+    # float64 csr_matrix: the library sums in X's own type, and takes the first row of what sum()
+    # returns
+    cells = anndata.AnnData(
+        sparse.csr_matrix(is_open, dtype=np.float64, copy=True), var=pd.DataFrame(index=names)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pp.cal_var(cells, show=False)

@@ -17,16 +17,23 @@ from scale_toolkit.errors import InputError, ScaleWarning
 
 log = logging.getLogger("scale_toolkit")
 
-#: Up to this many cells neighbours are searched exactly (seconds a core at 20,000 cells, a minute at 100,000); above, by
-#: nearest-neighbour descent, as scanpy does, which finds all but some in a thousand.
+#: Up to this many cells neighbours are searched exactly (seconds a core at 20,000 cells, a minute
+#: at 100,000); above, by nearest-neighbour descent, as scanpy does, which finds all but some in a
+#: thousand.
 EXACT_UP_TO = 100_000
 
 
 def latent_of(adata: AnnData) -> np.ndarray:
-    """Return the latent space as a finite float64 array (cells × latent), or raise `InputError` naming ``train``."""
+    """Return the latent space as a finite float64 array (cells × latent), or raise `InputError`
+    naming ``train``.
+    """
     latent = np.asarray(keys.LATENT.get(adata), dtype=np.float64)
     if latent.ndim != 2 or 0 in latent.shape:
-        raise InputError(f"{keys.LATENT} has shape {latent.shape}", "cells × latent, neither 0", "run `scale train` again")
+        raise InputError(
+            f"{keys.LATENT} has shape {latent.shape}",
+            "cells × latent, neither 0",
+            "run `scale train` again",
+        )
     check_finite(latent, keys.LATENT)
     return latent
 
@@ -36,11 +43,15 @@ def check_finite(values: np.ndarray, slot: keys.Slot) -> None:
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise InputError(
-            f"{slot} is NaN or infinite in {bad:,} of {len(values):,} cells", "finite numbers", "run `scale train` again"
+            f"{slot} is NaN or infinite in {bad:,} of {len(values):,} cells",
+            "finite numbers",
+            "run `scale train` again",
         )
 
 
-def neighbor_graph(latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads: int = 0) -> AnnData:
+def neighbor_graph(
+    latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads: int = 0
+) -> AnnData:
     """Compute the neighbour graph of the latent space by `scanpy.pp.neighbors`.
 
     Parameters
@@ -48,22 +59,24 @@ def neighbor_graph(latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads
     latent
         Cells × latent, at least two cells.
     n_neighbors
-        Neighbours of a cell, itself included (scanpy's way of counting); where there are fewer cells, all of them, with a
-        warning.
+        Neighbours of a cell, itself included (scanpy's way of counting); where there are fewer
+        cells, all of them, with a warning.
     seed
-        Used by the approximate search (above `EXACT_UP_TO` cells); the exact one has no chance in it.
+        Used by the approximate search (above `EXACT_UP_TO` cells); the exact one has no chance in
+        it.
     n_threads
         Threads of the search; 0 for all.
 
     Returns
     -------
-    An AnnData that holds the latent space and scanpy's slots: ``uns['neighbors']``, ``obsp['distances']``,
-    ``obsp['connectivities']`` (symmetric, weights in (0, 1]).
+    An AnnData that holds the latent space and scanpy's slots: ``uns['neighbors']``,
+    ``obsp['distances']``, ``obsp['connectivities']`` (symmetric, weights in (0, 1]).
     """
     n_cells = len(latent)
     if n_cells < n_neighbors:
         warnings.warn(
-            f"{n_cells} cells are fewer than n_neighbors {n_neighbors}: every cell is every other's neighbour",
+            f"{n_cells} cells are fewer than n_neighbors {n_neighbors}: every cell is every "
+            "other's neighbour",
             ScaleWarning,
             stacklevel=2,
         )
@@ -72,7 +85,8 @@ def neighbor_graph(latent: np.ndarray, n_neighbors: int, *, seed: int, n_threads
     graph = AnnData(obsm={keys.LATENT.name: latent})
     search = _Search(n_neighbors, seed, n_threads)
     sc.pp.neighbors(graph, use_rep=keys.LATENT.name, transformer=search, random_state=seed)
-    graph.uns["neighbors"].pop("rp_forest", None)  # the search tree: larger than the graph, and nobody reads it
+    # the search tree: larger than the graph, and nobody reads it
+    graph.uns["neighbors"].pop("rp_forest", None)
     return graph
 
 
@@ -89,13 +103,18 @@ class _Search:
     def fit_transform(self, latent: np.ndarray) -> sparse.csr_matrix:
         """Cells × cells: the distances to the ``n_neighbors - 1`` nearest others, nearest first."""
         if len(latent) <= EXACT_UP_TO:
-            # asked without points, it leaves each cell itself out, even where others lie on the same point
-            search = NearestNeighbors(n_neighbors=self.n_neighbors - 1, algorithm="brute", n_jobs=self.n_threads or -1)
+            # asked without points, it leaves each cell itself out, even where others lie on the
+            # same point
+            search = NearestNeighbors(
+                n_neighbors=self.n_neighbors - 1, algorithm="brute", n_jobs=self.n_threads or -1
+            )
             return search.fit(latent).kneighbors_graph(mode="distance")
         return _without_self(*self._descend(latent))
 
     def _descend(self, latent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and distances (both cells × n_neighbors) by nearest-neighbour descent, mostly with the cell itself."""
+        """Indices and distances (both cells × n_neighbors) by nearest-neighbour descent, mostly
+        with the cell itself.
+        """
         from pynndescent import NNDescent  # compiles for half a minute: only where it is needed
 
         n_cells = len(latent)
@@ -110,9 +129,13 @@ class _Search:
 
 
 def _without_self(indices: np.ndarray, distances: np.ndarray) -> sparse.csr_matrix:
-    """Drop each cell from its own neighbours, or the last neighbour where the cell is not among them."""
+    """Drop each cell from its own neighbours, or the last neighbour where the cell is not among
+    them.
+    """
     n_cells, n_found = indices.shape
     keep = indices != np.arange(n_cells)[:, None]
     keep[keep.all(axis=1), -1] = False
     indptr = np.arange(n_cells + 1) * (n_found - 1)
-    return sparse.csr_matrix((distances[keep].astype(np.float64), indices[keep], indptr), shape=(n_cells, n_cells))
+    return sparse.csr_matrix(
+        (distances[keep].astype(np.float64), indices[keep], indptr), shape=(n_cells, n_cells)
+    )

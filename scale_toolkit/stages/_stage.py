@@ -1,4 +1,5 @@
-"""Adapter for stages that still write into the AnnData they are given; to be deleted with the last of them.
+"""Adapter for stages that still write into the AnnData they are given; to be deleted with the last
+of them.
 
 They run on a copy that shares all matrices, and what they changed there becomes a `Result`.
 """
@@ -43,7 +44,9 @@ def stage(
     check: Callable[..., None] | None = None,
     loads: Loads = (),
 ) -> Callable[[Callable[..., AnnData]], StageFunction]:
-    """Make a public stage of ``run(adata, config, *, progress, **inputs) -> AnnData``; see `stage.stage`."""
+    """Make a public stage of ``run(adata, config, *, progress, **inputs) -> AnnData``; see
+    `stage.stage`.
+    """
 
     def wrap(run: Callable[..., AnnData]) -> StageFunction:
         @functools.wraps(run)
@@ -74,7 +77,11 @@ def _changes(before: AnnData, after: AnnData) -> tuple[dict[keys.Slot, Any], tup
     for where in ("obs", "var"):
         old, new = getattr(before, where), getattr(after, where)
         for name in new.columns:
-            if name not in old or not new[name].equals(old[name]) or new[name].dtype != old[name].dtype:
+            if (
+                name not in old
+                or not new[name].equals(old[name])
+                or new[name].dtype != old[name].dtype
+            ):
                 slots[keys.column(where, name)] = new[name]
         drops += [keys.column(where, name) for name in old.columns if name not in new]
     for where in _MAPPINGS:

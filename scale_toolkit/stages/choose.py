@@ -100,7 +100,8 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     missed = [intervals[row] for row in np.setdiff1d(np.arange(len(intervals)), interval_rows)]
     if missed:
         warnings.warn(
-            f"{len(missed):,} of {len(intervals):,} intervals overlap no modelled peak: {first_names(missed)}",
+            f"{len(missed):,} of {len(intervals):,} intervals overlap no modelled peak: "
+            f"{first_names(missed)}",
             ScaleWarning,
             stacklevel=2,
         )
@@ -161,7 +162,8 @@ def _evaluated(adata: AnnData, query: str) -> npt.NDArray[np.bool_]:
         raise InputError(
             f"the query {query!r} cannot be answered ({reason})",
             f"an expression over obs ({first_names(adata.obs.columns, 8)})",
-            "write it as 'column == \"value\"', and a column with other signs than letters in `backticks`",
+            "write it as 'column == \"value\"', and a column with other signs than letters in "
+            "`backticks`",
         ) from None
     if not isinstance(chosen, pd.Series) or not pd.api.types.is_bool_dtype(chosen.dtype):
         raise InputError(
@@ -182,11 +184,14 @@ def as_names(values: str | Sequence[str], keyword: str) -> list[str]:
     """
     if isinstance(values, str):
         return [values]
-    names = list(values) if isinstance(values, (Sequence, np.ndarray, pd.Index, pd.Series)) else None
+    names = (
+        list(values) if isinstance(values, (Sequence, np.ndarray, pd.Index, pd.Series)) else None
+    )
     if names is None or not all(isinstance(name, str) for name in names):
         raise InputError(
             f"{keyword} is {values!r}"[:200],
-            "a list of names" + (" or intervals such as chr1:1000-2000" if keyword == "peaks" else ""),
+            "a list of names"
+            + (" or intervals such as chr1:1000-2000" if keyword == "peaks" else ""),
             f"give {keyword} as a list of strings",
         )
     return [str(name) for name in names]
@@ -206,7 +211,9 @@ def positions_of(key: Any, names: pd.Index, axis: str) -> tuple[slice | Position
     """
     if isinstance(key, slice):
         if any(isinstance(bound, str) for bound in (key.start, key.stop)):
-            raise InputError(f"a slice of {axis} names", "numbers, names or a mask", f"list the {axis}s")
+            raise InputError(
+                f"a slice of {axis} names", "numbers, names or a mask", f"list the {axis}s"
+            )
         return key, False
     if isinstance(key, str):
         return _named([key], names, axis), True
@@ -258,7 +265,8 @@ def _named(wanted: list[str], names: pd.Index, axis: str) -> Positions:
     if missing:
         raise InputError(
             f"{len(missing)} of {len(wanted)} {axis}s are missing: {first_names(missing)}",
-            f"names such as {next(iter(names), None)}" + (", modelled by `scale train`" if axis == "peak" else ""),
+            f"names such as {next(iter(names), None)}"
+            + (", modelled by `scale train`" if axis == "peak" else ""),
             f"ask for some of the {len(names):,} {axis}s of the file",
         )
     return np.asarray(positions, np.int64)

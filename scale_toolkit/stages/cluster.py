@@ -87,9 +87,7 @@ def check(adata: AnnData, config: ClusterConfig) -> None:
     check=check,
     loads=("numba",),
 )
-def cluster(
-    adata: AnnData, config: ClusterConfig, *, progress: Progress | None = None
-) -> Result:
+def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None = None) -> Result:
     """Cluster the cells of the latent space.
 
     Parameters
@@ -195,9 +193,7 @@ def _leiden(
 ) -> Partition:
     if len(latent) == 1:
         return Partition(np.zeros(1, dtype=np.int64), {})
-    graph = neighbor_graph(
-        latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads
-    )
+    graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     result.slots[keys.NEIGHBORS] = {**graph.uns["neighbors"], "stage": "cluster"}
     for slot in (keys.DISTANCES, keys.CONNECTIVITIES):
         result.slots[slot] = graph.obsp[slot.name]
@@ -276,9 +272,7 @@ def choose_number(latent: np.ndarray, config: ClusterConfig) -> int:
         latent = latent[np.sort(rng.choice(len(latent), MAX_CELLS_TO_CHOOSE, replace=False))]
     if len(latent) == 1 or (latent == latent[0]).all():
         return 1
-    graph = neighbor_graph(
-        latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads
-    )
+    graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     weights = keys.CONNECTIVITIES.get(graph)
     leiden = LeidenGraph(weights, config.seed, config.leiden)
     return find_splits(latent, weights, leiden, config.seed).recommend()

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def counts_of(adata: AnnData) -> sparse.csr_matrix:
-    """Return ``adata.X`` as CSR in memory; its arrays are those of X if X is a CSR matrix in memory.
+    """Return ``adata.X`` as CSR in memory; its arrays are those of X if X is a CSR matrix in
+    memory.
 
     Raises
     ------
@@ -24,7 +25,9 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
     """
     X = adata.X
     if X is None:
-        raise InputError("X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first")
+        raise InputError(
+            "X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first"
+        )
     if hasattr(X, "to_memory"):  # the sparse dataset of a backed AnnData
         X = X.to_memory()
     return sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
@@ -35,7 +38,9 @@ def check_counts(counts: sparse.csr_matrix) -> None:
     data = counts.data
     if not np.isfinite(data).all() or (data < 0).any() or (data != np.floor(data)).any():
         raise InputError(
-            "X holds negative, fractional or missing values", "counts", "give the raw counts to `scale prepare`"
+            "X holds negative, fractional or missing values",
+            "counts",
+            "give the raw counts to `scale prepare`",
         )
 
 
@@ -51,15 +56,21 @@ def open_peaks(adata: AnnData) -> sparse.csr_matrix:
     """
     if 0 in adata.shape:
         raise InputError(
-            f"X is {adata.n_obs} cells × {adata.n_vars} peaks", "one or more of each", "run `scale prepare` first"
+            f"X is {adata.n_obs} cells × {adata.n_vars} peaks",
+            "one or more of each",
+            "run `scale prepare` first",
         )
     counts = counts_of(adata)
     low, high = (counts.data.min(), counts.data.max()) if counts.nnz else (0, 0)
     if not (np.isfinite(low) and np.isfinite(high) and low >= 0):
         raise InputError(
-            f"X ranges from {low:g} to {high:g}", "counts of 0 or more", "give counts as `scale prepare` writes them"
+            f"X ranges from {low:g} to {high:g}",
+            "counts of 0 or more",
+            "give counts as `scale prepare` writes them",
         )
-    is_open = sparse.csr_matrix((counts.data > 0, counts.indices, counts.indptr), shape=counts.shape, copy=False)
+    is_open = sparse.csr_matrix(
+        (counts.data > 0, counts.indices, counts.indptr), shape=counts.shape, copy=False
+    )
     if not is_open.data.all() or not counts.has_canonical_format:
         is_open = is_open.copy()  # until here the index arrays are those of X
         is_open.sum_duplicates()
@@ -68,7 +79,8 @@ def open_peaks(adata: AnnData) -> sparse.csr_matrix:
 
 
 def over_all(values: np.ndarray, positions: np.ndarray, n_peaks: int, fill: float) -> np.ndarray:
-    """Return `values` of some peaks in an array over all `n_peaks`, `fill` for the rest; the dtype is kept.
+    """Return `values` of some peaks in an array over all `n_peaks`, `fill` for the rest; the dtype
+    is kept.
 
     Parameters
     ----------
@@ -83,7 +95,9 @@ def over_all(values: np.ndarray, positions: np.ndarray, n_peaks: int, fill: floa
 
 
 def modelled_peaks(adata: AnnData) -> np.ndarray:
-    """Return which peaks the model sees, (peaks,) bool: the selected ones, or all without a selection."""
+    """Return which peaks the model sees, (peaks,) bool: the selected ones, or all without a
+    selection.
+    """
     if not keys.SELECTED.found_in(adata):
         return np.ones(adata.n_vars, bool)
     selected = np.asarray(keys.SELECTED.get(adata), bool)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 DEPTHS = ("equal", "own")
 
 
-def read_decoder(adata: AnnData, peak_positions: npt.NDArray[np.int64], depth: str = "equal") -> Decoder:
+def read_decoder(
+    adata: AnnData, peak_positions: npt.NDArray[np.int64], depth: str = "equal"
+) -> Decoder:
     """Return the decoder of all cells and of some peaks.
 
     Parameters
@@ -86,7 +88,8 @@ def check_finite(arrays: Mapping[keys.Slot, npt.NDArray[Any]]) -> None:
             raise InputError(
                 f"{slot} has {n_bad} of {values.size} values that are NaN or infinite",
                 "numbers only, as `scale train` writes them",
-                "keep the cells and peaks of one trained file (joining files leaves gaps), or train again",
+                "keep the cells and peaks of one trained file (joining files leaves gaps), or "
+                "train again",
             )
 
 

@@ -94,9 +94,7 @@ def embed(adata: AnnData, config: EmbedConfig, *, progress: Progress | None = No
 
 def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progress) -> Result:
     report("neighbours of the cells", 0, 2)
-    graph = neighbor_graph(
-        latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads
-    )
+    graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     slots, name = _graph_slots(adata, graph)
     # UMAP sets weak edges to 0 in the very arrays it is given
     weights = keys.CONNECTIVITIES.get(graph)
@@ -121,7 +119,9 @@ def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progr
 
 
 def _graph_slots(adata: AnnData, graph: AnnData) -> tuple[dict[keys.Slot, Any], str]:
-    """Return the slots of UMAP's graph, and its name in ``uns``; another graph in `adata` is kept."""
+    """Return the slots of UMAP's graph, and its name in ``uns``; another graph in `adata` is
+    kept.
+    """
     distances, weights = keys.DISTANCES.get(graph), keys.CONNECTIVITIES.get(graph)
     slots = _GRAPH
     if keys.NEIGHBORS.found_in(adata) and keys.NEIGHBORS.get(adata).get("stage") != "embed":

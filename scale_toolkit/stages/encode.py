@@ -161,7 +161,9 @@ def options_of(model: bytes) -> dict[str, Any]:
 
 
 def made_by(adata: AnnData, model: bytes) -> bool:
-    """Whether the slots of `train` in `adata` are this model's: its peaks, its loadings, all cells."""
+    """Whether the slots of `train` in `adata` are this model's: its peaks, its loadings, all
+    cells.
+    """
     needed = (keys.DECODER, keys.BIAS, keys.LATENT, keys.POSTERIOR, keys.COMPONENT)
     if not all(slot.found_in(adata) for slot in needed):
         return False
@@ -193,9 +195,7 @@ def _contents(model: bytes) -> dict[str, Any]:
     return content
 
 
-def _pretrained(
-    model: bytes, peaks: PeakNames | None
-) -> tuple[Trained, list[str], dict[str, Any]]:
+def _pretrained(model: bytes, peaks: PeakNames | None) -> tuple[Trained, list[str], dict[str, Any]]:
     """Return a model, the names of its peaks, and its facts."""
     from scale_toolkit.model.files import model_of
 

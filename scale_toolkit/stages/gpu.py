@@ -37,8 +37,14 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise DeviceError(f"device is {name!r}", "auto, cpu, cuda, cuda:N or mps", "use --device auto")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device.type]
+        raise DeviceError(
+            f"device is {name!r}", "auto, cpu, cuda, cuda:N or mps", "use --device auto"
+        )
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }[device.type]
     if not available:
         raise DeviceError(
             f"no {device.type.upper()} device is here, and {name} was asked for",
@@ -47,7 +53,9 @@ def find_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs", "a number below that", "use --device cuda"
+            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs",
+            "a number below that",
+            "use --device cuda",
         )
     return device
 
@@ -111,7 +119,8 @@ def _reported(device: torch.device) -> Iterator[None]:
         raise DeviceError(
             f"{device} ran out of memory ({_memory(device)})",
             "a GPU with more memory free",
-            "lower --gpu-memory or --batch-size, or use --device cpu; a --checkpoint that was asked for is kept",
+            "lower --gpu-memory or --batch-size, or use --device cpu; a --checkpoint that was "
+            "asked for is kept",
         ) from None
     except RuntimeError as error:
         first_line = str(error).partition("\n")[0].removesuffix(".")
@@ -119,7 +128,9 @@ def _reported(device: torch.device) -> Iterator[None]:
             raise
         if any(words in first_line for words in _BUSY):
             raise DeviceError(
-                f"{device} is held by another process ({first_line})", "a GPU that is free", "wait for it, or name another"
+                f"{device} is held by another process ({first_line})",
+                "a GPU that is free",
+                "wait for it, or name another",
             ) from None
         raise DeviceError(
             f"{device} failed ({first_line})",

@@ -107,7 +107,8 @@ def group_codes(adata: AnnData, column: str) -> tuple[npt.NDArray[np.int64], lis
             names.append(UNLABELLED)
         codes = np.where(codes < 0, names.index(UNLABELLED), codes)
         warnings.warn(
-            f"{n_unlabelled:,} of {adata.n_obs:,} cells have a missing or blank {column}; their group is {UNLABELLED!r}",
+            f"{n_unlabelled:,} of {adata.n_obs:,} cells have a missing or blank {column}; their "
+            f"group is {UNLABELLED!r}",
             ScaleWarning,
             stacklevel=3,
         )

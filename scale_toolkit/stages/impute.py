@@ -195,12 +195,16 @@ def impute(
 streamed = impute.streamed
 
 
-def _row_blocks(adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.int64]) -> dict[keys.Slot, RowBlocks]:
+def _row_blocks(
+    adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.int64]
+) -> dict[keys.Slot, RowBlocks]:
     """Return the matrices asked for of these peaks; nothing is computed yet."""
     blocks: dict[keys.Slot, RowBlocks] = {}
     if config.numeric or not (config.binary or config.per_group or config.validate):
         decoder = read_decoder(adata, columns, config.depth)
-        blocks[_placed(keys.IMPUTED, config)] = NumericRows(decoder, config.numeric_format, n_threads=config.n_threads)
+        blocks[_placed(keys.IMPUTED, config)] = NumericRows(
+            decoder, config.numeric_format, n_threads=config.n_threads
+        )
     if config.binary:
         rates = {
             keys.CELL_OPEN_RATE: keys.CELL_OPEN_RATE.get(adata).to_numpy(),
@@ -256,7 +260,9 @@ def _trusted(columns: npt.NDArray[np.int64], trust: npt.NDArray[np.bool_]) -> np
     return trusted
 
 
-def _name_columns(adata: AnnData, config: ImputeConfig, result: Result, names: npt.NDArray[Any]) -> None:
+def _name_columns(
+    adata: AnnData, config: ImputeConfig, result: Result, names: npt.NDArray[Any]
+) -> None:
     """Add the names of the columns and the step of uint8; drop older matrices of other peaks."""
     if config.numeric_format == "uint8" and _placed(keys.IMPUTED, config) in result.blocks:
         result.slots[keys.IMPUTED_STEP] = UINT8_STEP

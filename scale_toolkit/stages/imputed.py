@@ -92,7 +92,9 @@ class Imputed:
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, adata: AnnData, peak_positions: npt.NDArray[np.int64], depth: str = "equal") -> None:
+    def __init__(
+        self, adata: AnnData, peak_positions: npt.NDArray[np.int64], depth: str = "equal"
+    ) -> None:
         self._decoder = read_decoder(adata, peak_positions, depth)
         self._annotation = _annotation(adata, peak_positions)
         self.depth = depth
@@ -102,7 +104,10 @@ class Imputed:
 
     def __repr__(self) -> str:
         size = f"{self.shape[0]:,} cells × {self.shape[1]:,} peaks"
-        return f"Imputed: {size} at {self.depth} depth, decoded on demand ({self.decoded:,} values until now)"
+        return (
+            f"Imputed: {size} at {self.depth} depth, decoded on demand ({self.decoded:,} values "
+            "until now)"
+        )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -184,6 +189,14 @@ def _annotation(adata: AnnData, peak_positions: npt.NDArray[np.int64]) -> AnnDat
     return anndata.AnnData(
         obs=adata.obs.copy(),
         var=adata.var.iloc[peak_positions].copy(),
-        obsm={name: values.copy() for name, values in adata.obsm.items() if f"obsm/{name}" not in left_out},
-        uns={name: deepcopy(values) for name, values in adata.uns.items() if f"uns/{name}" not in left_out},
+        obsm={
+            name: values.copy()
+            for name, values in adata.obsm.items()
+            if f"obsm/{name}" not in left_out
+        },
+        uns={
+            name: deepcopy(values)
+            for name, values in adata.uns.items()
+            if f"uns/{name}" not in left_out
+        },
     )

@@ -1,4 +1,6 @@
-"""Put several inputs of ``prepare`` together, and keep what an input already had under a slot's name."""
+"""Put several inputs of ``prepare`` together, and keep what an input already had under a slot's
+name.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +106,9 @@ def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
         new_name = result[batch][names[batch] != result[batch]][0]
         warnings.warn(
             f"{count:,} peaks of {batch!r} are spelled in another way and were matched by interval "
+            ""
+            ""
+            ""
             f"({old_name} -> {new_name})",
             ScaleWarning,
             stacklevel=6,

@@ -66,6 +66,4 @@ def clusters_of(adata: AnnData, column: str, keyword: str) -> pd.Series:
     if not isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype("category")
     categories = values.cat.categories.astype(str)
-    return pd.Series(
-        pd.Categorical.from_codes(values.cat.codes, categories), index=adata.obs_names
-    )
+    return pd.Series(pd.Categorical.from_codes(values.cat.codes, categories), index=adata.obs_names)

@@ -178,8 +178,5 @@ def motif_table(
 def _empty_motif_table() -> pd.DataFrame:
     strings = ("cluster", "motif")
     return pd.DataFrame(
-        {
-            name: np.empty(0, object if name in strings else np.float64)
-            for name in _MOTIF_COLUMNS
-        }
+        {name: np.empty(0, object if name in strings else np.float64) for name in _MOTIF_COLUMNS}
     )

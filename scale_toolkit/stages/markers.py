@@ -80,7 +80,8 @@ def markers(
     sequences: Sequence[str] | None = None,
     motifs: Mapping[str, np.ndarray] | None = None,
 ) -> Result:
-    """Find the peaks that are open in more cells of a cluster than in other cells of the same depth.
+    """Find the peaks that are open in more cells of a cluster than in other cells of the same
+    depth.
 
     Each cluster is compared with all other cells on the binarised counts (`core.differential`: a
     logistic model with log depth as covariate, score test with saddlepoint tails; or scanpy's
@@ -310,6 +311,4 @@ def _report_markers(n_markers: pd.Series, config: MarkersConfig) -> None:
             f"{len(without)} of {len(n_markers)} clusters have 0 marker peaks ({limits}): "
             f"{first_names(without)}"
         )
-    log.info(
-        "%d marker peaks in %d clusters (%s)", n_markers.sum(), len(n_markers), limits
-    )
+    log.info("%d marker peaks in %d clusters (%s)", n_markers.sum(), len(n_markers), limits)

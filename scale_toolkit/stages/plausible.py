@@ -13,9 +13,12 @@ from scipy import sparse
 from scale_toolkit.core.intervals import parse_names
 
 _LOOKED_AT = 20_000  # names, or cells, that are looked at: the first ones
-_GENE_ID = re.compile(r"ENS[A-Z]*G\d{11}|(?=.*[A-Z])[A-Z][A-Za-z]{0,9}\d{0,4}[A-Z]?\d{0,2}(-[A-Z0-9]{1,4})?")
+_GENE_ID = re.compile(
+    r"ENS[A-Z]*G\d{11}|(?=.*[A-Z])[A-Z][A-Za-z]{0,9}\d{0,4}[A-Z]?\d{0,2}(-[A-Z0-9]{1,4})?"
+)
 _FEW_SHARED = 0.1  # share of the smaller input's peaks
-_EVEN_EXCESS = 1.5  # twos for a one: fragments have 0.1 to 0.3, reads and insertions counted one by one more than 2
+# twos for a one: fragments have 0.1 to 0.3, reads and insertions counted one by one more than 2
+_EVEN_EXCESS = 1.5
 
 
 def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
@@ -29,24 +32,31 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
     Returns
     -------
     list of str
-        Nothing, or of: transposed (intervals name the cells), gene expression (genes name the peaks), two ways of naming
-        chromosomes.
+        Nothing, or of: transposed (intervals name the cells), gene expression (genes name the
+        peaks), two ways of naming chromosomes.
     """
     sentences = []
     are_intervals = _share_of_intervals(peaks)
     if are_intervals < 0.5 and _share_of_intervals(cells) > 0.9:
         sentences.append(
-            f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this looks like peaks × cells; "
+            f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this "
+            ""
+            ""
+            "looks like peaks × cells; "
             "transpose it (adata.T) unless this is meant"
         )
     elif are_intervals < 0.5 and _share_of_genes(peaks) > 0.5:
         sentences.append(
-            f"the peaks are named like genes ({peaks[0]}, {peaks[len(peaks) // 2]}): is this gene expression? SCALE models "
+            f"the peaks are named like genes ({peaks[0]}, {peaks[len(peaks) // 2]}): is this gene "
+            "expression? SCALE models "
             "peaks that are open or closed"
         )
     with_chr = _share_with_chr(peaks)
     if with_chr is not None and 0.02 < with_chr < 0.98:
-        sentences.append(f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others are not: peaks of two sources?")
+        sentences.append(
+            f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others "
+            "are not: peaks of two sources?"
+        )
     return sentences
 
 
@@ -58,41 +68,51 @@ def without_intervals(peaks: pd.Index) -> str:
     if _share_of_intervals(peaks) > 0:
         return ""
     return (
-        f"no peak name is an interval (first: {peaks[0]!r}): --blacklist, --drop-chromosomes, genes, motifs "
+        f"no peak name is an interval (first: {peaks[0]!r}): --blacklist, --drop-chromosomes, "
+        "genes, motifs "
         "and bigWig files need names such as chr1:100-200"
     )
 
 
 def in_twos(counts: sparse.csr_matrix) -> str:
-    """A sentence where counts come in twos: both ends of a fragment (Martens et al., Nature Methods 2024); else an empty one.
+    """A sentence where counts come in twos: both ends of a fragment (Martens et al., Nature Methods
+    2024); else an empty one.
 
-    Common, and of no weight where open and closed is all that is modelled: something to know, no doubt.
+    Common, and of no weight where open and closed is all that is modelled: something to know, no
+    doubt.
     """
     n_ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
     if twos <= _EVEN_EXCESS * max(n_ones, 1) or twos < 1000:
         return ""
     return (
-        f"{twos:,} counts are 2 and {n_ones:,} are 1: reads or insertions, two for each fragment; n_counts and --log-transform "
+        f"{twos:,} counts are 2 and {n_ones:,} are 1: reads or insertions, two for each fragment; "
+        "n_counts and --log-transform "
         "count both, open and closed are what they are"
     )
 
 
 def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
-    """What is odd about inputs that are to be joined: peaks of which hardly any are shared, as of two genome builds."""
+    """What is odd about inputs that are to be joined: peaks of which hardly any are shared, as
+    of two genome builds.
+    """
     names = list(peaks)
     for position, second_name in enumerate(names[1:], 1):
         first, second = peaks[names[0]], peaks[names[position]]
         shared = int(second.isin(first).sum())
         if 0 < shared < _FEW_SHARED * min(len(first), len(second)):
             return [
-                f"inputs {names[0]!r} and {second_name!r} share {shared:,} peaks of {len(first):,} and {len(second):,}: were they "
+                f"inputs {names[0]!r} and {second_name!r} share {shared:,} peaks of {len(first):,} "
+                ""
+                ""
+                f"and {len(second):,}: were they "
                 "counted over one set of peaks, on one genome build?"
             ]
     return []
 
 
 def what_was_done(values: Any) -> str:
-    """Guess how fractional values were made from counts, in words: what to undo, or to take instead.
+    """Guess how fractional values were made from counts, in words: what to undo, or to take
+    instead.
 
     Parameters
     ----------
@@ -113,9 +133,11 @@ def what_was_done(values: Any) -> str:
         if len(sums) > 1 and np.ptp(sums) < 1e-3 * sums.mean():
             return f"these look like {name.format(sums.mean())}"
     columns = rows.tocsc()
-    # a peak's values over one another are the cells' term frequencies, the same for every peak: TF-IDF has rank one
+    # a peak's values over one another are the cells' term frequencies, the same for every peak:
+    # TF-IDF has rank one
     dense = columns[:, np.argsort(-np.diff(columns.indptr), kind="stable")[:50]].toarray()
-    for linear in (dense, np.expm1(np.minimum(dense, 50))):  # Signac takes the logarithm of one plus these
+    # Signac takes the logarithm of one plus these
+    for linear in (dense, np.expm1(np.minimum(dense, 50))):
         logs = np.log(linear, where=linear > 0, out=np.full(dense.shape, np.nan))
         if min(dense.shape) > 2 and _is_additive(logs):
             return "these look like TF-IDF values"
@@ -143,13 +165,17 @@ def _share_of_intervals(names: pd.Index) -> float:
 def _share_of_genes(names: pd.Index) -> float:
     """Share of names like genes; numbered names (peak_1, peak_2) are none, but for Ensembl's."""
     examples = [str(name) for name in names[:_LOOKED_AT]]
-    if len({name.rstrip("0123456789") for name in examples}) < 0.05 * len(examples) and not examples[0].startswith("ENS"):
+    if len({name.rstrip("0123456789") for name in examples}) < 0.05 * len(
+        examples
+    ) and not examples[0].startswith("ENS"):
         return 0.0
     return float(np.mean([bool(_GENE_ID.fullmatch(name.split(".")[0])) for name in examples]))
 
 
 def _share_with_chr(names: pd.Index) -> float | None:
-    """Share of the main chromosomes' peaks whose chromosome begins with chr; None if names are not intervals."""
+    """Share of the main chromosomes' peaks whose chromosome begins with chr; None if names are
+    not intervals.
+    """
     step = max(1, len(names) // _LOOKED_AT)
     chromosomes = parse_names(names[::step])["chrom"].dropna().astype(str)
     main = chromosomes[chromosomes.str.fullmatch(r"(?:chr)?(?:\d{1,2}|X|Y|M|MT)")]

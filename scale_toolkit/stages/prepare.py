@@ -1,6 +1,8 @@
-"""``prepare``: one count matrix out of one input or many, without the cells and peaks that hold too little.
+"""``prepare``: one count matrix out of one input or many, without the cells and peaks that hold too
+little.
 
-The order is SCALE's: regions to leave out, then cells with few open peaks, then peaks open in few of the cells kept.
+The order is SCALE's: regions to leave out, then cells with few open peaks, then peaks open in few
+of the cells kept.
 """
 
 from __future__ import annotations
@@ -67,14 +69,16 @@ def prepare(
     Parameters
     ----------
     adata
-        Cells × peaks of whole counts (CSR, CSC or dense), as read: never normalised. Several inputs as a list, or as a
-        mapping from batch name to input.
+        Cells × peaks of whole counts (CSR, CSC or dense), as read: never normalised. Several inputs
+        as a list, or as a mapping from batch name to input.
     config
-        Which cells and peaks are kept; which layer holds the counts; how the peaks of several inputs are joined.
+        Which cells and peaks are kept; which layer holds the counts; how the peaks of several
+        inputs are joined.
     progress
         Called after each input and each filter.
     blacklist
-        Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are dropped.
+        Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are
+        dropped.
     metadata
         Columns to add to obs, indexed by barcode (with ``-<batch>``, if several inputs share it).
 
@@ -84,22 +88,27 @@ def prepare(
         A new one; the inputs are not modified. Writes:
 
         - ``X``: CSR float32, the counts as read; indices sorted, no stored zeros
-        - ``obs['n_peaks']`` (int64), ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64): after filtering
+        - ``obs['n_peaks']`` (int64), ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64):
+          after filtering
         - ``obs['batch']`` (category): of several inputs, the one a cell came from
-        - ``uns['scale_qc']``: ``cell_values`` and ``cell_counts`` (int64; how many input cells had that number of open peaks),
-          ``peak_values`` and ``peak_counts`` (how many peaks were open in that number of the cells kept), and the limits
-          ``cell_least`` and ``peak_least`` as integers
+        - ``uns['scale_qc']``: ``cell_values`` and ``cell_counts`` (int64; how many input cells had
+          that number of open peaks), ``peak_values`` and ``peak_counts`` (how many peaks were open
+          in that number of the cells kept), and the limits ``cell_least`` and ``peak_least`` as
+          integers
 
-        A single input keeps its columns, ``uns``, ``obsm``, ``varm``, ``obsp``, ``varp`` and ``layers``, cut to the cells
-        and peaks kept, but not ``raw``. Several keep the columns of ``obs``, and those of ``var`` that agree.
+        A single input keeps its columns, ``uns``, ``obsm``, ``varm``, ``obsp``, ``varp`` and
+        ``layers``, cut to the cells and peaks kept, but not ``raw``. Several keep the columns of
+        ``obs``, and those of ``var`` that agree.
 
     Raises
     ------
     InputError
-        No counts (missing, NaN, negative or fractional values), an empty matrix, barcodes or peaks twice, an unknown
-        layer, inputs that share no peak, or peak names that are not intervals if regions are to be left out.
+        No counts (missing, NaN, negative or fractional values), an empty matrix, barcodes or peaks
+        twice, an unknown layer, inputs that share no peak, or peak names that are not intervals if
+        regions are to be left out.
     NothingLeftError
-        A filter leaves no cell or no peak; the error has the distribution and a value that keeps some.
+        A filter leaves no cell or no peak; the error has the distribution and a value that keeps
+        some.
     """
     inputs = _named(adata, config.layer)
     counts = {}
@@ -175,7 +184,9 @@ def prepare(
 def _named(
     adata: AnnData | Sequence[AnnData] | Mapping[str, AnnData], layer: str | None
 ) -> dict[str, AnnData]:
-    """Inputs by batch name, in memory, with peaks only; a single one without a batch has the name ''."""
+    """Inputs by batch name, in memory, with peaks only; a single one without a batch has the
+    name ''.
+    """
     if isinstance(adata, Mapping):
         named = {str(name): source for name, source in adata.items()}
     elif isinstance(adata, Sequence):
@@ -340,7 +351,8 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
             if kind == "fractional" and (guess := what_was_done(values)):
                 do = f"{guess}; {do}"
             raise InputError(
-                f"{place} has {int(wrong.sum()):,} {kind} values, first {data[position]:g} (cell {adata.obs_names[cell]}, "
+                f"{place} has {int(wrong.sum()):,} {kind} values, first {data[position]:g} (cell "
+                f"{adata.obs_names[cell]}, "
                 f"peak {adata.var_names[peak]})",
                 expected,
                 do,
@@ -408,7 +420,8 @@ def _keep_foreign(rest: AnnData, *, is_ours: bool) -> None:
             renamed.append(f"{slot} as {new_name!r}")
     if renamed:
         warnings.warn(
-            f"the input has values under names of this stage, which were kept: {', '.join(renamed)}",
+            "the input has values under names of this stage, which were kept: "
+            f"{', '.join(renamed)}",
             ScaleWarning,
             stacklevel=5,
         )
@@ -452,7 +465,8 @@ def _outside_regions(
         if not set(peak_chromosomes) & set(overlaps.chromosomes):
             region_chromosomes = ", ".join(overlaps.chromosomes[:4])
             warnings.warn(
-                f"no chromosome of the blacklist ({region_chromosomes}) has a peak (they are on {chromosome_list})",
+                f"no chromosome of the blacklist ({region_chromosomes}) has a peak (they are on "
+                f"{chromosome_list})",
                 ScaleWarning,
                 stacklevel=4,
             )
@@ -484,7 +498,9 @@ def _least(minimum: float, total: int) -> float:
 
 
 def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> dict[str, Any]:
-    """How often each value is there before the filter, and the limit: what a knee plot is drawn from."""
+    """How often each value is there before the filter, and the limit: what a knee plot is drawn
+    from.
+    """
     distinct, counts = np.unique(values, return_counts=True)
     return {
         f"{what}_values": distinct,
@@ -496,7 +512,9 @@ def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> 
 def _enough(
     values: NDArray[np.int64], minimum: float, total: int, what: str, of: str, option: str
 ) -> NDArray[np.bool_]:
-    """Mark values of at least `minimum`, below 1 a fraction of `total`; an error that helps where none is."""
+    """Mark values of at least `minimum`, below 1 a fraction of `total`; an error that helps
+    where none is.
+    """
     least = _least(minimum, total)
     keep = values >= least
     if keep.any():

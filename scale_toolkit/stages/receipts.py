@@ -1,4 +1,6 @@
-"""Receipts: what each stage read, with which options and library versions; and what the run cost."""
+"""Receipts: what each stage read, with which options and library versions; and what the run
+cost.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def receipts(adata: Any) -> list[dict[str, Any]]:
 
 
 def entries(adata: Any, slot: keys.Slot) -> list[dict[str, Any]]:
-    """Return the list in a JSON slot (`keys.RECEIPTS`, `keys.RUNTIME`); empty if the slot is missing.
+    """Return the list in a JSON slot (`keys.RECEIPTS`, `keys.RUNTIME`); empty if the slot is
+    missing.
 
     Raises
     ------
@@ -66,7 +69,9 @@ def entries(adata: Any, slot: keys.Slot) -> list[dict[str, Any]]:
 
 
 def appended(previous: list[dict[str, Any]], entry: dict[str, Any]) -> str:
-    """Return the JSON text of `previous` with one more entry; NumPy numbers and arrays become plain ones."""
+    """Return the JSON text of `previous` with one more entry; NumPy numbers and arrays become
+    plain ones.
+    """
     return json.dumps([*previous, entry], sort_keys=True, default=_plain)
 
 
@@ -82,16 +87,18 @@ def digest(adata: Any, slots: Iterable[keys.Slot], n_threads: int = 1) -> str:
     Parameters
     ----------
     adata
-        AnnData, in memory or backed; a list of them (digested in order); a mapping (with its names);
-        or None for a stage that reads nothing.
+        AnnData, in memory or backed; a list of them (digested in order); a mapping (with its
+        names); or None for a stage that reads nothing.
     slots
-        What is read. A slot that is missing counts as missing, so that adding it changes the digest.
+        What is read. A slot that is missing counts as missing, so that adding it changes the
+        digest.
     n_threads
         Threads that share large arrays; the digest is the same for any number.
 
     Notes
     -----
-    A CSR, CSC or dense X of the same counts gives different digests; a backed and a loaded one the same.
+    A CSR, CSC or dense X of the same counts gives different digests; a backed and a loaded one the
+    same.
     """
     state = blake2b(digest_size=16)
     if isinstance(adata, Mapping):
@@ -114,7 +121,11 @@ def _feed(state: Any, value: Any, n_threads: int) -> None:
     if hasattr(value, "to_memory"):  # the sparse X of a backed AnnData
         value = value.to_memory()
     if sparse.issparse(value):
-        parts = (value.indptr.astype(np.int64), value.indices.astype(np.int32, copy=False), value.data)
+        parts = (
+            value.indptr.astype(np.int64),
+            value.indices.astype(np.int32, copy=False),
+            value.data,
+        )
         for part in parts:
             _feed_array(state, part, n_threads)
     elif isinstance(value, Mapping):

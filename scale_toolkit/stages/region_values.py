@@ -31,8 +31,8 @@ def region_values(
     adata
         The output of `train`.
     regions
-        Peak names, intervals (``chr1:1000-9000``), or with `genes` names of genes. Of several peaks in a
-        region the mean is taken; of a gene, those within `PROMOTER` bases of its start.
+        Peak names, intervals (``chr1:1000-9000``), or with `genes` names of genes. Of several peaks
+        in a region the mean is taken; of a gene, those within `PROMOTER` bases of its start.
     genes
         ``chrom``, ``tss``, ``gene_id``, ``gene_name`` (`io.genes.read_gtf`).
 
@@ -64,7 +64,8 @@ def _as_intervals(name: str, adata: AnnData, genes: pd.DataFrame | None) -> list
         columns = ", ".join(map(str, adata.obs.columns))
         raise InputError(
             f"{name!r} is neither a column of obs nor a peak or region",
-            f"one of {columns}, a peak such as {adata.var_names[0]}, or a region such as chr1:1000-9000",
+            f"one of {columns}, a peak such as {adata.var_names[0]}, or a region such as "
+            "chr1:1000-9000",
             "name genes together with --gtf",
         )
     lower = name.lower()

@@ -218,7 +218,9 @@ def _nothing_left(score: np.ndarray, config: SelectPeaksConfig) -> NothingLeftEr
 
 
 def _warn_if_fewer(n_found: int, config: SelectPeaksConfig) -> None:
-    """Warn if there are fewer peaks than a number that the user chose; the default is only a bound."""
+    """Warn if there are fewer peaks than a number that the user chose; the default is only a
+    bound.
+    """
     if n_found < config.n_peaks != SelectPeaksConfig().n_peaks:
         warn(
             f"`n_peaks` is {config.n_peaks} and there are {n_found} peaks: all are kept",

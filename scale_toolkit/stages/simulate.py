@@ -49,7 +49,8 @@ DEFAULT = Sizes(1_000, 20_000, 8, 2_000)
 def simulate(
     config: SimulateConfig | None = None, *, progress: Progress | None = None, **options: Any
 ) -> AnnData:
-    """Make cells with planted clusters; `streamed` makes the same cells without holding their counts.
+    """Make cells with planted clusters; `streamed` makes the same cells without holding their
+    counts.
 
     Peak frequencies and depths are log-normal, every cluster has its own peaks with raised odds,
     and clusters come in pairs that share more of them. At the default options TF-IDF and SVD with
@@ -96,7 +97,9 @@ def simulate(
 def streamed(
     config: SimulateConfig | None = None, *, progress: Progress | None = None, **options: Any
 ) -> tuple[AnnData, dict[str, RowBlocks]]:
-    """Make the cells of `simulate` in bounded memory: the AnnData without X, and X as blocks of rows."""
+    """Make the cells of `simulate` in bounded memory: the AnnData without X, and X as blocks of
+    rows.
+    """
     return simulate_stage.streamed(None, config, progress=progress, **options)
 
 
@@ -178,7 +181,9 @@ def simulate_stage(
 
 
 def _sizes(config: SimulateConfig) -> Sizes:
-    """Return the sizes: the options, else those of the data set named by `like`, else the defaults."""
+    """Return the sizes: the options, else those of the data set named by `like`, else the
+    defaults.
+    """
     like = DATA_SETS[config.like] if config.like else DEFAULT
     n_cells = like.n_cells if config.n_cells is None else config.n_cells
     n_peaks = like.n_peaks if config.n_peaks is None else config.n_peaks

@@ -1,7 +1,9 @@
-"""A stage as a value: what it reads, what it writes, what it checks, and the function that computes its result.
+"""A stage as a value: what it reads, what it writes, what it checks, and the function that computes
+its result.
 
-`stage` turns a function ``run(adata, config, *, progress, **inputs) -> Result`` into the public function of a
-stage. `run` never modifies the AnnData: `commit` writes its `Result`, all of it or nothing.
+`stage` turns a function ``run(adata, config, *, progress, **inputs) -> Result`` into the public
+function of a stage. `run` never modifies the AnnData: `commit` writes its `Result`, all of it or
+nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from scale_toolkit.config import Config
     from scale_toolkit.lazy import RowBlocks
 
-#: ``progress(message, done, total)``: called now and then by a long stage, in the stage's own steps.
+#: ``progress(message, done, total)``: called now and then by a long stage, in the stage's own
+#: steps.
 Progress = Callable[[str, int, int], None]
 
 #: Slots that a stage reads, or a function of its config if they depend on the options.
@@ -47,11 +50,13 @@ class Result:
     slots
         Arrays to store. Their axes are those of the result, that is after `cells` and `peaks`.
     blocks
-        Matrices that may be larger than memory, by slot: computed block by block when they are written.
+        Matrices that may be larger than memory, by slot: computed block by block when they are
+        written.
     cells, peaks
         Positions or mask of the cells and peaks that are kept, in order; None keeps all.
     target
-        A new AnnData that receives the slots, for a stage that does not write into the one it was given.
+        A new AnnData that receives the slots, for a stage that does not write into the one it was
+        given.
     drops
         Slots that are removed because the result makes them stale.
     moves
@@ -89,13 +94,15 @@ class Stage:
     writes
         Slots that a result may hold.
     check
-        ``check(adata, config, **inputs)`` raises what can be known before any work: a missing column, more clusters
-        than cells, an absent device. Slots that an earlier stage will write may still be missing when it is called.
+        ``check(adata, config, **inputs)`` raises what can be known before any work: a missing
+        column, more clusters than cells, an absent device. Slots that an earlier stage will write
+        may still be missing when it is called.
     loads
-        Libraries with threads of their own, loaded before the number of threads is limited: loaded later they would
-        ignore the limit.
+        Libraries with threads of their own, loaded before the number of threads is limited: loaded
+        later they would ignore the limit.
     makes_new
-        Whether the result is a new AnnData: then ``uns['scale']`` of the input may be another program's.
+        Whether the result is a new AnnData: then ``uns['scale']`` of the input may be another
+        program's.
     """
 
     name: str
@@ -120,16 +127,24 @@ class Stage:
             known = self.config.__dataclass_fields__
             for name in options:
                 if name not in known:
-                    raise OptionError(f"unknown option {name!r}", "one of " + ", ".join(sorted(known)))
+                    raise OptionError(
+                        f"unknown option {name!r}", "one of " + ", ".join(sorted(known))
+                    )
             return self.config(**options)
         if not isinstance(config, self.config):
             raise OptionError(f"got a {type(config).__name__}", f"a {self.config.__name__}")
         if options:
-            raise OptionError("got a config and options", "one of the two", f"drop {', '.join(options)}")
+            raise OptionError(
+                "got a config and options", "one of the two", f"drop {', '.join(options)}"
+            )
         return config
 
-    def prepare(self, adata: Any, config: Config, inputs: dict[str, Any], planned: Sequence[keys.Slot] = ()) -> None:
-        """Raise what can be known before any work; `planned` slots will be written by earlier stages."""
+    def prepare(
+        self, adata: Any, config: Config, inputs: dict[str, Any], planned: Sequence[keys.Slot] = ()
+    ) -> None:
+        """Raise what can be known before any work; `planned` slots will be written by earlier
+        stages.
+        """
         for slot in self.requires:
             if slot not in planned:
                 slot.get(adata)
@@ -149,7 +164,8 @@ class Stage:
 
         Returns
         -------
-        The AnnData, and by path (``obsm/imputed``) the matrices that were not computed: with `in_memory` none.
+        The AnnData, and by path (``obsm/imputed``) the matrices that were not computed: with
+        `in_memory` none.
         """
         inputs = inputs or {}
         self.prepare(adata, config, inputs)
@@ -161,7 +177,9 @@ class Stage:
             "version": __version__,
             "options": config.as_dict(),
             "reads": [slot.path for slot in slots_read],
-            "input": digest(adata, slots_read, getattr(config, "n_threads", 0) or available_cores()),
+            "input": digest(
+                adata, slots_read, getattr(config, "n_threads", 0) or available_cores()
+            ),
             "libraries": versions(),
         }
         started = time.perf_counter()
@@ -188,15 +206,16 @@ def commit(
     *,
     streamed: Sequence[str] = (),
 ) -> AnnData:
-    """Write a result, its receipt and its run time: all of them, or nothing if one of them does not fit.
+    """Write a result, its receipt and its run time: all of them, or nothing if one of them does not
+    fit.
 
-    What a slot held that no stage of ours wrote is kept under another name, with a warning (`kept`).
-    The receipt lists what was written, `streamed` paths included.
+    What a slot held that no stage of ours wrote is kept under another name, with a warning
+    (`kept`). The receipt lists what was written, `streamed` paths included.
 
     Returns
     -------
-    `adata` with the results; a new AnnData if the stage has made one (`Result.target`), keeps some of the cells or
-    peaks, or was given a view.
+    `adata` with the results; a new AnnData if the stage has made one (`Result.target`), keeps some
+    of the cells or peaks, or was given a view.
     """
     target = _target(adata, result)
     history = entries(adata, keys.RECEIPTS)
@@ -252,7 +271,8 @@ def shallow_copy(adata: AnnData) -> AnnData:
     # from anndata 0.13, X is also the layer None
     layers = {name: layer for name, layer in adata.layers.items() if name is not None}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* names are not unique")  # said when the input was made
+        # said when the input was made
+        warnings.filterwarnings("ignore", message=".* names are not unique")
         return AnnData(
             adata.X,
             obs=adata.obs.copy(),
@@ -275,7 +295,9 @@ def _check_fit(target: AnnData, values: Mapping[keys.Slot, Any]) -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # duplicated names are not this stage's concern
-        trial = AnnData(obs=pd.DataFrame(index=target.obs_names), var=pd.DataFrame(index=target.var_names))
+        trial = AnnData(
+            obs=pd.DataFrame(index=target.obs_names), var=pd.DataFrame(index=target.var_names)
+        )
         for slot, value in values.items():
             slot.set(trial, value)
 
@@ -297,21 +319,35 @@ def _materialised(rows: RowBlocks, slot: keys.Slot, progress: Progress | None) -
 
 
 class StageFunction(Protocol):
-    """The public function of a stage: ``train(adata, n_components=8)`` or ``train(adata, TrainConfig(...))``."""
+    """The public function of a stage: ``train(adata, n_components=8)`` or ``train(adata,
+    TrainConfig(...))``.
+    """
 
     stage: Stage
     __name__: str
 
     def __call__(
-        self, adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any
+        self,
+        adata: Any,
+        config: Config | None = None,
+        *,
+        progress: Progress | None = None,
+        **keywords: Any,
     ) -> AnnData:
         """Run the stage."""
         ...
 
     def streamed(
-        self, adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any
+        self,
+        adata: Any,
+        config: Config | None = None,
+        *,
+        progress: Progress | None = None,
+        **keywords: Any,
     ) -> tuple[AnnData, dict[str, RowBlocks]]:
-        """Run the stage without computing its large matrices: these come back as blocks of rows, by path."""
+        """Run the stage without computing its large matrices: these come back as blocks of rows,
+        by path.
+        """
         ...
 
 
@@ -326,7 +362,9 @@ def stage(
     loads: Loads = (),
     makes_new: bool = False,
 ) -> Callable[[Callable[..., Result]], StageFunction]:
-    """Make the public function of a stage from its `run`; its `Stage` is the attribute ``stage`` (see there)."""
+    """Make the public function of a stage from its `run`; its `Stage` is the attribute ``stage``
+    (see there).
+    """
 
     def wrap(run: Callable[..., Result]) -> StageFunction:
         value = Stage(
@@ -350,7 +388,9 @@ def _function_of_config(value: Any) -> Callable[[Any], Any]:
 
 
 def public_function(value: Stage) -> StageFunction:
-    """Return the function that runs a stage, with its options in the signature and the docstring of `run`."""
+    """Return the function that runs a stage, with its options in the signature and the docstring
+    of `run`.
+    """
     inputs_known = value.inputs
 
     def split(keywords: dict[str, Any], config: Config | None) -> tuple[Config, dict[str, Any]]:
@@ -359,13 +399,21 @@ def public_function(value: Stage) -> StageFunction:
 
     @functools.wraps(value.run)
     def call(
-        adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any
+        adata: Any,
+        config: Config | None = None,
+        *,
+        progress: Progress | None = None,
+        **keywords: Any,
     ) -> AnnData:
         config, inputs = split(keywords, config)
         return value.apply(adata, config, progress=progress, inputs=inputs)[0]
 
     def streamed(
-        adata: Any, config: Config | None = None, *, progress: Progress | None = None, **keywords: Any
+        adata: Any,
+        config: Config | None = None,
+        *,
+        progress: Progress | None = None,
+        **keywords: Any,
     ) -> tuple[AnnData, dict[str, RowBlocks]]:
         config, inputs = split(keywords, config)
         return value.apply(adata, config, progress=progress, inputs=inputs, in_memory=False)
@@ -377,12 +425,16 @@ def public_function(value: Stage) -> StageFunction:
 
 
 def _signature(value: Stage) -> inspect.Signature:
-    """Return the signature that users see: adata, config, the options, then data besides the cells."""
+    """Return the signature that users see: adata, config, the options, then data besides the
+    cells.
+    """
     parameters = list(inspect.signature(value.run).parameters.values())
     positional = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     positional[1] = positional[1].replace(default=None)
     options = [
-        inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=spec.type)
+        inspect.Parameter(
+            spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=spec.type
+        )
         for spec in value.config.__dataclass_fields__.values()
     ]
     keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -419,4 +471,6 @@ def _joined_axes(adata: Any) -> AnnData:
         return adata[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # barcodes shared by inputs are renamed by prepare
-        return AnnData(obs=pd.concat([part.obs for part in adata]), var=pd.DataFrame(index=adata[0].var_names))
+        return AnnData(
+            obs=pd.concat([part.obs for part in adata]), var=pd.DataFrame(index=adata[0].var_names)
+        )

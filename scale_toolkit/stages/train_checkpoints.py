@@ -39,10 +39,9 @@ class Checkpoints(Protocol):
         ...
 
 
-def resume_from(
-    checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig
-) -> dict[str, Any]:
-    """Return the arguments with which `train_model` resumes from the last checkpoint and saves new ones.
+def resume_from(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig) -> dict[str, Any]:
+    """Return the arguments with which `train_model` resumes from the last checkpoint and saves new
+    ones.
 
     Raises
     ------

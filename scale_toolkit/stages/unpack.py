@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 
-def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> sparse.csr_matrix | npt.NDArray[Any]:
+def unpack_binary(
+    adata: AnnData, cells: Any = None, *, dense: bool = False
+) -> sparse.csr_matrix | npt.NDArray[Any]:
     """Return the binary matrix of some cells from packed bits.
 
     The bits are those of ``impute(binary=True, binary_format="packed")``.
@@ -32,7 +34,8 @@ def unpack_binary(adata: AnnData, cells: Any = None, *, dense: bool = False) -> 
 
     Returns
     -------
-    Cells × modelled peaks, uint8, 0 or 1; the columns are the peaks of ``uns['scale_imputed_peaks']``.
+    Cells × modelled peaks, uint8, 0 or 1; the columns are the peaks of
+    ``uns['scale_imputed_peaks']``.
 
     Raises
     ------
@@ -82,7 +85,9 @@ def unpack_numeric(adata: AnnData, cells: Any = None) -> npt.NDArray[Any]:
     attribute = "obsm" if name in adata.obsm else "layers"
     if name not in getattr(adata, attribute):
         raise MissingSlotError(
-            f"{keys.IMPUTED} is missing", "the output of `scale impute --numeric`", "run `scale impute --numeric` first"
+            f"{keys.IMPUTED} is missing",
+            "the output of `scale impute --numeric`",
+            "run `scale impute --numeric` first",
         )
     stored = np.asarray(getattr(adata if cells is None else adata[cells], attribute)[name])
     values = stored.astype(np.float32)

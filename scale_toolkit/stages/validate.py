@@ -47,11 +47,11 @@ def validate(
 ) -> Result:
     """Measure how well hidden open peaks are recovered and how well values separate groups.
 
-    Without `model`, a share of the open peaks is hidden, and a model is trained on the rest with the
-    options of the `train` that made this file: what is scored has seen nothing of the hidden peaks.
-    With `model` (the file of ``scale train --model``) nothing is trained: reads are taken out of the
-    counts at random, and the cells encoded from the rest; the decoder has seen the hidden peaks in
-    training, so its figures are optimistic, and the report says so.
+    Without `model`, a share of the open peaks is hidden, and a model is trained on the rest with
+    the options of the `train` that made this file: what is scored has seen nothing of the hidden
+    peaks. With `model` (the file of ``scale train --model``) nothing is trained: reads are taken
+    out of the counts at random, and the cells encoded from the rest; the decoder has seen the
+    hidden peaks in training, so its figures are optimistic, and the report says so.
 
     Parameters
     ----------
@@ -98,7 +98,9 @@ def validate(
             "some",
             "raise validate_share, or validate on more cells",
         )
-    judged = judge(recovered, cluster, names, trust_level=config.trust_level, seed=config.seed, rng=rng)
+    judged = judge(
+        recovered, cluster, names, trust_level=config.trust_level, seed=config.seed, rng=rng
+    )
     report = {
         "way": way,
         "validate_share": config.validate_share,
@@ -143,7 +145,9 @@ def trusted_peaks(adata: AnnData, trust: npt.NDArray[np.bool_] | None = None) ->
     return trust
 
 
-def _slots(judged: Judgement, report: dict[str, Any], modelled: npt.NDArray[np.bool_]) -> dict[keys.Slot, Any]:
+def _slots(
+    judged: Judgement, report: dict[str, Any], modelled: npt.NDArray[np.bool_]
+) -> dict[keys.Slot, Any]:
     return {
         keys.CELL_RECOVERY: judged.cell_recovery,
         keys.PEAK_RECOVERY: _over_all(judged.peak_recovery, modelled, np.nan),
@@ -175,7 +179,9 @@ def read_between_cells(adata: AnnData, config: ImputeConfig) -> dict[str, Any]:
     decoders = {depth: read_decoder(adata, positions, depth) for depth in DEPTHS}
     readings = {
         "raw": lambda cells, peaks: opened[:, peaks][cells].toarray(),
-        "neighbours": lambda cells, peaks: (nearest_average(latent, cells) @ opened[:, peaks]).toarray(),
+        "neighbours": lambda cells, peaks: (
+            nearest_average(latent, cells) @ opened[:, peaks]
+        ).toarray(),
         **{depth: decoder.probabilities for depth, decoder in decoders.items()},
     }
     figures = separation(
@@ -190,7 +196,9 @@ def read_between_cells(adata: AnnData, config: ImputeConfig) -> dict[str, Any]:
     return {"column": column, **figures}
 
 
-def _retrained(adata: AnnData, counts: sparse.csr_matrix, config: ImputeConfig, progress: Progress | None) -> Recovered:
+def _retrained(
+    adata: AnnData, counts: sparse.csr_matrix, config: ImputeConfig, progress: Progress | None
+) -> Recovered:
     from scale_toolkit.core.rows import MatrixRows
     from scale_toolkit.model.held_out import Thinned
     from scale_toolkit.model.recipes import encode
@@ -228,7 +236,9 @@ def _encoded(
     try:
         trained, model_peaks, _ = loads(model)
     except NotAModel as error:
-        raise InputError(f"the model file is {error}", "a file written by `scale train --model`", "train again") from None
+        raise InputError(
+            f"the model file is {error}", "a file written by `scale train --model`", "train again"
+        ) from None
     names = adata.var_names[modelled]
     column_of_model_peak = names.get_indexer(model_peaks)  # -1: the file lacks it
     layer = trained.model.decoder
@@ -272,7 +282,9 @@ def _train_options(adata: AnnData) -> TrainConfig:
     trainings = [receipt for receipt in receipts(adata) if receipt["stage"] == "train"]
     if not trainings or trainings[-1].get("notes", {}).get("pretrained"):
         raise InputError(
-            "this file was encoded with a model trained elsewhere" if trainings else "there is no receipt of `scale train`",
+            "this file was encoded with a model trained elsewhere"
+            if trainings
+            else ("there is no receipt of `scale train`"),
             "the file that was trained on, to train it again without the hidden peaks",
             "give the model of `scale train --model`, to thin and encode instead",
         )
@@ -326,7 +338,9 @@ def check_column(adata: AnnData, column: str, keyword: str) -> None:
         )
 
 
-def _over_all(values: npt.NDArray[Any], modelled: npt.NDArray[np.bool_], fill: Any) -> npt.NDArray[Any]:
+def _over_all(
+    values: npt.NDArray[Any], modelled: npt.NDArray[np.bool_], fill: Any
+) -> npt.NDArray[Any]:
     """Return values of the modelled peaks as an array over all peaks."""
     spread = np.full(len(modelled), fill, values.dtype)
     spread[modelled] = values

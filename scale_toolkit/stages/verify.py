@@ -39,11 +39,18 @@ READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
     "simulate": (),
 }
 
-#: Largest departure, relative to the largest absolute value of a slot (for labels: share of cells), that still counts as close:
-#: another number of threads adds float32 in another order, and a training multiplies that.
+#: Largest departure, relative to the largest absolute value of a slot (for labels: share of cells),
+#: that still counts as close: another number of threads adds float32 in another order, and a
+#: training multiplies that.
 TOLERANCE = 1e-2
 
-SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = "identical", "close", "different", "not made again", "not of the receipts"
+SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = (
+    "identical",
+    "close",
+    "different",
+    "not made again",
+    ("not of the receipts"),
+)
 
 
 @dataclass
@@ -90,7 +97,9 @@ class Verdict:
         """Where the result departs, in words."""
         if self.departs:
             return f"`{self.departs}` was given something else than its receipt says"
-        wrong = [slot for slot, (verdict, _) in self.slots.items() if verdict in (DIFFERENT, MISSING)]
+        wrong = [
+            slot for slot, (verdict, _) in self.slots.items() if verdict in (DIFFERENT, MISSING)
+        ]
         if not wrong:
             return "nothing was run"
         text = f"{len(wrong)} of {len(self.slots)} slots came out different, first {wrong[0]}"
@@ -109,8 +118,9 @@ def verify(
 ) -> Verdict:
     """Replay the receipts of `result` and compare what comes out, slot by slot and bit by bit.
 
-    Each stage is run with the options, seed and number of threads of its receipt. Without `original` the replay begins at the
-    first stage whose input is still in `result` (its digest tells): for the result of `scale run`, that is ``train``.
+    Each stage is run with the options, seed and number of threads of its receipt. Without
+    `original` the replay begins at the first stage whose input is still in `result` (its digest
+    tells): for the result of `scale run`, that is ``train``.
 
     Parameters
     ----------
@@ -119,25 +129,30 @@ def verify(
     original
         What the first stage was given: the replay then begins there.
     blacklist, model
-        The regions that `prepare` left out, and the model file of `train --pretrain`, where receipts tell of such.
+        The regions that `prepare` left out, and the model file of `train --pretrain`, where
+        receipts tell of such.
     progress
         Handed on to the stages.
 
     Returns
     -------
     Verdict
-        ``reproduced`` where every slot is bit for bit the same; where not, which slots differ by how much, from which stage on,
-        and what else is different (versions, threads, device).
+        ``reproduced`` where every slot is bit for bit the same; where not, which slots differ by
+        how much, from which stage on, and what else is different (versions, threads, device).
 
     Raises
     ------
     InputError
-        No receipts, receipts of stages this version does not know, `original` is not what the receipts began with, or no
-        stage's input is in `result` and no `original` was given.
+        No receipts, receipts of stages this version does not know, `original` is not what the
+        receipts began with, or no stage's input is in `result` and no `original` was given.
     """
     told = receipts(result)
     if not told:
-        raise InputError("uns['scale'] has no receipts", "a result of scale_toolkit", "give a file that a stage has written")
+        raise InputError(
+            "uns['scale'] has no receipts",
+            "a result of scale_toolkit",
+            "give a file that a stage has written",
+        )
     verdict = Verdict(elsewhere=_elsewhere(told))
     begin, current = _beginning(result, original, told, verdict)
     for receipt in told[begin:]:
@@ -146,9 +161,11 @@ def verify(
         if digest(current, _reads(receipt)) != receipt["input"]:
             if original is not None and not verdict.replayed:
                 raise InputError(
-                    f"the input is not what the first receipt ({name}) was given: its digest is another",
+                    f"the input is not what the first receipt ({name}) was given: its digest is "
+                    "another",
                     "the very counts the result was made from",
-                    "look for an older copy, or for the same inputs in the same order and by the same names",
+                    "look for an older copy, or for the same inputs in the same order and by the "
+                    "same names",
                 )
             if digest(result, _reads(receipt)) == receipt["input"]:
                 # what an earlier stage made is different, and the file still holds what this one
@@ -159,7 +176,12 @@ def verify(
                 verdict.restarted.append(name)
             else:
                 verdict.departs = verdict.departs or name
-        current = call(current, _options(call, receipt), progress=progress, **_inputs(receipt, blacklist, model))
+        current = call(
+            current,
+            _options(call, receipt),
+            progress=progress,
+            **_inputs(receipt, blacklist, model),
+        )
         verdict.replayed.append(name)
     _compare(result, current, verdict, final=True)
     return verdict
@@ -171,7 +193,9 @@ def _beginning(
     """The receipt to begin with, and what that stage was given."""
     if isinstance(original, anndata.AnnData):
         has = receipts(original)
-        return (len(has) if has == told[: len(has)] and len(has) < len(told) else 0), original.copy()
+        return (
+            len(has) if has == told[: len(has)] and len(has) < len(told) else 0
+        ), original.copy()
     if original is not None:
         return 0, original
     if told[0]["stage"] == "simulate":
@@ -180,10 +204,14 @@ def _beginning(
         reads = _reads(receipt)
         if reads and digest(result, reads) == receipt["input"]:
             for earlier in told[:begin]:
-                verdict.skipped[earlier["stage"]] = "its input is not in the file: give --input ORIGINAL"
+                verdict.skipped[earlier["stage"]] = (
+                    "its input is not in the file: give --input ORIGINAL"
+                )
             return begin, _stripped(result, {receipt["stage"] for receipt in told[begin:]})
     raise InputError(
-        "none of the stages' inputs is in the file", "counts in X, or the original", "give what the first stage read: --input"
+        "none of the stages' inputs is in the file",
+        "counts in X, or the original",
+        "give what the first stage read: --input",
     )
 
 
@@ -206,7 +234,11 @@ def _reads(receipt: dict[str, Any]) -> tuple[keys.Slot, ...]:
     """Return the slots that a receipt's digest covers."""
     _function(receipt)  # a stage of another version is an error here
     paths = receipt.get("reads")
-    return READ_BEFORE[receipt["stage"]] if paths is None else tuple(keys.parse(path) for path in paths)
+    return (
+        READ_BEFORE[receipt["stage"]]
+        if paths is None
+        else tuple(keys.parse(path) for path in paths)
+    )
 
 
 def _options(call: Any, receipt: dict[str, Any]) -> Any:
@@ -216,12 +248,22 @@ def _options(call: Any, receipt: dict[str, Any]) -> Any:
     options = {name: value for name, value in recorded.items() if name in known}
     if "n_threads" in known:
         options["n_threads"] = receipt["threads"]
-    if options.get("device") not in (None, "cpu") and receipt.get("notes", {}).get("device") == "cpu":
+    if (
+        options.get("device") not in (None, "cpu")
+        and receipt.get("notes", {}).get("device") == "cpu"
+    ):
         options["device"] = "cpu"
-    return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    return config(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in options.items()
+        }
+    )
 
 
-def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: bytes | None) -> dict[str, Any]:
+def _inputs(
+    receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: bytes | None
+) -> dict[str, Any]:
     """What a stage was given besides the cells."""
     notes = receipt.get("notes", {})
     if receipt["stage"] == "prepare":
@@ -234,7 +276,9 @@ def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: byte
         return {"blacklist": blacklist}
     if notes.get("pretrained"):
         if model is None:
-            raise UsageError("train encoded with a model file", "--model FILE", "give the model of --pretrain")
+            raise UsageError(
+                "train encoded with a model file", "--model FILE", "give the model of --pretrain"
+            )
         return {"model": model}
     if receipt["stage"] == "markers" and notes.get("with"):
         raise InputError(
@@ -244,10 +288,15 @@ def _inputs(receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: byte
         )
     if receipt["stage"] == "impute":
         if "cells" in notes:
-            raise InputError("impute kept only some cells", "a result with all its cells", "verify the file impute was given")
+            raise InputError(
+                "impute kept only some cells",
+                "a result with all its cells",
+                "verify the file impute was given",
+            )
         if isinstance(notes.get("peaks"), int):
             raise InputError(
-                f"impute was given a list of {notes['peaks']:,} peaks, which the receipt does not hold",
+                f"impute was given a list of {notes['peaks']:,} peaks, which the receipt does not "
+                "hold",
                 "a shorter list, or all peaks",
                 "verify the file impute was given",
             )
@@ -269,7 +318,9 @@ def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
     last = told[-1]
     here = versions()
     differences = [
-        f"{name} {then}, here {here[name]}" for name, then in sorted(last["libraries"].items()) if here.get(name) != then
+        f"{name} {then}, here {here[name]}"
+        for name, then in sorted(last["libraries"].items())
+        if here.get(name) != then
     ]
     if last["version"] != __version__:
         differences.insert(0, f"scale_toolkit {last['version']}, here {__version__}")
@@ -278,7 +329,9 @@ def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
     if threads > cores:
         differences.append(f"{threads} threads, here {cores} cores")
     if any("reads" not in receipt for receipt in told):
-        differences.append("an earlier form of receipts, whose digests covered less; training has changed since")
+        differences.append(
+            "an earlier form of receipts, whose digests covered less; training has changed since"
+        )
     devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in told} - {"cpu"}
     return differences + [f"trained on {device}" for device in sorted(devices)]
 
@@ -311,16 +364,25 @@ def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool =
 def _difference(then: Any, now: Any) -> tuple[str, float]:
     """The verdict on one slot, and by how much it differs."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
-        parts = [_difference(then[key], now[key]) if key in now else (MISSING, np.nan) for key in then]
+        parts = [
+            _difference(then[key], now[key]) if key in now else (MISSING, np.nan) for key in then
+        ]
         order = (SAME, CLOSE, DIFFERENT, MISSING)
-        return max(parts, key=lambda part: (order.index(part[0]), np.nan_to_num(part[1]))) if parts else (SAME, 0.0)
+        return (
+            max(parts, key=lambda part: (order.index(part[0]), np.nan_to_num(part[1])))
+            if parts
+            else (SAME, 0.0)
+        )
     if isinstance(then, pd.DataFrame):
         then, now = then.to_numpy(), pd.DataFrame(now).to_numpy()
     if sparse.issparse(then) or sparse.issparse(now):
         then, now = sparse.csr_matrix(then), sparse.csr_matrix(now)
         if then.shape != now.shape:
             return DIFFERENT, np.nan
-        if all(np.array_equal(getattr(then, part), getattr(now, part)) for part in ("indptr", "indices", "data")):
+        if all(
+            np.array_equal(getattr(then, part), getattr(now, part))
+            for part in ("indptr", "indices", "data")
+        ):
             return SAME, 0.0
         gap = np.abs((then.astype(np.float64) - now.astype(np.float64)).data)
         return _graded(gap.max(initial=0.0), np.abs(then.data).max(initial=0.0))

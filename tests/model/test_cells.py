@@ -8,7 +8,14 @@ from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.core.weighting import fit_weighting
 from scale_toolkit.model import cells as places
 from scale_toolkit.model.batches import Loader, Neighbours
-from scale_toolkit.model.cells import CellsOnDevice, CellsOnHost, CellsStreamed, EncoderView, OnGpu, place_cells
+from scale_toolkit.model.cells import (
+    CellsOnDevice,
+    CellsOnHost,
+    CellsStreamed,
+    EncoderView,
+    OnGpu,
+    place_cells,
+)
 from scale_toolkit.model.draws import Draws, Purpose, threshold_of
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler

@@ -5,7 +5,13 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
 from torch.distributions import Independent, Normal, kl_divergence
 
-from scale_toolkit.model.mixture import MixturePrior, ReleasePrior, divergence, log_joint, standard_divergence
+from scale_toolkit.model.mixture import (
+    MixturePrior,
+    ReleasePrior,
+    divergence,
+    log_joint,
+    standard_divergence,
+)
 
 
 @pytest.fixture

@@ -12,7 +12,13 @@ from scipy.special import expit
 import scale_toolkit
 from scale_toolkit import keys
 from scale_toolkit.config import ImputeConfig
-from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
+from scale_toolkit.errors import (
+    InputError,
+    MissingSlotError,
+    NothingLeftError,
+    OptionError,
+    ScaleWarning,
+)
 from scale_toolkit.stages.impute import impute, streamed
 from scale_toolkit.stages.receipts import receipts
 

@@ -11,7 +11,13 @@ from scipy.special import expit
 
 import scale_toolkit as scale
 from scale_toolkit import keys
-from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
+from scale_toolkit.errors import (
+    InputError,
+    MissingSlotError,
+    NothingLeftError,
+    OptionError,
+    ScaleWarning,
+)
 
 
 @pytest.fixture(scope="module")

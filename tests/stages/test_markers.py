@@ -14,7 +14,13 @@ from scipy.stats import false_discovery_control
 import scale_toolkit as scale
 from scale_toolkit import keys, utils
 from scale_toolkit.config import MarkersConfig
-from scale_toolkit.errors import InputError, MissingSlotError, NothingLeftError, OptionError, ScaleWarning
+from scale_toolkit.errors import (
+    InputError,
+    MissingSlotError,
+    NothingLeftError,
+    OptionError,
+    ScaleWarning,
+)
 from scale_toolkit.stages.receipts import receipts
 
 FIGURES = ["score", "p_value", "fdr", "odds_ratio", "log2_fold_change", "share_in", "share_out", "specificity"]

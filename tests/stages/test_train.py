@@ -13,7 +13,14 @@ from sklearn.metrics import adjusted_rand_score
 import scale_toolkit as scale
 from scale_toolkit import keys
 from scale_toolkit.config import PRESETS, TrainConfig
-from scale_toolkit.errors import DeviceError, InputError, MissingSlotError, OptionError, ScaleWarning, TrainingError
+from scale_toolkit.errors import (
+    DeviceError,
+    InputError,
+    MissingSlotError,
+    OptionError,
+    ScaleWarning,
+    TrainingError,
+)
 
 QUICK = {"max_iter": 8, "n_components": 3, "latent": 4, "n_threads": 1}
 
