@@ -298,7 +298,7 @@ def test_run_on_two_cells_writes_what_can_be_made(tmp_path):
     cells.var_names = names
     cells.write_h5ad(tmp_path / "two.h5ad")
     result = call("scale run two.h5ad --min-peaks 1 --min-cells 1 --max-epochs 2 -o out", tmp_path)
-    bad(result, 1, "2 cells; expected at least 3 to draw a picture of")
+    bad(result, 1, "2 cells; expected at least 3 for two dimensions")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adata.h5ad", "model.pt", "report.html"]
     assert "X_scale" in anndata.read_h5ad(tmp_path / "out" / "adata.h5ad").obsm
     assert result[2].splitlines()[-1].startswith("error: ")
