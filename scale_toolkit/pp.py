@@ -18,7 +18,12 @@ __all__ = ["prepare", "select_peaks"]
 
 @with_options(PrepareConfig)
 def prepare(
-    adata: AnnData, *, copy: bool = False, blacklist: pd.DataFrame | None = None, **options: Any
+    adata: AnnData,
+    *,
+    copy: bool = False,
+    blacklist: pd.DataFrame | None = None,
+    metadata: pd.DataFrame | None = None,
+    **options: Any,
 ) -> AnnData | None:
     """Check counts, and keep the cells and peaks that hold enough.
 
@@ -32,6 +37,8 @@ def prepare(
     blacklist
         Regions (``chrom``, ``start``, ``end``; half-open): peaks that overlap one by a base are
         dropped.
+    metadata
+        Columns to add to obs, indexed by barcode.
     **options
         ``min_peaks`` (open peaks a cell), ``min_cells`` (cells a peak is open in), …: see
         `scale_toolkit.prepare`.
@@ -49,7 +56,9 @@ def prepare(
     NothingLeftError
         A filter leaves no cell or no peak.
     """
-    return run("prepare", adata, copy=copy, blacklist=blacklist, **options)
+    return run(
+        "prepare", adata, copy=copy, blacklist=blacklist, metadata=metadata, **options
+    )
 
 
 @with_options(SelectPeaksConfig)

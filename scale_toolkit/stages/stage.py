@@ -218,8 +218,8 @@ def commit(
     of the cells or peaks, or was given a view.
     """
     target = _target(adata, result)
-    history = entries(adata, keys.RECEIPTS)
-    # a stage that makes a new AnnData may have written into it already
+    # a stage that makes a new AnnData has carried the receipts over, and may have written into it
+    history = entries(target, keys.RECEIPTS)
     made = {} if result.target is None else slots_of(target, receipt["stage"])
     made |= result.slots
     kept = keep_foreign(adata, target, made, history)

@@ -36,7 +36,7 @@ def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
-        "report", "export", "plan"
+        "report", "export", "plan", "choose-k"
     }  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def test_every_command_of_the_design_is_there():
         ("embed", config.EmbedConfig),
         ("cluster", config.ClusterConfig),
         ("markers", config.MarkersConfig),
+        ("choose-k", config.ChooseKConfig),
         ("simulate", config.SimulateConfig),
         ("plot embedding", config.PlotEmbeddingConfig),
         ("plot heatmap", config.PlotHeatmapConfig),

@@ -64,8 +64,8 @@ def test_json_on_standard_output_and_nothing_else(cells, tmp_path):
         ("train cells.h5ad --dry-run -o out.h5ad", ["train"]),
         ("impute cells.h5ad --binary --dry-run -o out.h5ad", ["impute"]),
         ("impute cells.h5ad --validate --dry-run -o out.h5ad", ["train", "impute"]),
-        ("run cells.h5ad -k 3 --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed"]),
-        ("run cells.h5ad --impute --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed", "impute"]),
+        ("run cells.h5ad -k 3 --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed", "markers", "report"]),
+        ("run cells.h5ad --impute --dry-run -o folder", ["prepare", "select-peaks", "train", "cluster", "embed", "markers", "impute", "report"]),
     ],
 )
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(scale, cells, tmp_path, words, stages):

@@ -106,5 +106,5 @@ def test_the_report_survives_an_h5ad(tmp_path):
 
 @pytest.mark.parametrize(("reference", "clusters"), [([1, 2, 3], [1, 2]), ([], []), ([[1, 2]], [[1, 2]])])
 def test_labels_that_do_not_pair_up_are_an_error(reference, clusters):
-    with pytest.raises(InputError, match="expected one of each a cell"):
+    with pytest.raises(InputError, match="expected one of each for every cell"):
         metrics.agreement(reference, clusters)

@@ -19,7 +19,7 @@ def test_a_bed_with_everything_around_it(tmp_path, compressed):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("chr1\t1\t2\nchr1\t5\n", "line 2: 2 columns; expected chrom, start, end with 0 <= start < end; mend that line"),
+        ("chr1\t1\t2\nchr1\t5\n", "line 2: 2 columns; expected chrom, start, end with 0 <= start < end; fix that line"),
         ("chr1\t1\t2\nchr1\tfive\t9\n", "line 2: start 'five', end '9'"),
         ("chr1\t9\t5\n", "line 1: start 9, end 5"),
         ("chr1\t-1\t5\n", "line 1: start -1, end 5"),

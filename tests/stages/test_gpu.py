@@ -11,7 +11,8 @@ from scale_toolkit.stages.gpu import gpu_settings, used
 GPU = torch.device("cuda")
 
 
-def check_option(name):
+@pytest.mark.parametrize("name", ["gpu_memory", "precision", "deterministic"])
+def test_an_option_changes_how_a_gpu_is_used(name):
     """`name` changes how a GPU is used; without one, no result can change."""
     if name == "gpu_memory":
         assert gpu_settings(TrainConfig()).memory is None

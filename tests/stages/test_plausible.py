@@ -133,7 +133,7 @@ def test_labels_that_are_numbers_are_labels(planted):
         scale.cluster(cells, method="kmeans", n_clusters=3, reference="label").uns["scale_cluster_report"]["reference"]
         == "label"
     )
-    with pytest.raises(InputError, match=r"labels, at most .* no measurements"):
+    with pytest.raises(InputError, match=r"labels, at most .* not measurements"):
         scale.cluster(cells, method="kmeans", n_clusters=3, reference="depth")
 
 
