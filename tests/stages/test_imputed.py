@@ -368,3 +368,21 @@ def test_a_column_without_groups_is_told(trained, column, words):
     trained.obs["empty"] = pd.Categorical([None] * 90, categories=["a"])
     with pytest.raises(InputError, match=words):
         scale.impute(trained, per_group=column)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"peaks": []}, "peaks is empty; expected at least one peak"),
+        ({"peaks": [5]}, "expected a list of names or intervals"),
+        ({"validate": True, "validate_by": "nope"}, r"obs has no column 'nope' \(validate_by\)"),
+    ],
+)
+def test_a_choice_that_cannot_be_imputed_is_an_error(trained, options, message):
+    with pytest.raises((InputError, NothingLeftError), match=message):
+        scale.impute(trained.copy(), **options)
+
+
+def test_an_unknown_depth_is_an_error(trained):
+    with pytest.raises(OptionError, match="depth is 'deep'; expected one of equal, own"):
+        scale.imputed(trained, depth="deep")
