@@ -67,23 +67,22 @@ def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
     obs = view.adata.obs
     titles = {
         keys.CLUSTER.name: "cluster",
-        view.label: f"{view.label} (label)",
+        **({view.label: f"{view.label} (label)"} if view.label else {}),
         keys.BATCH.name: "batch",
         keys.N_PEAKS.name: "depth (open peaks)",
     }
-    told = [name for name in titles if name in obs]
+    titled = [name for name in titles if name in obs]
     others = []
     for name in (name for name in map(str, obs.columns) if name not in titles and name in obs):
         labels = not pd.api.types.is_numeric_dtype(obs[name].dtype)
         if labels and (
-            obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in told)
+            obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in titled)
         ):
-            # a name for each cell groups nothing, and what says the same as another tells nothing
-            # more
+            # a name per cell groups nothing, and a copy of another column adds nothing
             continue
         others.append(name)
     made = []
-    for name in [*told, *others][:MOST_COLUMNS]:
+    for name in [*titled, *others][:MOST_COLUMNS]:
         log = name in (keys.N_PEAKS.name, keys.N_COUNTS.name)
         one = figures.column(name, obs[name].iloc[cells], titles.get(name, name), log=log)
         room -= len(one["values"]["data"]) if one is not None else 0

@@ -40,11 +40,11 @@ def clusters(view: View) -> Section:
     section.plots = [[view.add("sizes", figure, 240, "cells of each cluster")]]
     width = group = np.empty(0)
     if view.latent is not None:
-        known = np.flatnonzero(clusters.notna())
+        labelled = np.flatnonzero(clusters.notna())
         width, cells = findings.silhouettes(
-            view.latent[known], clusters.cat.codes.to_numpy()[known]
+            view.latent[labelled], clusters.cat.codes.to_numpy()[labelled]
         )
-        group = clusters.to_numpy()[known[cells]].astype(str) if len(width) else group
+        group = clusters.to_numpy()[labelled[cells]].astype(str) if len(width) else group
         view.found += findings.of_separation(width, group) if len(width) else []
         if keys.BATCH.found_in(view.adata):
             batch = as_categories(keys.BATCH.get(view.adata))

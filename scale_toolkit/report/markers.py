@@ -82,7 +82,7 @@ def markers(view: View) -> Section | None:
         ""
         f"its highest.{sampled}"
     )
-    borders = np.flatnonzero(np.diff(owner)) + 0.5
+    borders = (np.flatnonzero(np.diff(owner)) + 0.5).tolist()
     figure = figures.markers(shares[:, chosen], names, list(view.adata.var_names[chosen]), borders)
     height = int(np.clip(22 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
     section.plots = [
