@@ -3,7 +3,7 @@
 A command is a function whose parameters say what it needs::
 
     @command
-    def cluster(source: Input = "-", output: Output = "-", *, config: ClusterConfig, talk: Talk) -> None:
+    def cluster(source: Input = "-", *, config: ClusterConfig, talk: Talk) -> None:
 
 `command` turns every parameter annotated with a `Config` into one command-line option per field,
 and `Talk` into ``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated

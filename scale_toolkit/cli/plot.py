@@ -51,7 +51,8 @@ Gtf = Annotated[
 DECODING = tuple(
     slot.path
     for slot in (
-        keys.LATENT, keys.HIDDEN, keys.DECODER, keys.BIAS, keys.OFFSET, keys.MEDIAN_OFFSET, keys.RECEIPTS,
+        keys.LATENT, keys.HIDDEN, keys.DECODER, keys.BIAS, keys.OFFSET, keys.MEDIAN_OFFSET,
+        keys.RECEIPTS,
     )
 )  # fmt: skip
 

@@ -199,7 +199,8 @@ def _figures(found: Agreement, reference: str) -> str:
 
 def _facts(found: Agreement, reference: str) -> dict[str, Any]:
     return {
-        "reference": reference, "ari": found.ari, "nmi": found.nmi, "f1": found.f1, "confusion": found.table.tolist(),
+        "reference": reference, "ari": found.ari, "nmi": found.nmi, "f1": found.f1,
+        "confusion": found.table.tolist(),
         "classes": list(found.classes), "cluster_names": list(found.clusters),
     }  # fmt: skip
 

@@ -90,8 +90,8 @@ def embedding(
     points, name = _coordinates(adata, basis)
     if color is not None and not isinstance(color, str):
         return _panels(adata, list(color), ax, save, figsize, {
-            "basis": basis, "size": size, "palette": palette, "cmap": cmap, "legend": legend, "names_on_data": names_on_data,
-            "title": title,
+            "basis": basis, "size": size, "palette": palette, "cmap": cmap,
+            "legend": legend, "names_on_data": names_on_data, "title": title,
         })  # fmt: skip
     ax = _figure.axes_for(ax, figsize)
     size = point_size(len(points)) if size is None else size

@@ -280,10 +280,12 @@ def confusion(found: Agreement, rows: str, columns: str) -> dict[str, Any]:
 def posterior(best: np.ndarray, clusters: pd.Series, shades: Sequence[str]) -> dict[str, Any]:
     """The largest responsibility of each cell, quartiles and 5 to 95 % a cluster."""
     names = list(clusters.cat.categories)
-    cuts = np.array([
-        np.quantile(best[own], [0.05, 0.25, 0.5, 0.75, 0.95]) if (own := (clusters == name).to_numpy()).any() else [np.nan] * 5
-        for name in names
-    ])  # fmt: skip
+    quantiles = []
+    for name in names:
+        cells = (clusters == name).to_numpy()
+        levels = [0.05, 0.25, 0.5, 0.75, 0.95]
+        quantiles.append(np.quantile(best[cells], levels) if cells.any() else [np.nan] * 5)
+    cuts = np.array(quantiles)
     traces = [
         {
             "type": "box",

@@ -32,11 +32,16 @@ class Drawn(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.tags.append(tag)
-        self.urls += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+        self.urls += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href") and value
+        ]
         if tag == "html":
             self.html = attributes
         if tag == "div" and ("data-plot" in attributes or "data-embedding" in attributes):
-            self._plot, self._depth = attributes.get("data-plot") or f"cells {attributes['data-embedding']}", 0
+            self._plot, self._depth = (
+                attributes.get("data-plot") or f"cells {attributes['data-embedding']}",
+                0,
+            )
             self.plots[self._plot] = []
         if self._plot:
             self._depth += tag == "div"
@@ -56,24 +61,28 @@ class Drawn(HTMLParser):
 def browse(chromium, tmp_path):
     """Return ``browse(page)``: what Chromium made of it, and every address it asked for."""
 
-    def look(text: str) -> tuple[Drawn, list[str]]:
+    def look(text: str, width: int = 1200) -> tuple[Drawn, list[str]]:
         (tmp_path / "report.html").write_text(text, encoding="utf-8")
         log = tmp_path / "net.json"
         words = [
             chromium, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
             "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps",
             "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--window-size=1200,2000",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", f"--window-size={width},2000",
             "--virtual-time-budget=20000", "--dump-dom", (tmp_path / "report.html").as_uri(),
         ]  # fmt: skip
         done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         said = log.read_text()
-        events = json.loads(said if said.rstrip().endswith("}") else said.rstrip().rstrip(",") + "]}")["events"]
+        events = json.loads(
+            said if said.rstrip().endswith("}") else said.rstrip().rstrip(",") + "]}"
+        )["events"]
         # the browser asks its maker for the time and the like on its own account: those requests have no page behind them
         jobs = [event["params"] for event in events if "initiator" in event.get("params", {})]
         asked = {job["url"] for job in jobs if job["initiator"] != "not an origin"}
-        return Drawn(done.stdout), sorted(url for url in asked if url.startswith(("http", "ws", "ftp")))
+        return Drawn(done.stdout), sorted(
+            url for url in asked if url.startswith(("http", "ws", "ftp"))
+        )
 
     return look
 
@@ -81,7 +90,17 @@ def browse(chromium, tmp_path):
 def test_every_plot_is_drawn_and_nothing_is_fetched(analysed, browse):
     text = report.page(analysed)
     drawn, asked = browse(text)
-    places = {"knee", "histogram", "peaks", "curve_loss", "curve_held_out", "sizes", "confusion", "posterior", "markers"}
+    places = {
+        "knee",
+        "histogram",
+        "peaks",
+        "curve_loss",
+        "curve_held_out",
+        "sizes",
+        "confusion",
+        "posterior",
+        "markers",
+    }
     assert set(drawn.plots) == places | {"cells 0", "cells 1"}
     assert drawn.html["data-drawn"] == str(len(drawn.plots))
     for name, inside in drawn.plots.items():
@@ -112,6 +131,26 @@ def test_colours_are_chosen_and_the_legend_toggles(analysed, browse):
     assert "g.traces" not in drawn.plots["cells 1"]
 
 
+def test_the_page_does_not_scroll_sideways_on_a_phone(analysed, browse):
+    """500 pixels is the narrowest window that Chromium opens."""
+    analysed.obs["cell_type"] = pd.Categorical(
+        [f"a_type_with_a_long_name_{value}" for value in analysed.obs["cell_type"]]
+    )
+    text = report.page(analysed)
+    nonce = text.split("script-src 'nonce-")[1].split("'")[0]
+    script = """setTimeout(() => {
+        const page = document.documentElement;
+        const outside = e => e.matches(".plot") || !e.closest(".scroll, .plot, svg");
+        const wide = [...document.querySelectorAll("body *")].filter(outside)
+            .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + "." + e.className);
+        page.dataset.wide = `${page.scrollWidth > innerWidth} ${innerWidth} ${wide.slice(0, 5)}`;
+    }, 3000)"""
+    drawn, _ = browse(
+        text.replace("</body>", f'<script nonce="{nonce}">{script}</script></body>'), width=500
+    )
+    assert drawn.html["data-wide"] == "false 500 "
+
+
 def test_a_page_that_fetches_is_caught(analysed, browse):
     """The check can fail: without the policy, a picture from elsewhere is seen in the browser's own log."""
     text = report.page(analysed)
@@ -120,7 +159,9 @@ def test_a_page_that_fetches_is_caught(analysed, browse):
         "<main>", '<main><img src="http://example.org/x.png">'
     )
     assert browse(open_page)[1] == ["http://example.org/x.png"]
-    assert browse(text.replace("<main>", '<main><img src="http://example.org/x.png">'))[1] == []  # the policy forbids it
+    assert (
+        browse(text.replace("<main>", '<main><img src="http://example.org/x.png">'))[1] == []
+    )  # the policy forbids it
 
 
 def test_many_cells_are_drawn_by_webgl(plant, browse):
@@ -139,7 +180,9 @@ def test_many_cells_are_drawn_by_webgl(plant, browse):
 
 def test_hostile_names_stay_text_in_the_browser(analysed, browse):
     for column in ("scale_cluster", "cell_type", "batch"):
-        analysed.obs[column] = pd.Categorical([f"{HOSTILE}{value}" for value in analysed.obs[column]])
+        analysed.obs[column] = pd.Categorical(
+            [f"{HOSTILE}{value}" for value in analysed.obs[column]]
+        )
     analysed.obs_names = [f"{HOSTILE}{i}" for i in range(analysed.n_obs)]
     analysed.var_names = [f"{HOSTILE}{j}" for j in range(analysed.n_vars)]
     drawn, asked = browse(report.page(analysed, name=HOSTILE))

@@ -17,7 +17,8 @@ from scipy import sparse
 from scale_toolkit import errors, keys, report, utils
 from scale_toolkit.core import metrics
 from scale_toolkit.plot.heatmaps import share_of_open_cells
-from scale_toolkit.report.build import _json, _specific
+from scale_toolkit.report.build import _json
+from scale_toolkit.report.markers import most_specific
 
 HOSTILE = "</script><img src=x onerror=alert(1)>%{x}&amp;"
 
@@ -147,7 +148,7 @@ def test_the_heat_map_shows_shares_of_open_cells_of_specific_peaks(analysed):
     np.testing.assert_allclose(values(drawn["z"]), expected / expected.max(), rtol=1e-6)
     scores = utils.specificity(analysed)
     shares = share_of_open_cells(analysed.X, analysed.obs["scale_cluster"])
-    chosen, owner = _specific(scores.to_numpy(), shares)
+    chosen, owner = most_specific(scores.to_numpy(), shares)
     assert list(analysed.var_names[chosen]) == drawn["x"]
     for peak, cluster in zip(chosen, owner):
         assert shares[:, peak].argmax() == cluster
