@@ -5,6 +5,7 @@ Matrices are peaks × cells, as in SCALE.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def peak_selection(
     return [names[column] for column in selected.T]
 
 
-def jsd(p: Any, q: Any, base: float = np.e) -> float:
+def jsd(p: Any, q: Any, base: float = math.e) -> float:
     """Return the Jensen-Shannon divergence of two distributions, 0 to log_base(2).
 
     Each distribution is divided by its sum.
@@ -97,7 +98,7 @@ def jsd(p: Any, q: Any, base: float = np.e) -> float:
     return jensen_shannon(np.asarray(p, dtype=float), np.asarray(q, dtype=float), base)
 
 
-def jsd_sp(p: Any, q: Any, base: float = np.e) -> float:
+def jsd_sp(p: Any, q: Any, base: float = math.e) -> float:
     """Return the specificity 1 − √JSD: 1 for equal distributions.
 
     SCALE 1.1.2 ignores `base`; its default is the same.

@@ -298,8 +298,9 @@ def _names(
 
 
 def as_numbers(column: pd.Series) -> pd.Series:
-    """Return a column of text as numbers if every value is one, else as it is."""
-    if all(_NUMBER.fullmatch(value) for value in column) and any(value for value in column):
-        numbers: pd.Series = pd.to_numeric(column.replace(["", "NA"], np.nan))
-        return numbers
-    return column
+    """Return a column of text as numbers if every value is one that fits, else as it is."""
+    if not all(_NUMBER.fullmatch(value) for value in column) or not any(column):
+        return column
+    values = column.replace(["", "NA", "nan", "NaN"], np.nan)
+    numbers: pd.Series = pd.to_numeric(values, errors="coerce")
+    return numbers if numbers.isna().equals(values.isna()) else column  # 1e999 fits no float

@@ -3,11 +3,12 @@
 import gzip
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.io.cells import read_cells, read_metadata
-from scale_toolkit.io.names import read_barcodes, read_features
+from scale_toolkit.io.names import as_numbers, read_barcodes, read_features
 
 BARCODES = ["AAACGAAAGAAACGCC-1", "TTAAAATTTGCAGATC-1", "GCTGTGTACCAACTGC-1"]
 INTERVALS = ["chr1:1000-1500", "chr2:2000-2500", "chrX:100000-200000"]
@@ -126,3 +127,10 @@ def test_metadata(tmp_path):
         read_metadata(written(tmp_path, "\n".join(BARCODES)))
     with pytest.raises(InputError, match="is duplicated"):
         read_metadata(written(tmp_path, f"{BARCODES[0]}\t1\n{BARCODES[0]}\t2\n"))
+
+
+@pytest.mark.parametrize("huge", ["1e999", "91e309500", "9" * 400])
+def test_numbers_that_fit_no_float_stay_text(huge):
+    column = pd.Series(["1", huge], dtype=object)
+    assert as_numbers(column).tolist() == ["1", huge]
+    assert as_numbers(pd.Series(["9" * 30, "NA", "nan", ""])).isna().tolist() == [False, True, True, True]
