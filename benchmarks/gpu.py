@@ -179,8 +179,6 @@ def kernels() -> None:
                 times.append(200 * (time.perf_counter() - started))
             print(
                 f"| {n_rows:,} × {n_columns} | {name} | {float(difference):.1e} | {times[0]:.3f} | "
-                ""
-                ""
                 f"{times[1]:.3f} |",
                 flush=True,
             )

@@ -53,8 +53,6 @@ class FragmentsConfig(Config):
     count: str = option(
         "insertions",
         "Count Tn5 insertions (both ends of a fragment, as ArchR does) or fragments that overlap a "
-        ""
-        ""
         "peak.",
         choices=("insertions", "fragments"),
     )
@@ -176,8 +174,6 @@ class TrainConfig(Config):
     gpu_memory: float | None = option(
         None,
         "Gigabytes of the GPU's memory that counts may take; if they take more, they are copied to "
-        ""
-        ""
         "it batch by batch "
         "(default: four fifths of what is free).",
         minimum=0,
@@ -214,8 +210,6 @@ class ImputeConfig(Config):
     numeric_format: str = option(
         "float32",
         "How a probability is stored: float32 (4 bytes a value, 3.3 compressed), float16 (2 bytes, "
-        ""
-        ""
         "1.6 compressed; at most "
         "0.00025 off) or uint8 (1 byte, 0.7 compressed; 255 steps from 0 to 1, at most 1/510 off; "
         "scale_toolkit.unpack_numeric gives probabilities back).",

@@ -48,6 +48,7 @@ def test_long_lines_are_wrapped(source):
         f"x = {'1 + ' * 40}1  # noqa: E501\n",
         f"x = r'{WORDS}'\n",
         '"""Short."""\nx = 1  # short\n',
+        f'x = f("{WORDS[:91]} ")\n',
     ],
 )
 def test_what_has_to_stay_stays(source):

@@ -238,7 +238,8 @@ def split_strings(source: str) -> str:
             continue
         prefix, quote, content = match.groups()
         space = _last_space(content, prefix, LENGTH - 2 - column - len(prefix))
-        if "r" in prefix.lower() or space is None:
+        # a space at the end splits nothing off: the second piece would be empty
+        if "r" in prefix.lower() or space is None or space + 1 == len(content):
             continue
         pieces = [content[: space + 1], content[space + 1 :]]
         literals = [

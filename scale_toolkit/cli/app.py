@@ -45,8 +45,6 @@ app = typer.Typer(
     help="Cluster and impute single-cell ATAC-seq data with SCALE, a Gaussian-mixture variational "
     "autoencoder.",
     epilog="Stages read h5ad from a file or standard input: scale prepare cells.h5ad | scale train "
-    ""
-    ""
     "| scale cluster -o out.h5ad",
     cls=Group,
     no_args_is_help=True,

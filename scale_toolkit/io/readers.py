@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 ACCEPTED = (
     "an h5ad, h5mu or zarr store, a count table (.txt, .tsv, .csv, also .gz), a folder with counts "
-    ""
-    ""
     "(.mtx), peaks and barcodes, "
     "a 10x h5 or loom file, "
     "or --fragments with --peaks"

@@ -89,8 +89,6 @@ def clusters(view: View) -> Section:
     else:
         section.lines.append(
             "Stability: the mean Jaccard index of a cluster with its nearest one where four fifths "
-            ""
-            ""
             "of the cells are clustered "
             "in the same way and the same latent space; 1 is the same cells, 0.75 or more is "
             "called stable (Hennig 2007)."
@@ -133,7 +131,6 @@ def _other_ways(view: View, clusters: pd.Series) -> list[str]:
     return [
         (
             "Agreement of these clusters with other ways of grouping the same latent space (ARI, 1 "
-            ""
             "is "
             "the same): "
         )

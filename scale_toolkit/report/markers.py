@@ -37,8 +37,6 @@ def markers(view: View) -> Section | None:
     if table is not None and not len(table):
         section.missing = (
             "scale markers tested every peak and found none that is open more often in one cluster "
-            ""
-            ""
             "than in the rest."
         )
         return section
@@ -78,8 +76,6 @@ def markers(view: View) -> Section | None:
     )
     section.meaning = (
         f"{words} Colour is the share of a cluster's cells in which the peak is open, as a part of "
-        ""
-        ""
         f"its highest.{sampled}"
     )
     borders = (np.flatnonzero(np.diff(owner)) + 0.5).tolist()

@@ -106,9 +106,6 @@ def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
         new_name = result[batch][names[batch] != result[batch]][0]
         warnings.warn(
             f"{count:,} peaks of {batch!r} are spelled in another way and were matched by interval "
-            ""
-            ""
-            ""
             f"({old_name} -> {new_name})",
             ScaleWarning,
             stacklevel=6,

@@ -40,8 +40,6 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
     if are_intervals < 0.5 and _share_of_intervals(cells) > 0.9:
         sentences.append(
             f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this "
-            ""
-            ""
             "looks like peaks × cells; "
             "transpose it (adata.T) unless this is meant"
         )
@@ -102,8 +100,6 @@ def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
         if 0 < shared < _FEW_SHARED * min(len(first), len(second)):
             return [
                 f"inputs {names[0]!r} and {second_name!r} share {shared:,} peaks of {len(first):,} "
-                ""
-                ""
                 f"and {len(second):,}: were they "
                 "counted over one set of peaks, on one genome build?"
             ]
