@@ -1,1 +1,3 @@
-"""The science: arrays and tensors in, arrays and tensors out. No AnnData, no config, no files."""
+"""The arithmetic on arrays (NumPy, SciPy, numba, scikit-learn): no AnnData, no options, no
+files.
+"""

@@ -149,9 +149,9 @@ def _stability(
 
     def split_again(cells: np.ndarray, sub_seed: int) -> Splits:
         if sub_seed not in subsamples:
-            part = weights[cells][:, cells]
-            graph = LeidenGraph(part, sub_seed)
-            subsamples[sub_seed] = find_splits(latent[cells], part, graph, sub_seed)
+            sub_weights = weights[cells][:, cells]
+            graph = LeidenGraph(sub_weights, sub_seed)
+            subsamples[sub_seed] = find_splits(latent[cells], sub_weights, graph, sub_seed)
             report(f"subsample {len(subsamples)}", len(subsamples))
         return subsamples[sub_seed]
 

@@ -8,8 +8,8 @@ and intercept, s_i the cell's depth offset, or one offset for all cells. A binar
 exceeds both the open rate of its cell and that of its peak, each measured on the binarised matrix
 that was modelled (Xiong et al. 2019, Nat Commun 10:4576).
 
-The arithmetic is fixed, so that one value is the same number whatever block, subset or thread count
-it was made with. A BLAS product alone is not: it may add in another order when the shape of a block
+The order of the arithmetic is fixed, so that a value is the same number for every block, subset and
+thread count. That of a BLAS product is not: it may add in another order when the shape of a block
 changes. So each vector is first split into two parts, integers of few enough bits times its own
 power of two, whose products float64 adds up without any rounding, in any order (the error-free
 transformation of Ozaki, Ogita, Oishi & Rump 2012, Numer Algorithms 59:95). What is rounded is
@@ -225,8 +225,6 @@ class BinaryRows:
         if (len(self.cell_rate), len(self.peak_rate)) != decoder.shape:
             raise ValueError(
                 f"{len(self.cell_rate)} cell and {len(self.peak_rate)} peak rates for a decoder of "
-                ""
-                ""
                 f"{decoder.shape}"
             )
         self.format: Literal["dense", "csr"] = "dense" if packed else "csr"

@@ -1,5 +1,5 @@
-"""Depth alone: the Rasch model logit p_ij = s_i + b_j, whose offsets follow from row and column
-sums (Rasch 1960).
+"""The depth-only (Rasch) model logit p_ij = s_i + b_j, fitted from row and column sums (Rasch
+1960).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from scale_toolkit.core.rows import RowSource, binarise, blocks
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
-    """Open peaks of each cell and open cells of each peak, int64 (cells,) and (peaks,)."""
+    """Count the open peaks of each cell (cells,) and the open cells of each peak (peaks,),
+    int64.
+    """
     cells, peaks = np.zeros(source.n_cells, np.int64), np.zeros(source.n_peaks, np.int64)
     for index, rows in blocks(source):
         opened = binarise(rows)
@@ -28,19 +30,18 @@ def rasch(
     tolerance: float = 1e-8,
     max_iter: int = 500,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maximum-likelihood offsets of depth alone: logit p_ij = s_i + b_j.
+    """Fit the depth-only model logit p_ij = s_i + b_j by maximum likelihood.
 
     The likelihood depends on the sums only (Rasch 1960), so cells with equal sums share one s and
-    peaks with equal sums one b. Where there are more than `groups` different sums, neighbouring
-    sums share one value while the other side is found, and each then gets its own. A cell or a peak
-    that is open everywhere or nowhere would have an infinite offset: its sum is moved half a count
-    inwards.
+    peaks with equal sums share one b. If there are more than `groups` distinct sums, neighbouring
+    sums share one value during the iterations; a last step solves for each sum separately.
 
     Returns
     -------
     s (cells,) and b (peaks,), float64; s has mean 0.
     """
     n_cells, n_peaks = len(cell_sums), len(peak_sums)
+    # A sum of 0 or of all would have an infinite offset: it is moved half a count inwards.
     cell_values, cell_of, cell_counts = np.unique(
         np.clip(cell_sums, 0.5, n_peaks - 0.5), return_inverse=True, return_counts=True
     )
@@ -58,6 +59,7 @@ def rasch(
         s, b = s - np.average(s, weights=row_weight), b + np.average(s, weights=row_weight)
         if np.abs(s - old).max() < tolerance:
             break
+    # One step without merging, so that equal sums and only equal sums share an offset.
     cell_s = _solve(cell_values, b, col_weight, np.interp(cell_values, row_sum, s))
     peak_b = _solve(peak_values, s, row_weight, np.interp(peak_values, col_sum, b))
     shift = np.average(cell_s, weights=cell_counts)
@@ -65,14 +67,15 @@ def rasch(
 
 
 def cell_offsets(cell_sums: np.ndarray, b: np.ndarray, groups: int = 1000) -> np.ndarray:
-    """S of cells with so many open peaks, given the b of `rasch`: Σ_j expit(s + b_j) = the
-    cell's sum. (cells,) float64.
+    """Return the s of cells, (cells,) float64, from their open peaks and the b of `rasch`.
+
+    It solves Σ_j expit(s + b_j) = `cell_sums`.
     """
-    values, of = np.unique(np.clip(cell_sums, 0.5, len(b) - 0.5), return_inverse=True)
+    values, value_index = np.unique(np.clip(cell_sums, 0.5, len(b) - 0.5), return_inverse=True)
     peak_b, counts = np.unique(b, return_counts=True)
     peak_b, weight = merge_values(peak_b, counts, groups)
     start = np.log(values) - np.log(expit(peak_b) @ weight)
-    return _solve(values, peak_b, weight, start)[of]
+    return _solve(values, peak_b, weight, start)[value_index]
 
 
 def merge_values(
@@ -81,24 +84,28 @@ def merge_values(
     """Merge neighbouring values into at most `groups`, with their mean value and total count."""
     if len(values) <= groups:
         return values, counts.astype(float)
-    of = np.minimum(np.arange(len(values)) * groups // len(values), groups - 1)
-    weight = np.bincount(of, counts)
-    return np.bincount(of, values * counts) / weight, weight
+    group = np.minimum(np.arange(len(values)) * groups // len(values), groups - 1)
+    weight = np.bincount(group, counts)
+    return np.bincount(group, values * counts) / weight, weight
 
 
 def _solve(
     sums: np.ndarray, other: np.ndarray, weight: np.ndarray, start: np.ndarray
 ) -> np.ndarray:
-    """X with Σ_g weight_g · expit(x + other_g) = sums, one equation an entry of `sums`, by
-    guarded Newton steps.
+    """Solve Σ_g weight_g · expit(x + other_g) = sums for x, one equation for each entry of
+    `sums`.
     """
-    if len(sums) > 1000:  # a block of equations at a time: memory
+    if len(sums) > 1000:
+        # the matrix of equations × groups is dense: 1,000 equations bound it to 8 MB
         parts = [slice(i, i + 1000) for i in range(0, len(sums), 1000)]
-        return np.concatenate([_solve(sums[part], other, weight, start[part]) for part in parts])
+        return np.concatenate(
+            [_solve(sums[equations], other, weight, start[equations]) for equations in parts]
+        )
     x = start.copy()
     for _ in range(50):
         p = expit(x[:, None] + other[None, :])  # (values, groups)
         step = (p @ weight - sums) / np.maximum((p * (1 - p)) @ weight, 1e-12)
+        # Newton's method; steps are bounded because the curvature vanishes far from the solution
         x -= np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break

@@ -1,8 +1,8 @@
 """Differential accessibility: is a peak open more often in one group of cells than in the others of
 the same depth?
 
-Of peak j in cell i, y_ij is 1 where it is open, x_i the cell's log number of open peaks, and the
-model is the logistic one
+y_ij is 1 if peak j is open in cell i, x_i is the log of the cell's number of open peaks, and the
+model is logistic:
 
     logit P(y_ij = 1) = a_j + b_j x_i + c_jk [cell i in group k],        c_jk = 0 under the null
     hypothesis.
@@ -89,7 +89,7 @@ class Difference:
 
 
 def depth_bins(depth: np.ndarray) -> Bins:
-    """Count cells in bins of log depth, `BIN_WIDTH` wide or wider where there would be more than
+    """Count cells in bins of log depth, `BIN_WIDTH` wide, or wider if there would be more than
     `MAX_BINS`.
 
     Parameters
@@ -109,7 +109,7 @@ def depth_bins(depth: np.ndarray) -> Bins:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the test needs to know of the open peaks.
+    """Sums over open peaks that are sufficient for the test.
 
     Attributes
     ----------
@@ -172,18 +172,18 @@ def compare(
     score, p_value, log_odds = np.zeros((3, *open_cells.shape))
 
     def work(start: int) -> int:
-        part = slice(start, start + _BLOCK)
+        peaks = slice(start, start + _BLOCK)
         _compare(
-            open_cells[part],
-            weighted[part],
+            open_cells[peaks],
+            weighted[peaks],
             cells,
             cells_in,
             bins.x,
-            score[part],
-            p_value[part],
-            log_odds[part],
+            score[peaks],
+            p_value[peaks],
+            log_odds[peaks],
         )
-        return len(open_cells[part])
+        return len(open_cells[peaks])
 
     done = 0
     with ThreadPoolExecutor(n_threads or available_cores()) as pool:
@@ -199,9 +199,9 @@ def _count(
     indptr: Array, indices: Array, groups: Array, x: Array, open_cells: Array, weighted: Array
 ) -> None:
     for i in range(len(groups)):
-        for at in range(indptr[i], indptr[i + 1]):
-            open_cells[indices[at], groups[i]] += 1
-            weighted[indices[at]] += x[i]
+        for entry in range(indptr[i], indptr[i + 1]):
+            open_cells[indices[entry], groups[i]] += 1
+            weighted[indices[entry]] += x[i]
 
 
 @compiled("float64(float64)")
@@ -338,22 +338,22 @@ def _log_odds_ratio(
         for i in range(-1, len(x)):  # -1: the added ones
             for is_in in range(2):
                 if i < 0:
-                    number, at = 1.0, (mean_in if is_in else mean_out)
+                    number, covariate = 1.0, (mean_in if is_in else mean_out)
                 else:
-                    number, at = (inside[i] if is_in else cells[i] - inside[i]), x[i]
+                    number, covariate = (inside[i] if is_in else cells[i] - inside[i]), x[i]
                 if number == 0:
                     continue
-                m = _expit(a + b * at + c * is_in)
+                m = _expit(a + b * covariate + c * is_in)
                 v = number * m * (1 - m)
                 g0 -= number * m
-                g1 -= number * m * at
+                g1 -= number * m * covariate
                 h00 += v
-                h01 += v * at
-                h11 += v * at * at
+                h01 += v * covariate
+                h11 += v * covariate * covariate
                 if is_in:
                     g2 -= number * m
                     h02 += v
-                    h12 += v * at
+                    h12 += v * covariate
         if flat == 0:
             h11, h01, h12, g1 = 1.0, 0.0, 0.0, 0.0
         # h22 = h02; the slope is solved for first, then intercept and group

@@ -1,6 +1,4 @@
-"""What a feature of a multiome is, as 10x writes it: peaks are modelled, the others are left
-out.
-"""
+"""Feature types of a multiome, as 10x writes them: peaks are modelled, others are left out."""
 
 from __future__ import annotations
 

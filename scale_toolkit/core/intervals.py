@@ -1,5 +1,4 @@
-"""Genomic intervals as arrays: peak names to (chrom, start, end) and back, and which intervals
-overlap which.
+"""Genomic intervals as arrays: peak names to (chrom, start, end) and back, and overlaps.
 
 Intervals are half-open, ``[start, end)``, as in BED.
 """
@@ -31,8 +30,8 @@ def parse_names(names: Sequence[str] | pd.Index) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``chrom``, ``start``, ``end``, in the order of `names`; for a name that is no interval with
-        start < end, a missing chrom and 0, 0.
+        ``chrom``, ``start``, ``end``, in the order of `names`; for a name that is not an
+        interval with start < end, a missing chrom and 0, 0.
     """
     parts = pd.Series(np.asarray(names, dtype=object), dtype=object).astype(str).str.extract(_NAME)
     parts.columns = COLUMNS
@@ -44,7 +43,7 @@ def parse_names(names: Sequence[str] | pd.Index) -> pd.DataFrame:
     return parts
 
 
-def match_names(wanted: Sequence[str] | pd.Index, names: pd.Index) -> np.ndarray:
+def match_names(queries: Sequence[str] | pd.Index, names: pd.Index) -> np.ndarray:
     """Find peaks by name, or by interval if the spelling differs (``chr1:1-2``, ``chr1-1-2``).
 
     Parameters
@@ -59,28 +58,33 @@ def match_names(wanted: Sequence[str] | pd.Index, names: pd.Index) -> np.ndarray
     ndarray of intp
         The position of each in `names`, −1 if it is missing.
     """
-    wanted = pd.Index(wanted, dtype=object)
-    positions: np.ndarray = names.get_indexer(wanted)
+    queries = pd.Index(queries, dtype=object)
+    positions: np.ndarray = names.get_indexer(queries)
     missing = np.flatnonzero(positions < 0)
     if not len(missing):
         return positions
-    keys = [pd.MultiIndex.from_frame(parse_names(some)) for some in (wanted[missing], names)]
+    keys = [
+        pd.MultiIndex.from_frame(parse_names(peak_names))
+        for peak_names in (queries[missing], names)
+    ]
     known = ~keys[1].get_level_values("chrom").isna() & ~keys[1].duplicated(keep=False)
-    found = pd.Series(np.flatnonzero(known), index=keys[1][known]).reindex(keys[0])
+    matches = pd.Series(np.flatnonzero(known), index=keys[1][known]).reindex(keys[0])
     is_interval = ~keys[0].get_level_values("chrom").isna()
-    positions[missing] = np.where(is_interval & found.notna(), found.fillna(-1), -1).astype(np.intp)
+    positions[missing] = np.where(is_interval & matches.notna(), matches.fillna(-1), -1).astype(
+        np.intp
+    )
     return positions
 
 
 def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataFrame:
-    """Parse peak names that must all be intervals; the error names the first that is none, and
+    """Parse peak names that must all be intervals; the error names the first that is not one, and
     the `purpose`.
     """
     table = parse_names(names)
     wrong = np.flatnonzero(table["chrom"].isna())
     if len(wrong):
         raise InputError(
-            f"{len(wrong):,} of {len(table):,} peak names are no interval, first "
+            f"{len(wrong):,} of {len(table):,} peak names are not intervals, first "
             f"{names[wrong[0]]!r}",
             "names such as chr1:100-200, chr1_100_200 or chr1-100-200 with start < end",
             f"rename the peaks or leave out {purpose}",
@@ -97,8 +101,8 @@ def format_names(table: pd.DataFrame) -> pd.Index:
 
 
 def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
-    """The gene whose transcription start is nearest to each interval (by bioframe; of equally near
-    ones the first).
+    """Return the gene whose transcription start is nearest to each interval (by bioframe; of
+    equally near ones the first).
 
     Parameters
     ----------
@@ -117,7 +121,9 @@ def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
     import bioframe
 
     n = len(peaks)
-    asked = pd.DataFrame({name: peaks[name].to_numpy() for name in COLUMNS} | {"row": np.arange(n)})
+    queries = pd.DataFrame(
+        {name: peaks[name].to_numpy() for name in COLUMNS} | {"row": np.arange(n)}
+    )
     tss = genes["tss"].to_numpy(np.int64)
     starts = pd.DataFrame(
         {
@@ -128,20 +134,20 @@ def nearest_starts(peaks: pd.DataFrame, genes: pd.DataFrame) -> pd.DataFrame:
         }
     )
     row, distance = np.full(n, -1), np.full(n, np.nan)
-    shared = asked["chrom"].isin(set(starts["chrom"])).to_numpy()
+    shared = queries["chrom"].isin(set(starts["chrom"])).to_numpy()
     if shared.any():
-        found = bioframe.closest(
-            asked[shared], starts[starts["chrom"].isin(set(asked["chrom"]))], suffixes=("", "_")
+        nearest = bioframe.closest(
+            queries[shared], starts[starts["chrom"].isin(set(queries["chrom"]))], suffixes=("", "_")
         )
-        at = found["row"].to_numpy(np.int64)
-        row[at] = found["gene_"].to_numpy(np.int64)
-    here = np.flatnonzero(row >= 0)
-    start, end = (asked[name].to_numpy(np.int64)[here] for name in ("start", "end"))
-    at_gene = tss[row[here]]
+        query_rows = nearest["row"].to_numpy(np.int64)
+        row[query_rows] = nearest["gene_"].to_numpy(np.int64)
+    with_gene = np.flatnonzero(row >= 0)
+    start, end = (queries[name].to_numpy(np.int64)[with_gene] for name in ("start", "end"))
+    at_gene = tss[row[with_gene]]
     # bases from the start to the nearer end, below 0 inside
     gap = np.maximum(start - at_gene, at_gene - (end - 1))
-    downstream = (start > at_gene) == (genes["strand"].to_numpy()[row[here]] == "+")
-    distance[here] = np.where(gap <= 0, 0, np.where(downstream, gap, -gap))
+    downstream = (start > at_gene) == (genes["strand"].to_numpy()[row[with_gene]] == "+")
+    distance[with_gene] = np.where(gap <= 0, 0, np.where(downstream, gap, -gap))
     return pd.DataFrame({"gene": row, "distance": distance})
 
 
@@ -170,8 +176,6 @@ def check_chromosomes(peaks: pd.Series, other: Sequence[str], what: str) -> None
     if missing:
         warnings.warn(
             f"{used[missing].sum():,} of {len(peaks):,} peaks are on {len(missing)} of {len(used)} "
-            ""
-            ""
             "chromosomes "
             f"that {what} lacks: {_some(missing)}",
             ScaleWarning,
@@ -184,7 +188,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 class Overlaps:
-    """A table of intervals, asked again and again which of them overlap others (by bioframe).
+    """A table of intervals that is indexed once for many overlap queries (by bioframe).
 
     Parameters
     ----------
@@ -207,27 +211,29 @@ class Overlaps:
     def pairs(
         self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Every overlap of the asked intervals with the table.
+        """Return every overlap of the queried intervals with the table.
 
         Parameters
         ----------
         chrom, start, end
-            The intervals asked about, half-open, one value each.
+            The queried intervals, half-open, one value each.
 
         Returns
         -------
         tuple of ndarray
-            Row numbers of the asked intervals and of the table's, int64, one pair an overlap.
+            Row numbers of the queried intervals and of the table's, int64, one pair an overlap.
         """
         from bioframe.core.arrops import overlap_intervals
 
-        asked, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        query_rows, overlapping_rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for name, rows in (
             pd.Series(np.arange(len(start))).groupby(np.asarray(chrom)).indices.items()
         ):
             if name in self._rows:
                 table_start, table_end, table_rows = self._rows[name]
-                left, right = overlap_intervals(start[rows], end[rows], table_start, table_end)
-                asked.append(rows[left])
-                found.append(table_rows[right])
-        return np.concatenate(asked), np.concatenate(found)
+                query_index, table_index = overlap_intervals(
+                    start[rows], end[rows], table_start, table_end
+                )
+                query_rows.append(rows[query_index])
+                overlapping_rows.append(table_rows[table_index])
+        return np.concatenate(query_rows), np.concatenate(overlapping_rows)

@@ -157,8 +157,8 @@ class Agreement:
         heads = ["", *self.clusters]
         rows = [[name, *map(str, counts)] for name, counts in zip(self.classes, self.table)]
         widths = [max(map(len, column)) for column in zip(heads, *rows)]
-        for first, *rest in (heads, *rows):
-            aligned = (count.rjust(width) for count, width in zip(rest, widths[1:]))
+        for first, *values in (heads, *rows):
+            aligned = (count.rjust(width) for count, width in zip(values, widths[1:]))
             lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
         return "\n".join(lines)
 

@@ -1,11 +1,11 @@
-"""Motif enrichment: do the sequences of some peaks hold a motif more often than those of peaks that
-are alike otherwise?
+"""Motif enrichment: is a motif more frequent in some peaks than in peaks of the same GC content and
+frequency?
 
-A motif occurs in a peak where the log odds of its matrix against the composition of the peaks reach
-the score that random sequence of that composition reaches in one place with probability `p`, on
-either strand (lightmotif scans). The background of a set of peaks is drawn from the others: each
-takes its nearest neighbours in GC content and in the logarithm of the share of cells it is open in,
-without repeats. Then Fisher's exact test, one-sided.
+A motif occurs in a peak if, on either strand, the log odds of its matrix against the composition of
+the peaks reach the score that a random sequence of that composition reaches at one position with
+probability `p` (lightmotif scans). The background of a set of peaks is drawn from the others: each
+peak takes its nearest neighbours in GC content and in the logarithm of the share of cells in which
+it is open, without repeats. The two are compared by Fisher's exact test, one-sided.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from scale_toolkit.extras import library
 
 # share of the composition mixed into a matrix, or a base never seen would have a score of −∞
 _PSEUDO = 0.01
-_NEAREST = 20  # neighbours looked at for each one wanted
+# Neighbours that are tried for each peak to choose.
+_NEAREST = 20
 _OTHER = str.maketrans({chr(c): "N" for c in range(128) if chr(c) not in "ACGT"})
 
 
@@ -48,7 +49,9 @@ class Enrichment:
 
 
 def gc_content(sequences: Sequence[str]) -> np.ndarray:
-    """Share of G and C among the known bases of each sequence; NaN where there is none."""
+    """Return the share of G and C among the known bases of each sequence; NaN without known
+    bases.
+    """
     counts = _base_counts(sequences)
     with np.errstate(invalid="ignore"):
         return counts[:, 1:3].sum(axis=1) / counts.sum(axis=1)
@@ -61,11 +64,10 @@ def _base_counts(sequences: Sequence[str]) -> np.ndarray:
 
 
 def _composition(sequences: Sequence[str]) -> np.ndarray:
-    """Shares of A, C, G, T over both strands, in steps of 1/4096: lightmotif wants them to add
-    up to 1 to the last bit.
-    """
+    """Return the shares of A, C, G, T over both strands, in steps of 1/4096."""
     counts = _base_counts(sequences).sum(axis=0)
     gc = (counts[1] + counts[2]) / max(counts.sum(), 1)
+    # Multiples of 2^-12 add up to 1 without rounding, which lightmotif requires.
     half = np.clip(np.round(gc * 2048), 1, 2047) / 4096
     return np.array([0.5 - half, half, half, 0.5 - half])
 
@@ -87,31 +89,32 @@ def match_background(
     gc, frequency
         Of every peak: GC content, share of cells it is open in (above 0).
     ratio
-        Peaks wanted for each of `own`; fewer where its `20 ratio` nearest candidates are taken.
+        Peaks to choose for each of `own`; fewer if its ``20 * ratio`` nearest candidates are taken.
     rng
         The order in which they choose.
 
     Returns
     -------
-    Numbers of the chosen candidates, sorted, none twice.
+    Numbers of the chosen candidates, sorted, without duplicates.
     """
     if len(own) == 0 or len(candidates) == 0:
         return np.empty(0, np.int64)
-    place = np.column_stack([gc, np.log(frequency)])
-    spread = place[candidates].std(axis=0)
-    place = place / np.where(spread > 0, spread, 1)
+    coordinates = np.column_stack([gc, np.log(frequency)])
+    spread = coordinates[candidates].std(axis=0)
+    coordinates = coordinates / np.where(spread > 0, spread, 1)
     k = min(len(candidates), _NEAREST * ratio)
-    _, near = cKDTree(place[candidates]).query(place[own], k=k)
+    _, near = cKDTree(coordinates[candidates]).query(coordinates[own], k=k)
     near = near.reshape(len(own), k)
-    taken = np.zeros(len(candidates), dtype=bool)
-    at = np.zeros(len(own), dtype=np.int64)  # how far each has looked
+    is_taken = np.zeros(len(candidates), dtype=bool)
+    # candidates of each peak that were taken by another one, or by itself in an earlier round
+    n_tried = np.zeros(len(own), dtype=np.int64)
     for _ in range(ratio):
         for i in rng.permutation(len(own)):
-            while at[i] < k and taken[near[i, at[i]]]:
-                at[i] += 1
-            if at[i] < k:
-                taken[near[i, at[i]]] = True
-    return np.sort(candidates[taken])
+            while n_tried[i] < k and is_taken[near[i, n_tried[i]]]:
+                n_tried[i] += 1
+            if n_tried[i] < k:
+                is_taken[near[i, n_tried[i]]] = True
+    return np.sort(candidates[is_taken])
 
 
 def occurrences(
@@ -121,7 +124,7 @@ def occurrences(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Which sequences hold which motif, on either strand.
+    """Return which sequences contain which motif, on either strand.
 
     Parameters
     ----------
@@ -130,8 +133,8 @@ def occurrences(
     motifs
         Probabilities of A, C, G, T (length × 4) by name.
     p
-        Chance of a hit in one place of random sequence. A motif too short for it is found where it
-        fits perfectly.
+        Chance of a hit at one position of a random sequence. A motif too short for it is found only
+        where it fits perfectly.
     progress
         Called with the number of motifs done.
 
@@ -143,11 +146,12 @@ def occurrences(
     clean = [text.upper().translate(_OTHER) for text in sequences]
     lengths = np.array([len(text) for text in clean], dtype=np.int64)
     longest = max(map(len, motifs.values()), default=1)
+    # One scan of all sequences at once; gaps of the longest motif keep hits from spanning two.
     gap = "N" * longest
     starts = np.concatenate([[0], np.cumsum(lengths + longest)])[:-1]
     striped = lightmotif.stripe(gap.join(clean) + gap)
     composition = _composition(clean)
-    found = np.zeros((len(motifs), len(clean)), dtype=bool)
+    has_motif = np.zeros((len(motifs), len(clean)), dtype=bool)
     for row, matrix in enumerate(motifs.values()):
         mixed = (1 - _PSEUDO) * matrix / matrix.sum(axis=1, keepdims=True) + _PSEUDO * composition
         scores = np.log2(mixed / composition)
@@ -156,23 +160,24 @@ def occurrences(
                 {base: strand[:, i].tolist() for i, base in enumerate("ACGT")},
                 background=dict(zip("ACGT", composition.tolist())),
             )
+            # A short motif may not reach the score for p at all: then a perfect match counts.
             threshold = min(pssm.score(p), float(scores.max(axis=1).sum()) - 1e-3)
             hits = np.fromiter(
                 (hit.position for hit in lightmotif.scan(pssm, striped, threshold=threshold)),
                 np.int64,
             )
-            at = np.searchsorted(starts, hits, side="right") - 1
-            inside = hits + len(matrix) <= starts[at] + lengths[at]
-            found[row, at[inside]] = True
+            sequence_index = np.searchsorted(starts, hits, side="right") - 1
+            inside = hits + len(matrix) <= starts[sequence_index] + lengths[sequence_index]
+            has_motif[row, sequence_index[inside]] = True
         if progress is not None:
             progress(row + 1)
-    return found
+    return has_motif
 
 
 def enrichment(
     in_own: np.ndarray, n_own: int, in_background: np.ndarray, n_background: int
 ) -> Enrichment:
-    """Compare how many of `n_own` peaks hold each motif (`in_own`) with how many of
+    """Compare how many of `n_own` peaks contain each motif (`in_own`) with how many of
     `n_background` (`in_background`).
     """
     p_value = hypergeom.sf(in_own - 1, n_own + n_background, in_own + in_background, n_own)

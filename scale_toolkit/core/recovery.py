@@ -301,10 +301,10 @@ def tfidf_svd(
     n_open = np.bincount(rows.indices, minlength=rows.shape[1])
     weighted = fit_weighting(rows.shape[0], n_open)(rows)
     n_kept = min(n_components, min(rows.shape) - 1)
-    left, singular_values, right = randomized_svd(
+    cell_factors, singular_values, peak_factors = randomized_svd(
         weighted, max(n_kept, 1), n_iter=4, random_state=seed
     )
-    return left * singular_values, right.T
+    return cell_factors * singular_values, peak_factors.T
 
 
 def set_ranks(

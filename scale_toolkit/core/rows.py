@@ -1,6 +1,4 @@
-"""Rows of a cells × peaks matrix as CSR: where they come from, blocks of them, and choosing
-stored entries.
-"""
+"""Rows of a cells × peaks matrix as CSR: sources of rows, blocks, and selection of entries."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ BLOCK = 512
 
 
 class RowSource(Protocol):
-    """Where cells come from: a matrix in memory, or a file read in blocks. Nothing else may
-    assume that all are at hand.
+    """Source of cells: a matrix in memory, or a file that is read in blocks. Callers may not
+    assume that all cells are in memory.
     """
 
     n_cells: int
@@ -43,9 +41,9 @@ class MatrixRows:
         matrix = self.matrix
         pointers = np.zeros(len(index) + 1, matrix.indptr.dtype)
         parts = [slice(*matrix.indptr[cell : cell + 2]) for cell in index]
-        np.cumsum([part.stop - part.start for part in parts], out=pointers[1:])
+        np.cumsum([entries.stop - entries.start for entries in parts], out=pointers[1:])
         data, indices = (
-            np.concatenate([array[part] for part in parts]) if parts else array[:0]
+            np.concatenate([array[entries] for entries in parts]) if parts else array[:0]
             for array in (matrix.data, matrix.indices)
         )
         return sparse.csr_matrix((data, indices, pointers), (len(index), self.n_peaks))
@@ -66,22 +64,23 @@ def blocks(
 def stack(
     parts: Iterable[sparse.csr_matrix], shape: tuple[int, int], nnz: int
 ) -> sparse.csr_matrix:
-    """Blocks of rows, with `nnz` entries in all at most, as one CSR matrix; filled block by
-    block, never held twice.
+    """Stack blocks of rows into one CSR matrix of at most `nnz` entries.
+
+    The matrix is filled block by block, so that its entries are never in memory twice.
     """
     data, indices = np.empty(nnz, np.float32), np.empty(nnz, np.int32)
     pointers, row = np.zeros(shape[0] + 1, np.int64), 0
-    for part in parts:
-        start, stop = pointers[row], pointers[row] + part.nnz
-        data[start:stop], indices[start:stop] = part.data, part.indices
-        pointers[row + 1 : row + 1 + part.shape[0]] = start + part.indptr[1:]
-        row += part.shape[0]
+    for block in parts:
+        start, stop = pointers[row], pointers[row] + block.nnz
+        data[start:stop], indices[start:stop] = block.data, block.indices
+        pointers[row + 1 : row + 1 + block.shape[0]] = start + block.indptr[1:]
+        row += block.shape[0]
     nnz = pointers[row]
     return sparse.csr_matrix((data[:nnz], indices[:nnz], pointers), shape)
 
 
 def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    """A peak is open where it has at least one read: the same pattern with float32 ones."""
+    """Return 1 (float32) for each peak with at least one read, the open ones."""
     if (counts.data > 0).all():
         return sparse.csr_matrix(
             (np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), counts.shape
@@ -93,7 +92,7 @@ def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def keep_entries(rows: sparse.csr_matrix, keep: np.ndarray) -> sparse.csr_matrix:
-    """The entries of `rows` where `keep` is true, one flag a stored value."""
-    places = np.flatnonzero(keep)
-    pointers = np.searchsorted(places, rows.indptr).astype(rows.indptr.dtype)
-    return sparse.csr_matrix((rows.data[places], rows.indices[places], pointers), rows.shape)
+    """Return the entries of `rows` for which `keep` (one flag a stored value) is true."""
+    positions = np.flatnonzero(keep)
+    pointers = np.searchsorted(positions, rows.indptr).astype(rows.indptr.dtype)
+    return sparse.csr_matrix((rows.data[positions], rows.indices[positions], pointers), rows.shape)

@@ -9,10 +9,10 @@ is hit:
 Log-normal peak rates of standard deviation 1 have the heavy tail of real sets (coefficient of
 variation of open rates 0.6 to 2.0 in Leukemia, Forebrain, Granja's bone marrow and 10x data); the
 depth D of a cell is chosen so that the expected number of its open peaks is log-normal (standard
-deviation 0.35; 0.3 to 1.0 there) around the median asked for. Every cluster has a program of its
+deviation 0.35; 0.3 to 1.0 there) around the requested median. Every cluster has a program of its
 own peaks, and clusters come in pairs that share a second program, so that siblings are harder to
-tell apart than strangers. The effect δ is solved from the sizes (`_effect`), so that the task is as
-hard for 1,000 cells as for 10,000: see there.
+separate than other clusters. The effect δ is solved from the sizes (`_effect`), so that the task is
+as hard for 1,000 cells as for 10,000: see there.
 
 All cuts of the cells of one cluster in a block are one Poisson process on a line, the cells' depths
 laid end to end: sorted exponential spacings give each cell's cuts in the order of its peaks, and
@@ -54,7 +54,7 @@ _PEAKS, _CELLS, _BATCHES, _BLOCKS, _INTERVALS = range(5)
 
 
 class PlantedCells:
-    """The truth about simulated cells and peaks, and their counts as CSR blocks of rows (a
+    """Simulated cells and peaks with known labels, and their counts as CSR blocks of rows (a
     `lazy.RowBlocks`).
 
     Parameters
@@ -113,8 +113,8 @@ class PlantedCells:
         n_peaks, n_pairs = self.shape[1], (self.n_clusters + 1) // 2
         self.base = rng.normal(0, PEAK_SPREAD, n_peaks)
         self.lift = rng.uniform(0.5, 1.5, n_peaks)
-        own, shared = _program_sizes(n_peaks, self.n_clusters)
-        sizes = [own] * self.n_clusters + [shared] * n_pairs
+        n_own, n_shared = _program_sizes(n_peaks, self.n_clusters)
+        sizes = [n_own] * self.n_clusters + [n_shared] * n_pairs
         programs = np.repeat(np.arange(len(sizes)), sizes)[:n_peaks]
         self.program = np.full(n_peaks, -1)
         self.program[rng.permutation(n_peaks)[: len(programs)]] = programs
@@ -238,8 +238,8 @@ def _open_peaks(rng: np.random.Generator, rate: np.ndarray, cuts: np.ndarray) ->
     points = points[:-1] * (ends[-1] / points[-1])
     splits = np.searchsorted(points, ends[:-1])
     cell = np.repeat(np.arange(len(cuts)), np.diff([0, *splits, len(points)]))
-    place = (points - (ends - cuts)[cell]) / cuts[cell]
-    peak = np.searchsorted(np.cumsum(rate), place, side="right").astype(np.int32)
+    fraction = (points - (ends - cuts)[cell]) / cuts[cell]
+    peak = np.searchsorted(np.cumsum(rate), fraction, side="right").astype(np.int32)
     np.minimum(peak, len(rate) - 1, out=peak)  # the rates add up to 1 only up to rounding
     first = np.empty(len(peak), bool)
     first[:1] = True
@@ -270,11 +270,11 @@ def _normalised(log_rate: np.ndarray) -> np.ndarray:
 def _program_sizes(n_peaks: int, n_clusters: int) -> tuple[int, int]:
     """Peaks in a cluster's own program, and in one that a pair shares."""
     n_pairs = (n_clusters + 1) // 2
-    own, shared = (
+    n_own, n_shared = (
         max(1, int(n_peaks * min(PROGRAM_SHARE, ALL_PROGRAMS_SHARE / n)))
         for n in (n_clusters, n_pairs)
     )
-    return own, shared
+    return n_own, n_shared
 
 
 def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> float:
@@ -299,14 +299,16 @@ def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> f
     if n_clusters == 1:
         return 1.0
     saturation = (open_peaks * (open_peaks / n_peaks) ** 3) ** 0.5
-    wanted = SEPARATION + SEPARATION_BY_SATURATION * saturation
+    target_separation = SEPARATION + SEPARATION_BY_SATURATION * saturation
     least_contrast = max(CONTRAST, CONTRAST_A_CLUSTER * n_clusters - 0.4)
     low, high = 0.0, LARGEST_EFFECT
     for _ in range(20):
         middle = (low + high) / 2
         separation, contrast = _separation(n_cells, n_peaks, n_clusters, open_peaks, middle)
         low, high = (
-            (middle, high) if separation < wanted or contrast < least_contrast else (low, middle)
+            (middle, high)
+            if separation < target_separation or contrast < least_contrast
+            else (low, middle)
         )
     return (low + high) / 2
 
@@ -314,14 +316,14 @@ def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> f
 def _separation(
     n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float, effect: float
 ) -> tuple[float, float]:
-    """What a spectral embedding leaves of two siblings, as a mean over planted sets.
+    """Return how well a spectral embedding separates two siblings, as a mean over planted sets.
 
     Returns
     -------
     Their distance in standard deviations, and the variance between them in units of the embedding's
     noise.
     """
-    own, shared = _program_sizes(n_peaks, n_clusters)
+    n_own, n_shared = _program_sizes(n_peaks, n_clusters)
     # Quantiles of the peaks' log rates × midpoints of their lifts, each point the same number of
     # peaks.
     base = np.array([NormalDist(0, PEAK_SPREAD).inv_cdf((i + 0.5) / 100) for i in range(100)])[
@@ -330,7 +332,7 @@ def _separation(
     plain = np.exp(base + np.zeros(5)).ravel()
     raised = np.exp(base + effect * np.linspace(0.6, 1.4, 5)).ravel()
     rate = np.concatenate([plain, raised])
-    peaks = np.repeat([n_peaks - own - shared, own + shared], len(plain)) / len(plain)
+    peaks = np.repeat([n_peaks - n_own - n_shared, n_own + n_shared], len(plain)) / len(plain)
     rate /= (peaks * rate).sum()
     cuts = np.geomspace(open_peaks / 2, open_peaks * 1e4, 100)
     opened = (peaks * -np.expm1(-cuts[:, None] * rate)).sum(axis=1)
@@ -338,12 +340,14 @@ def _separation(
     p_plain, p_raised = np.split(p, 2)
     variance_plain, variance_raised = np.split(p * (1 - p), 2)
     # The two differ in both their own programs: raised in one of them, plain in the other.
-    apart = 2 * own * ((p_raised - p_plain) ** 2)
+    apart = 2 * n_own * ((p_raised - p_plain) ** 2)
     if not apart.any():
         return 0.0, 0.0
     noise_between = (variance_plain + variance_raised) / 2
     all_noise = np.concatenate([variance_plain, variance_raised, noise_between])
-    all_peaks = np.repeat([n_peaks - 2 * own - shared, shared, 2 * own], len(plain)) / len(plain)
+    all_peaks = np.repeat([n_peaks - 2 * n_own - n_shared, n_shared, 2 * n_own], len(plain)) / len(
+        plain
+    )
     # variance along the line between the two
     noise_along = (apart * noise_between).sum() / apart.sum()
     noise_sum = (all_peaks * all_noise).sum()
@@ -353,10 +357,15 @@ def _separation(
     distance = gap / noise_along
     variance = gap / (2 * n_clusters) / noise_typical  # of two siblings, (d/2)², among all cells
     directions = noise_sum / noise_typical / n_cells
-    seen = max(0.0, variance**2 - directions)
-    separation = (distance * seen / (variance**2 + variance)) ** 0.5
+    visible = max(0.0, variance**2 - directions)
+    separation = (distance * visible / (variance**2 + variance)) ** 0.5
     contrast = (
-        n_clusters / 2 * seen * (variance + directions) / variance**2 / (1 + directions**0.5) ** 2
+        n_clusters
+        / 2
+        * visible
+        * (variance + directions)
+        / variance**2
+        / (1 + directions**0.5) ** 2
     )
     return separation, contrast
 

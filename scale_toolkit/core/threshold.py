@@ -1,5 +1,5 @@
-"""Imputed values against their rates without making the values: one fused pass in float32 that
-knows its own error.
+"""Binary imputed values without computing the probabilities: one fused pass in float32 with a bound
+on its error.
 
 `core.decode` defines a binary value: 1 where the probability, computed in float64 and rounded to
 float32, exceeds a rate r (a float32: the larger of the cell's and the peak's). Rounding to nearest
@@ -8,20 +8,19 @@ makes it exceed r exactly where the probability lies above the midpoint m of r a
 
     value = 1  <=>  h_i · w_j + b_j + s_i  >  logit(m)
 
-and neither exp nor division is needed. The left side is made in float32, many peaks at a time; the
-distance of that from the definition is at most
+and neither exp nor division is needed. The left side is computed in float32, many peaks at a time;
+its distance from the definition is at most
 
     (L + 8) · 2^-24 · (|h_i| |w_j| + |b_j| + |s_i| + |t|)          L latent dimensions, t = logit(m)
 
 (every term is rounded at most L + 6 times, in any order of summation; Higham 2002, Accuracy and
 Stability of Numerical Algorithms, 2nd ed., section 3.1), taken with the largest |w_j|, |b_j| and
-|t_j| of a tile of peaks. What lies within that of its threshold is made again in float64, whose
-bound also holds what `core.decode` itself rounds; what lies within the second bound is left to
-`core.decode`. The result is the definition's to the bit, whatever the block, the thread count or
-the machine's vector width.
+|t_j| of a tile of peaks. A value that close to its threshold is computed again in float64, with a
+second bound that includes the rounding of `core.decode`; a value within the second bound is left to
+`core.decode`. The result equals the definition bit for bit, for any block, thread count and vector
+width.
 
-A value is one bit on the way: the comparisons are packed 8 to a byte, counted, and only then spread
-into column indices.
+Comparisons are packed 8 to a byte and counted before they are expanded into column indices.
 """
 
 from __future__ import annotations
@@ -314,8 +313,8 @@ def as_csr(bits: npt.NDArray[Any], n_columns: int) -> sparse.csr_matrix:
     np.cumsum(np.bitwise_count(words).sum(axis=1, dtype=np.int64), out=starts[1:])
     indices = np.empty(starts[-1], np.int32)
     spread(words, indices)
-    ones = np.ones(starts[-1], np.uint8)
-    rows = sparse.csr_matrix((ones, indices, starts), shape=(len(bits), n_columns))
+    unit_values = np.ones(starts[-1], np.uint8)
+    rows = sparse.csr_matrix((unit_values, indices, starts), shape=(len(bits), n_columns))
     rows.has_sorted_indices = rows.has_canonical_format = True
     return rows
 

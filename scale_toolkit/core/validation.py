@@ -39,21 +39,21 @@ class Recovered:
 
     Attributes
     ----------
-    opened, kept
+    opened, visible
         Open peaks of all cells, and those that were not hidden (cells × peaks CSR of ones, indices
         sorted).
     hidden
-        The rest: `opened` without `kept`.
+        The rest: `opened` without `visible`.
     share
         Share of open entries that were hidden: one number, or one of each peak.
     latent
-        Latent vectors given `kept`, (cells, d).
+        Latent vectors given `visible`, (cells, d).
     decoder
-        h, w, b and s of `decode.Decoder`, given `kept`.
+        h, w, b and s of `decode.Decoder`, given `visible`.
     """
 
     opened: sparse.csr_matrix
-    kept: sparse.csr_matrix
+    visible: sparse.csr_matrix
     hidden: sparse.csr_matrix
     share: npt.NDArray[np.float64] | float
     latent: npt.NDArray[Any]
@@ -109,11 +109,11 @@ def judge(
     """
     n_cells, n_peaks = recovered.opened.shape
     scored = _some(n_cells, MAX_CELLS, rng)
-    opened, kept, hidden_rows = (
+    opened, visible, hidden_rows = (
         rows if len(scored) == n_cells else rows[scored]
-        for rows in (recovered.opened, recovered.kept, recovered.hidden)
+        for rows in (recovered.opened, recovered.visible, recovered.hidden)
     )
-    frequency = np.bincount(recovered.kept.indices, minlength=n_peaks)
+    frequency = np.bincount(recovered.visible.indices, minlength=n_peaks)
     scored_cluster = cluster[scored]
     h, w, b, s = recovered.decoder
     h, s = h[scored], s[scored]
@@ -128,7 +128,7 @@ def judge(
         "matched": recovery.matched(compared, opened, frequency, rng),
         "unmatched": recovery.unmatched(compared, opened, rng),
     }
-    scores = _scores(sets, recovered, scored, kept, frequency, logits, seed)
+    scores = _scores(sets, recovered, scored, visible, frequency, logits, seed)
     ranks = {
         kind: {method: recovery.set_ranks(values) for method, values in by_method.items()}
         for kind, by_method in scores.items()
@@ -137,8 +137,8 @@ def judge(
     def mean_ranks(chosen: Callable[[recovery.Sets], Any]) -> dict[str, Any]:
         return {
             kind: {
-                method: _mean_ranks(*(values[chosen(sets[kind])] for values in both))
-                for method, both in by_method.items()
+                method: _mean_ranks(*(values[chosen(sets[kind])] for values in figures))
+                for method, figures in by_method.items()
             }
             for kind, by_method in ranks.items()
         }
@@ -212,7 +212,7 @@ def _scores(
     sets: dict[str, recovery.Sets],
     recovered: Recovered,
     scored: Index,
-    kept: sparse.csr_matrix,
+    visible: sparse.csr_matrix,
     frequency: Index,
     logits: Logits,
     seed: int,
@@ -220,14 +220,14 @@ def _scores(
     """Return the score of every entry of every set by every method, (sets, entries of a set)."""
     entries = {kind: group.entries() for kind, group in sets.items()}
     nearest = nearest_average(recovered.latent, scored, N_NEIGHBORS)
-    averages = recovery.neighbour_average(recovered.kept, nearest, list(entries.values()))
-    left, right = recovery.tfidf_svd(kept, N_COMPONENTS, seed)
+    averages = recovery.neighbour_average(recovered.visible, nearest, list(entries.values()))
+    cell_factors, peak_factors = recovery.tfidf_svd(visible, N_COMPONENTS, seed)
     return {
         kind: {
             "model": logits(cells, peaks).reshape(sets[kind].peaks.shape),
             "frequency": frequency[peaks].reshape(sets[kind].peaks.shape).astype(np.float64),
             "neighbours": average.reshape(sets[kind].peaks.shape),
-            "tfidf_svd": recovery.products(left, right, cells, peaks).reshape(
+            "tfidf_svd": recovery.products(cell_factors, peak_factors, cells, peaks).reshape(
                 sets[kind].peaks.shape
             ),
         }
@@ -303,11 +303,11 @@ def _pooled(scores: npt.NDArray[Any]) -> dict[str, float]:
 def _quartiles(figures: dict[str, list[Floats]]) -> dict[str, Any]:
     """Return the quartiles over cells or peaks of the matched figures of each method."""
     result: dict[str, Any] = {}
-    for method, both in figures.items():
-        known = np.isfinite(both[0])
+    for method, by_score in figures.items():
+        known = np.isfinite(by_score[0])
         quartiles = {
             key: np.quantile(values[known], [0.25, 0.5, 0.75]).tolist() if known.any() else None
-            for key, values in zip(("auprc", "auroc"), both, strict=True)
+            for key, values in zip(("auprc", "auroc"), by_score, strict=True)
         }
         result[method] = quartiles | {"n": int(known.sum())}
     return result

@@ -10,16 +10,17 @@ from scipy import sparse
 
 @dataclass(frozen=True)
 class Weighting:
-    """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the share of a peak in what the cell
-    shows.
+    """The encoder's view of a cell: log1p(10⁴ · tf · idf), tf the peak's share of the cell's
+    counts.
 
-    The weighting that did best with a linear projection of unit length (benchmarks/RESULTS.md); any
-    new cell can be weighted alone.
+    Of the weightings tried, this one did best with a linear projection of unit length
+    (benchmarks/RESULTS.md); a new cell can be weighted without the others.
 
     Attributes
     ----------
     idf
-        log(1 + cells / open cells) of a peak, (peaks,) float32; 0 for a peak open nowhere.
+        log(1 + cells / open cells) of a peak, (peaks,) float32; 0 for a peak that is not open in
+        any cell.
     """
 
     idf: np.ndarray
@@ -42,7 +43,9 @@ class Weighting:
 
 
 def fit_weighting(n_cells: int, peak_sums: np.ndarray) -> Weighting:
-    """Weighting for a peak open in so many of `n_cells` cells."""
+    """Fit the weighting to `peak_sums`, the number of `n_cells` cells in which each peak is
+    open.
+    """
     return Weighting(
         np.where(peak_sums > 0, np.log1p(n_cells / np.maximum(peak_sums, 1)), 0).astype(np.float32)
     )

@@ -213,7 +213,7 @@ def _retrained(
     weight, bias = (values.detach().cpu().numpy() for values in (layer.weight, layer.bias))
     return Recovered(
         opened=_ones(counts),
-        kept=_ones(thinned.kept),
+        visible=_ones(thinned.kept),
         hidden=_ones(thinned.hidden),
         share=thinned.hidden.nnz / max(counts.nnz, 1),
         latent=encoded.latent,
@@ -269,7 +269,7 @@ def _encoded(
     encoded = encode(trained, rows, seed=config.seed)
     return Recovered(
         opened=_ones(counts),
-        kept=_ones(kept),
+        visible=_ones(kept),
         hidden=_ones(hidden),
         share=share,
         latent=encoded.latent,

@@ -35,7 +35,7 @@ def test_what_is_no_interval_has_no_chromosome(name):
 
 
 def test_a_name_that_must_be_an_interval_is_named_in_the_error():
-    with pytest.raises(InputError, match=r"2 of 3 peak names are no interval, first 'peak_7'.*leave out --blacklist"):
+    with pytest.raises(InputError, match=r"2 of 3 peak names are not intervals, first 'peak_7'.*leave out --blacklist"):
         require_intervals(["chr1:1-2", "peak_7", "peak_8"], "--blacklist")
 
 

@@ -172,7 +172,7 @@ def test_sizes_of_another_genome_are_told(means, tmp_path, text, words):
 
 def test_peaks_that_are_no_intervals_are_told(means, sizes, tmp_path):
     means.index = ["peak1", *means.index[1:]]
-    with pytest.raises(InputError, match="1 of 6 peak names are no interval, first 'peak1'"):
+    with pytest.raises(InputError, match="1 of 6 peak names are not intervals, first 'peak1'"):
         write_groups(tmp_path, "type", means, chrom_sizes=sizes)
 
 

@@ -234,7 +234,7 @@ def test_regions_that_match_nothing_are_said():
 def test_names_that_are_no_intervals_matter_only_where_they_are_needed(real):
     forebrain = real("forebrain")
     assert prepare(forebrain).n_vars > 0
-    with pytest.raises(InputError, match=r"peak names are no interval, first 'peak_.*leave out --drop-chromosomes"):
+    with pytest.raises(InputError, match=r"peak names are not intervals, first 'peak_.*leave out --drop-chromosomes"):
         prepare(forebrain, drop_chromosomes=("chrX",))
 
 
