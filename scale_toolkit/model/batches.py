@@ -1,5 +1,5 @@
-"""What a training step needs of its cells; on the CPU made one step ahead by a second thread, if
-there is a second core.
+"""Batches of cells for training steps; on the CPU a second thread prepares the next batch, if there
+is a second core.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class Batch:
 
     Attributes
     ----------
-    seen
-        What the encoder sees of them.
+    encoder_rows
+        The cells as the encoder sees them.
     opened
-        Open peaks to reconstruct, and `offset`, the depth offset of the cells those peaks are of.
+        Open peaks to reconstruct, and `offset`, the depth offset of the cells with those peaks.
     subset, scale
         Peaks drawn for the softplus sum and their inverse probabilities; None: all peaks.
     noise
         Standard normal numbers, (cells, latent).
     ready
-        Done when a copy to the GPU on another stream is; None: nothing is copied.
+        CUDA event recorded after the copy to the GPU on another stream; None: nothing is copied.
     """
 
-    seen: Rows
+    encoder_rows: Rows
     opened: Rows
     offset: torch.Tensor
     subset: torch.Tensor | None
@@ -62,20 +62,24 @@ class Batch:
     ready: torch.cuda.Event | None = None
 
     def __len__(self) -> int:
-        return self.seen.shape[0]
+        return self.encoder_rows.shape[0]
 
     def wait(self) -> Batch:
-        """Let the step's stream wait until the copy to the GPU is done, and keep its memory
-        while it is used.
+        """Make the step's stream wait for the copy to the GPU, and keep the copy's memory until
+        the step is done.
         """
         if self.ready is not None:
             stream = torch.cuda.current_stream()
             stream.wait_event(self.ready)
             stores = [
-                rows.store for rows in (self.seen, self.opened) if isinstance(rows, StoredRows)
+                rows.store
+                for rows in (self.encoder_rows, self.opened)
+                if isinstance(rows, StoredRows)
             ]
             tensors = [self.offset, self.subset, self.scale, self.noise]
-            tensors += [tensor for rows in (self.seen, self.opened) for tensor in _tensors(rows)]
+            tensors += [
+                tensor for rows in (self.encoder_rows, self.opened) for tensor in _tensors(rows)
+            ]
             tensors += [
                 tensor
                 for store in stores
@@ -92,7 +96,7 @@ def _tensors(rows: Rows) -> list[torch.Tensor]:
 
 
 class Loader:
-    """Makes the batches of a training.
+    """Prepares the batches of a training.
 
     Parameters
     ----------
@@ -101,7 +105,7 @@ class Loader:
     offset
         Depth offset of each cell, (cells,) float32.
     draws
-        Random numbers; on the device of the cells only if they lie there (`draws_for`).
+        Random numbers, on the device of the cells if the cells are stored there (`draws_for`).
     latent
         Columns of the noise.
     mask
@@ -147,19 +151,20 @@ class Loader:
         return batches(order, size, drop_last=drop_last)[: max_steps or None]
 
     def epoch(self, parts: list[torch.Tensor], first_step: int) -> Iterator[Batch]:
-        """Batches of these cells, one after the other; the next one is made meanwhile if threads
-        allow.
+        """Yield the batches of these cells; the next one is prepared in the meantime if there is a
+        second thread.
         """
-        made = (self.make(index, first_step + i) for i, index in enumerate(parts))
-        # One thread means one: then nothing is made ahead. Cells on the device need no making.
+        upcoming = (self.make(index, first_step + i) for i, index in enumerate(parts))
+        # A budget of one thread leaves none for preparation. Cells on the device need no
+        # preparation.
         return (
-            ahead(made)
+            ahead(upcoming)
             if not isinstance(self.cells, CellsOnDevice) and torch.get_num_threads() > 1
-            else made
+            else upcoming
         )
 
     def make(self, index: torch.Tensor, step: int | torch.Tensor) -> Batch:
-        """The batch of these cells in this step."""
+        """Return the batch of these cells for this step."""
         if self._stream is None:
             return self._make(index, step)
         with torch.cuda.stream(self._stream):
@@ -182,9 +187,7 @@ class Loader:
 
 
 def draws_for(cells: Cells, seed: int) -> Draws:
-    """Random numbers for training on these cells: made where the numbers of a batch's cells are
-    needed.
-    """
+    """Return the random numbers for training on these cells, on the device that holds the cells."""
     return Draws(seed, cells.device if isinstance(cells, CellsOnDevice) else torch.device("cpu"))
 
 
@@ -193,8 +196,8 @@ def _is_gpu(cells: Cells) -> bool:
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
-    """Yield the same items in the same order, the next one made by a second thread while this
-    one is used.
+    """Yield the items in order; a second thread computes the next one while the caller uses
+    this one.
     """
     items = iter(items)
     with ThreadPoolExecutor(1) as worker:
@@ -205,12 +208,13 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
 
 
 def batches(order: torch.Tensor, size: int, *, drop_last: bool) -> list[torch.Tensor]:
-    """Cut an order of cells into batches; a remainder smaller than half a batch joins the one
-    before it.
+    """Split an order of cells into batches; a remainder smaller than half a batch joins the
+    previous one.
     """
     full = len(order) // size
     if drop_last:
         return list(order[: full * size].split(size)) if full else [order]
+    # A small last batch would have a noisy gradient at the weight of a full one.
     n_parts = max(full + (len(order) % size >= size / 2), 1)
     return [order[i * size : (i + 1) * size if i < n_parts - 1 else None] for i in range(n_parts)]
 

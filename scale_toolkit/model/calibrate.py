@@ -1,16 +1,16 @@
-"""After training, the decoder's probabilities are made to mean what they say; the latent space is
-not touched.
+"""Calibrate the decoder's probabilities after training; the latent space is not changed.
 
-Training fits each peak's loadings w_j to a few hundred cells whose z has seen the very peaks it
-decodes: the loadings come out too large, and the imputed values too sure. What was hidden from
-training (`held_out.Thinned`) tells by how much. In
+Training fits each peak's loadings w_j to a few hundred cells whose z was computed from the peaks
+that it decodes: the loadings become too large, and the imputed values too confident. The open peaks
+hidden from training (`held_out.Thinned`) show by how much. In
 
     logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
 
 one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum
-likelihood), and the intercepts b_j to the peaks' margins: Σ_i p_ij = the open cells of peak j as
-far as they can be believed (`believed_counts`). A fit is drawn to the open entries it has seen, and
-gives the others a few per cent too little: all intercepts rise by one more number, fitted with t.
+likelihood), and the intercepts b_j to the peaks' margins: Σ_i p_ij = the
+expected open cells of peak j (`believed_counts`). A fit favours the open entries that it was
+trained on and gives the others a few per cent too little: one more number, fitted with t, raises
+all intercepts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from scale_toolkit.core.recovery import natural, products
 from scale_toolkit.core.reliability import hidden_log_odds
 from scale_toolkit.core.rows import binarise
 
-GROUPS = 512  # cells of like latent vector and depth are taken together where there are more cells
-CLOSED = 500_000  # random closed entries beside the hidden ones
-PRIOR_SD_RISE = 0.1  # and the rise of all intercepts is 0 give or take this
-# t is 1 give or take this much before anything is seen: some hundred hidden peaks outweigh it
+# More cells than this are grouped by latent vector and depth: the cost follows the groups.
+GROUPS = 512
+# Random closed entries that are compared with the hidden ones.
+CLOSED = 500_000
+# Standard deviation of the normal prior of t around 1: some hundred hidden peaks outweigh it.
 PRIOR_SD = 0.25
+# Standard deviation of the normal prior of the rise of all intercepts around 0.
+PRIOR_SD_RISE = 0.1
 _COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
 
 
@@ -39,32 +42,32 @@ def calibrated(
     offset: np.ndarray,
     counts: np.ndarray,
     watched: tuple[np.ndarray, np.ndarray],
-    kept: sparse.csr_matrix,
+    visible: sparse.csr_matrix,
     hidden: sparse.csr_matrix,
     rng: np.random.Generator,
     device: torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Loadings and intercepts of a calibrated decoder, and t.
+    """Return the loadings and intercepts of a calibrated decoder, and t.
 
     Parameters
     ----------
     weight, bias
         As trained, (peaks, d) and (peaks,).
     h, offset
-        What is decoded, of all cells or of a random many: (cells, d), (cells,).
+        Decoder input and depth offsets of all cells or of a random sample: (cells, d), (cells,).
     counts
-        Open cells of each peak among so many cells, in what training saw; need not be whole.
+        Open cells of each peak among this many cells, in the training data; may be fractional.
     watched
-        `h` and `offset` of the cells that open peaks were hidden of.
-    kept, hidden
-        What training saw of those cells, and what was hidden (cells × peaks).
+        `h` and `offset` of the cells of which open peaks were hidden.
+    visible, hidden
+        The training data of those cells, and what was hidden from it (cells × peaks).
     rng
         Draws the closed entries.
     device
-        Where the intercepts are found; None: the CPU.
+        Device that fits the intercepts; None: the CPU.
     """
-    kept, hidden = binarise(kept), binarise(hidden)
-    opened = kept + hidden
+    visible, hidden = binarise(visible), binarise(hidden)
+    opened = visible + hidden
     opened.sort_indices()
     share = hidden.nnz / max(opened.nnz, 1)
     middle = h.mean(0)
@@ -103,7 +106,7 @@ def calibrated(
 def _slope(
     base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float
 ) -> tuple[float, float]:
-    """T and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood."""
+    """Fit t and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood."""
     x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
     precision = np.array([PRIOR_SD, PRIOR_SD_RISE]) ** -2.0
     for _ in range(30):
@@ -127,8 +130,9 @@ def margins(
     tolerance: float = 1e-4,
     device: torch.device | None = None,
 ) -> np.ndarray:
-    """B with Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j, one equation a peak, by
-    guarded Newton steps.
+    """Solve Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j for b, one equation a peak.
+
+    Newton's method with bounded steps.
 
     Parameters
     ----------
@@ -137,13 +141,13 @@ def margins(
     weight
         Of peaks, (peaks, d).
     target
-        Open cells of each peak, (peaks,), kept away from none and from all.
+        Open cells of each peak, (peaks,); clipped to lie between 0 and all cells.
     start
-        Where to begin, (peaks,).
+        Initial b, (peaks,).
     tolerance
         Largest last step.
     device
-        Where to compute; None: the CPU.
+        Device of the computation; None: the CPU.
     """
     total = size.sum()
     device = device or torch.device("cpu")
@@ -164,7 +168,8 @@ def margins(
         logits = torch.addmm(depth[:, None], middle, loadings[columns].T)
         intercepts = b[columns]
         for _ in range(50):
-            p = torch.sigmoid(logits + intercepts)  # on all threads: most of the time
+            # most of the time is spent here; torch uses all threads
+            p = torch.sigmoid(logits + intercepts)
             open_cells = cells @ p
             information = open_cells - cells @ p.square_()
             step = (goal[columns] - open_cells) / information.clamp_min(1e-9)
@@ -177,13 +182,13 @@ def margins(
 def believed_counts(
     counts: np.ndarray, offset: np.ndarray, *, n_grid: int = 200, n_iter: int = 200
 ) -> np.ndarray:
-    """Open cells to be expected of each peak, given how many were seen and how frequent peaks are
-    in this data: (peaks,).
+    """Return the expected open cells of each peak given the observed ones, (peaks,).
 
-    A peak seen in few cells was rather unlucky, or lucky, than just so rare. The intercepts b of
-    all peaks follow one distribution, found without assuming its form (non-parametric maximum
-    likelihood on a grid by EM; Kiefer & Wolfowitz 1956, Laird 1978) under logit p_ij = b_j + s_i,
-    whose likelihood depends on the counts alone. The result is the posterior mean of Σ_i p_ij.
+    The observed number of a rare peak is dominated by chance, so it is shrunk (empirical Bayes).
+    The intercepts b of all peaks follow one distribution, estimated without assuming its form
+    (non-parametric maximum likelihood on a grid by EM; Kiefer & Wolfowitz 1956, Laird 1978) under
+    logit p_ij = b_j + s_i, whose likelihood depends on the counts alone. The result is the
+    posterior mean of Σ_i p_ij.
 
     Parameters
     ----------
@@ -193,8 +198,10 @@ def believed_counts(
         s of the cells.
     """
     n_cells = len(offset)
-    values, of, times = np.unique(counts, return_inverse=True, return_counts=True)
+    values, value_index, times = np.unique(counts, return_inverse=True, return_counts=True)
     s = (
+        # 200 quantiles stand for the offsets of all cells: the grid is 200 × 200 instead of 200 ×
+        # cells
         np.quantile(offset, (np.arange(200) + 0.5) / 200)
         if n_cells > 200
         else np.asarray(offset, np.float64)
@@ -209,14 +216,14 @@ def believed_counts(
     prior = np.full(n_grid, 1 / n_grid)
     for _ in range(n_iter):
         prior *= (times / (likelihood @ prior)) @ likelihood / times.sum()
-    return (likelihood @ (prior * rate) / (likelihood @ prior))[of]
+    return (likelihood @ (prior * rate) / (likelihood @ prior))[value_index]
 
 
 def like_cells(
     coordinates: np.ndarray, offset: np.ndarray, rng: np.random.Generator, n: int = GROUPS
 ) -> np.ndarray:
-    """Groups of cells whose logits are alike, (cells,) int: k-means on `coordinates` and depth;
-    every cell alone up to `n`.
+    """Group cells with similar logits by k-means on `coordinates` and depth, (cells,) int; up to
+    `n` cells, each is a group.
     """
     if len(offset) <= n:
         return np.arange(len(offset))
@@ -238,8 +245,8 @@ def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _root(weight: np.ndarray) -> np.ndarray:
-    """R with R Rᵀ = wᵀw / peaks: distances of h R are root mean squares of differences in
-    logits.
+    """Return R with R Rᵀ = wᵀw / peaks, so that distances of h R are root mean squares of
+    differences in logits.
     """
-    size, basis = np.linalg.eigh(weight.T.astype(np.float64) @ weight / len(weight))
-    return basis * np.sqrt(np.maximum(size, 0))
+    eigenvalues, basis = np.linalg.eigh(weight.T.astype(np.float64) @ weight / len(weight))
+    return basis * np.sqrt(np.maximum(eigenvalues, 0))

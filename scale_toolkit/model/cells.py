@@ -46,8 +46,8 @@ _NO_KEYS, _NO_DATA = np.empty(0, np.uint32), np.empty(0, np.float32)
 
 @dataclass(frozen=True)
 class EncoderView:
-    """What the encoder sees of counts: open peaks, or log2(count + 1), weighted or not; a function
-    of CSR rows.
+    """Encoder input from counts: open peaks, or log2(count + 1), weighted or not; a function of
+    CSR rows.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class CellsOnHost:
     see
         What the encoder sees of them; an `EncoderView` is computed by compiled kernels.
     device
-        Where a batch's results are n_bytes: the CPU, or a device without sparse products.
+        Device of a batch's results: the CPU, or a device without sparse products.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class CellsOnHost:
 
 
 class CellsOnDevice:
-    """Cells whose open peaks all lie in the memory of one device; a batch is the numbers of its
+    """Cells whose open peaks are all in the memory of one device; a batch is the numbers of its
     cells.
 
     Parameters
@@ -176,7 +176,7 @@ class CellsOnDevice:
     see
         What the encoder sees of them.
     device
-        Where they are kept.
+        Device that stores them.
     fused
         Use Triton kernels; None: on a GPU, if Triton is installed.
     """
@@ -315,8 +315,8 @@ class OnGpu:
 def place_cells(
     source: RowSource, see: EncoderInput, device: torch.device, gpu: OnGpu | None = None
 ) -> Cells:
-    """Choose where the cells lie: on the host, in the memory of a GPU, or copied to it batch by
-    batch if they do not fit.
+    """Choose where the cells are stored: on the host, in the memory of a GPU, or on the host and
+    copied to the GPU batch by batch if they do not fit.
     """
     if device.type != "cuda":
         return CellsOnHost(source, see, device)
@@ -340,7 +340,8 @@ def place_cells(
 
 
 def free_for_cells(device: torch.device) -> int:
-    """Bytes that a GPU has free, less a fifth for all else that training needs."""
+    """Return the bytes that a GPU has free, less a fifth for everything else in training."""
+    # a fifth covers weights, optimiser moments and a batch's activations
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * 0.8)
 

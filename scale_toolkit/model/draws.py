@@ -1,5 +1,5 @@
-"""Random numbers that are a function of seed, step and purpose: the same on every device, in any
-order, after any resume.
+"""Random numbers as a function of seed, step and purpose: the same on every device, in any order
+and after a resume.
 
 A counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
 instead of one with a state: a training step can be replayed on a GPU without the host, and a
@@ -19,7 +19,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class Purpose(enum.IntEnum):
-    """What numbers are drawn for: each purpose has a stream of its own."""
+    """Uses of random numbers; each has its own stream."""
 
     ORDER = 1
     SWAP = 2
@@ -37,7 +37,7 @@ class Draws:
     seed
         Seed of every stream.
     device
-        Where the numbers are needed; their bits are the same on all devices.
+        Device of the tensors; the bits are the same on all devices.
     """
 
     def __init__(self, seed: int, device: torch.device | None = None) -> None:

@@ -1,6 +1,4 @@
-"""A diagonal Gaussian mixture fitted on a GPU: what scikit-learn does on the CPU, in dense
-products.
-"""
+"""Fit a diagonal Gaussian mixture on a GPU by dense products, as scikit-learn does on the CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +8,12 @@ import numpy as np
 import torch
 
 LLOYD_STEPS = 30
-EM_STEPS, CHECKED_EVERY = 100, 5  # steps at most, and between two looks at the likelihood
-TOLERANCE = 1e-3  # smallest rise of the mean log-likelihood in a step, scikit-learn's
-LEAST_VARIANCE = 1e-3  # added to every variance
+# Steps at most, and between two checks of convergence: each check waits for the GPU.
+EM_STEPS, CHECKED_EVERY = 100, 5
+# Smallest rise of the mean log-likelihood in a step, scikit-learn's.
+TOLERANCE = 1e-3
+# Added to every variance, as `start.fit_mixture` does: a component cannot shrink to one cell.
+LEAST_VARIANCE = 1e-3
 
 
 @torch.no_grad()
@@ -32,6 +33,7 @@ def fit_mixture_on(
     """
     points = torch.from_numpy(np.ascontiguousarray(z, np.float32)).to(device)
     centre = points.mean(0)
+    # squares of float32 lose precision far from the origin
     points = points - centre
     generator = torch.Generator().manual_seed(seed)
     means = _lloyd(points, _plus_plus(points, n_components, generator))
@@ -47,7 +49,7 @@ def fit_mixture_on(
                 break
             score = new_score
     weights, means, variances = _maximised(points, share)
-    return tuple(part.double().cpu().numpy() for part in (weights, means + centre, variances))
+    return tuple(values.double().cpu().numpy() for values in (weights, means + centre, variances))
 
 
 def _plus_plus(points: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:

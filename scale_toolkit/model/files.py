@@ -21,7 +21,7 @@ FORMAT = "scale_toolkit model 2"
 
 
 class NotAModel(ValueError):
-    """The bytes are no model file of ours; the message says what they are instead."""
+    """The bytes are not a model file of this package; the message says what they are."""
 
 
 def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
@@ -50,20 +50,20 @@ def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
 
 
 def contents(data: bytes) -> Any:
-    """What a torch file holds, as far as it is plain values and tensors. No code in the bytes is
-    ever run.
+    """Return the content of a torch file of plain values and tensors. No code in the bytes is run.
 
     Raises
     ------
     NotAModel
-        The bytes are no torch file, are damaged, or hold code.
+        The bytes are not a torch file, are damaged, or contain code.
     """
     try:
         with warnings.catch_warnings():
-            # torch on the dialect of the pickle: the result says it
+            # torch warns about the pickle protocol; a damaged file raises anyway
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever foreign or damaged bytes make of torch's reader
+    except Exception as error:
+        # foreign or damaged bytes raise any kind of error in torch's reader
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise NotAModel("a torch file that holds code, which is not run") from error
         raise NotAModel("no torch file, or a damaged one") from error
@@ -76,13 +76,15 @@ def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:
     Raises
     ------
     NotAModel
-        Where the bytes are something else, or are damaged.
+        The bytes are something else, or are damaged.
     """
     return model_of(contents(data))
 
 
 def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
-    """The model, its peaks and the facts in what `contents` found; raises `NotAModel`."""
+    """Return the model, its peaks and the facts from what `contents` returned; raises
+    `NotAModel`.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotAModel("a torch file without scale_toolkit's model in it")
     try:

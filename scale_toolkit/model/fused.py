@@ -1,8 +1,8 @@
-"""Triton kernels for products of stored rows with dense matrices: gathering, masking and weighting
-happen inside.
+"""Triton kernels for products of stored rows with dense matrices, with gathering, masking and
+weighting fused in.
 
-Nothing of a batch is ever written out: a program reads the peaks of one cell, hashes which of them
-the mask keeps, weighs them and adds up rows of the dense matrix. So every shape is known
+A batch is never stored: a program reads the peaks of one cell, hashes which of them the mask keeps,
+weighs them and adds up rows of the dense matrix. So every shape is known
 beforehand, and a whole training step can be a CUDA graph. Only loaded on a GPU;
 `TRITON_INTERPRET=1` runs them on a CPU for the tests.
 """
@@ -18,8 +18,10 @@ import triton.language as tl
 if TYPE_CHECKING:
     from scale_toolkit.model.packed import StoredRows
 
-ENTRIES_A_ROW = 512  # a row of more open peaks is shared among several programs
-TILE = 2048  # values of a dense matrix that a program adds up at a time
+# A row with more open peaks is split among several programs.
+ENTRIES_A_ROW = 512
+# Values of a dense matrix that a program adds up at a time.
+TILE = 2048
 
 
 @triton.jit
@@ -168,8 +170,9 @@ def transposed_times(rows: StoredRows, dense: torch.Tensor) -> torch.Tensor:
 
 
 def _splits(rows: StoredRows) -> int:
-    """Programs a row: as many as fill the chip with few rows, one with many; a power of two, few
-    variants to compile.
+    """Return the programs for each row: enough to fill the chip if there are few rows, else one.
+
+    Powers of two keep the number of compiled variants small.
     """
     n_programs = min(rows.store.longest / ENTRIES_A_ROW, 4096 / max(len(rows), 1))
     return next((n for n in (8, 4, 2) if n_programs >= n), 1)
@@ -179,7 +182,8 @@ def _launch(kernel, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, sp
     store, mask = rows.store, rows.mask
     n_columns = dense.shape[1]
     width = 32 if n_columns <= 32 else 64
-    anything = store.indices  # stands in for what a kernel does not read
+    # a kernel needs a pointer for every argument, also for those that it does not read
+    anything = store.indices
     if len(rows) == 0:
         return
     kernel[(len(rows), splits, triton.cdiv(n_columns, width))](

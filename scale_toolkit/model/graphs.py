@@ -1,5 +1,5 @@
-"""Training steps as CUDA graphs: recorded once, then started as one, since launching their
-kernels takes longer than these run.
+"""Training steps as CUDA graphs: launching the kernels of a step one by one takes longer than
+running them, so a step is recorded once and launched as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EAGER_STEPS = 3
 
 
 class GraphedSteps:
-    """Runs the steps of an epoch on a GPU whose memory holds the cells; nothing waits for the GPU
+    """Runs the steps of an epoch on a GPU whose memory holds the cells, without waiting for the GPU
     until the epoch is over.
 
     A graph is recorded for each kind of step and size of a batch, after `EAGER_STEPS` ordinary
@@ -31,8 +31,8 @@ class GraphedSteps:
     Parameters
     ----------
     loader
-        Makes the batches; its random numbers follow from a step number that lies on the GPU, and
-        each graph counts on.
+        Prepares the batches; its random numbers follow from a step number on the GPU, which each
+        graph increments.
     enabled
         Record at all.
     """
@@ -45,7 +45,7 @@ class GraphedSteps:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._sums = torch.zeros(2, dtype=torch.float64, device=device)
         self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        # what each graph reads the numbers of its cells from
+        # a graph always reads the same memory, so the numbers of a batch's cells are copied there
         self._index: dict[Hashable, torch.Tensor] = {}
         self._done: dict[Hashable, int] = {}
 

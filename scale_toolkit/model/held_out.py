@@ -1,5 +1,5 @@
-"""Open peaks hidden from training, and the likelihood a model gives them: what early stopping
-listens to.
+"""Open peaks hidden from training, and their likelihood under a model: the criterion of early
+stopping.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from scale_toolkit.core.rows import RowSource, keep_entries
 
 
 class Thinned:
-    """A row source with a random share of the open peaks of some cells taken out; those are kept
-    aside as `hidden`.
+    """A row source with a random share of the open peaks of some cells removed and stored as
+    `hidden`.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class Thinned:
     share
         Share of a chosen cell's open peaks to hide; a cell keeps at least one.
     max_cells
-        How many cells are chosen at most.
+        Largest number of cells of which peaks are hidden.
     seed
         Of the choice.
     """
@@ -50,15 +50,15 @@ class Thinned:
         self._place[self.cells] = np.arange(len(self.cells))
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
-        """Counts of these cells without what is hidden."""
+        """Return the counts of these cells without the hidden ones."""
         rows = self.base.rows(index)
-        place = self._place[index]
-        thinned = np.flatnonzero(place >= 0)
+        position = self._place[index]
+        thinned = np.flatnonzero(position >= 0)
         if len(thinned) == 0:
             return rows
         keep = np.ones(rows.nnz, bool)
         for cell in thinned:
-            keep[rows.indptr[cell] : rows.indptr[cell + 1]] = self._keep[place[cell]]
+            keep[rows.indptr[cell] : rows.indptr[cell + 1]] = self._keep[position[cell]]
         return keep_entries(rows, keep)
 
 
@@ -70,18 +70,17 @@ def hidden_likelihood(
     bias: torch.Tensor,
     offset: torch.Tensor,
 ) -> float:
-    """Mean log-likelihood of a hidden open peak: where, among all peaks, does a cell's hidden peak
-    fall?
+    """Return the mean log-likelihood of the position of a cell's hidden open peak among all peaks.
 
-    log (p_ij / Σ_j' p_ij'), nats a hidden peak. A share of a cell's total, so that depth cannot
-    raise it and a model cannot gain by calling everything open.
+    log (p_ij / Σ_j' p_ij'), nats a hidden peak. It is relative to the cell's total, so that neither
+    depth nor a model that calls everything open can raise it.
 
     Parameters
     ----------
     hidden
         Hidden open peaks of some cells, (cells, peaks).
     h, weight, bias, offset
-        What decodes them: (cells, d), (peaks, d), (peaks,), (cells,).
+        The decoder's arrays: (cells, d), (peaks, d), (peaks,), (cells,).
     """
     total, count = 0.0, 0
     for start in range(0, hidden.shape[0], 64):

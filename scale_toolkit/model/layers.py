@@ -24,7 +24,8 @@ class SparseLinear(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, bias: bool = True) -> None:
         super().__init__()
-        bound = n_in**-0.5  # torch.nn.Linear's own start
+        # as torch.nn.Linear initialises it
+        bound = n_in**-0.5
         self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound)) if bias else None
 
@@ -35,7 +36,9 @@ class SparseLinear(nn.Module):
 
 
 def perceptron(widths: Sequence[int], *, last_activation: bool = True) -> nn.Sequential:
-    """Linear layers of these widths with ReLU between them, and after the last where asked."""
+    """Linear layers of these widths with ReLU between them and, if `last_activation`, after the
+    last.
+    """
     layers: list[nn.Module] = []
     for i in range(len(widths) - 1):
         layers.append(nn.Linear(widths[i], widths[i + 1]))

@@ -67,11 +67,11 @@ def softplus_sum(
 
 
 class PeakSampler:
-    """Draws subsets of peaks for `softplus_sum`: peaks in order of their rate, every subset taking
-    one of each stratum.
+    """Draws subsets of peaks for `softplus_sum`: strata of peaks ordered by rate, one peak of each.
 
-    Frequent peaks carry most of the sum, so strata are cut at equal shares of √rate: each peak of a
-    stratum of n is drawn with probability 1/n, and weighs n. Unbiased whatever the strata.
+    Frequent peaks contribute most of the sum, so strata have equal shares of √rate. A peak of a
+    stratum of n is drawn with probability 1/n and has the weight n, so the estimate is unbiased for
+    any strata.
     """
 
     def __init__(self, rates: np.ndarray, size: int) -> None:
@@ -91,7 +91,7 @@ class PeakSampler:
         """The same sampler with its strata on `device`."""
         moved = object.__new__(PeakSampler)
         moved._order, moved._starts, moved._sizes = (
-            part.to(device) for part in (self._order, self._starts, self._sizes)
+            strata.to(device) for strata in (self._order, self._starts, self._sizes)
         )
         return moved
 

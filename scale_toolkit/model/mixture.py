@@ -83,8 +83,8 @@ class ReleasePrior(nn.Module):
     """The prior as release 1.1.2 computes it: π and σ² unconstrained, and γ with a floor of 1e-10
     before it is normalised.
 
-    The floor makes the responsibilities of a far cell uniform; kept so that results can be compared
-    like with like.
+    The floor makes the responsibilities of a distant cell uniform; it is kept so that results equal
+    the release's.
     """
 
     def __init__(self, n_components: int, latent: int) -> None:
@@ -125,7 +125,7 @@ def log_joint(
 ) -> torch.Tensor:
     """log π_c + log N(z; μ_c, diag σ²_c) of each cell and component, (cells, d) -> (cells, k)."""
     precision = 1 / variances  # (k, d)
-    # Σ_d (z − μ)²/σ² in three products, so that no (cells, k, d) array is made
+    # Σ_d (z − μ)²/σ² as three products, without an array (cells, k, d)
     distance = (
         z.square() @ precision.T
         - 2 * z @ (means * precision).T

@@ -6,9 +6,9 @@ x ∈ {0,1}^m, a cell's peaks; z ∈ R^d; c ∈ {1..k}::
     p(c) = π_c,  p(z|c) = N(μ_c, diag σ²_c),  p(x_j = 1|z) = sigmoid(w_j · h(z) + b_j + s)
     q(z|x) = N(m(x), diag v(x))
 
-h is the identity, or the decoder's hidden layers where there are any; s is a cell's depth offset, 0
-in the published model. Two encoders: the published perceptron, and one that starts as a spectral
-projection and learns what to add to it.
+h is the identity, or the decoder's hidden layers if there are any; s is a cell's depth offset, 0 in
+the published model. There are two encoders: the published perceptron, and one that starts as a
+spectral projection and learns a correction.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from scale_toolkit.model.sparse import Rows
 
-LOG_VARIANCE_RANGE = (-12.0, 6.0)  # keeps exp() finite whatever the encoder says
+# Keeps exp() finite for any output of the encoder.
+LOG_VARIANCE_RANGE = (-12.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model is made of; with the weights, all that is needed to build it again."""
+    """Sizes of a model; with the weights, all that is needed to rebuild it."""
 
     n_peaks: int
     latent: int
@@ -64,12 +65,12 @@ class PerceptronEncoder(nn.Module):
 
 
 class SpectralEncoder(nn.Module):
-    """Spectral coordinates (a linear layer on sparse rows) taken to unit length, the first `latent`
-    of which are z at first.
+    """Spectral coordinates (a linear layer on sparse rows) of unit length; before training, the
+    first `latent` of them are z.
 
-    Depth and noise set how far from the origin a cell's projection lies, its kind sets the
-    direction: only the direction is passed on. A residual perceptron that starts at zero learns
-    what the projection misses; all of it is trained.
+    The length of a cell's projection depends on depth and noise, its direction on the cell type, so
+    only the direction is used. A residual perceptron that starts at zero learns what the projection
+    misses.
     """
 
     def __init__(self, shape: Shape) -> None:
@@ -87,6 +88,8 @@ class SpectralEncoder(nn.Module):
             for layer in (self.mean, self.log_variance):
                 layer.weight.zero_()
                 layer.bias.zero_()
+            # a standard deviation of exp(-1) = 0.37, small against the unit variance of the
+            # coordinates
             self.log_variance.bias.fill_(-2.0)
 
     @torch.no_grad()
@@ -106,9 +109,7 @@ class SpectralEncoder(nn.Module):
 
 
 def directions(coordinates: torch.Tensor, n: int) -> torch.Tensor:
-    """Each row divided by the root mean square of its first `n` values; a row of zeros stays
-    one.
-    """
+    """Divide each row by the root mean square of its first `n` values; rows of zeros stay zero."""
     return coordinates * (coordinates[:, :n].square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 

@@ -1,8 +1,8 @@
 """Adam (Kingma and Ba 2015), as `torch.optim.Adam` computes it.
 
-Calls the kernel of `torch.optim` itself, since the first step of any optimiser there imports
-torch's compiler, which nothing here uses: seconds and hundreds of megabytes in every call of
-``scale train``. A test holds it to torch's own.
+It calls the kernel behind `torch.optim` directly: the first step of any optimiser there imports
+torch's compiler, which is not used here and costs seconds and hundreds of megabytes in every call
+of ``scale train``. A test compares the two.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Adam:
         kernel, CPU and CUDA).
         """
         trained = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        of = [
+        fused_arguments = [
             [values[i] for i in trained]
             for values in (self.parameters, self.means, self.squares, self.steps)
         ]
-        parameters, means, squares, steps = of
+        parameters, means, squares, steps = fused_arguments
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,

@@ -1,8 +1,8 @@
 """Open peaks of many cells on one device, and products of some of its rows with dense matrices.
 
-The counts stay where they are: a batch is the numbers of its cells. Two implementations of the
-products give the same: Triton kernels on a GPU (`fused`), and plain torch operations on any device,
-which are also what ``deterministic`` uses.
+The counts are copied once; a batch is the numbers of its cells. The products have two
+implementations with the same result: Triton kernels on a GPU (`fused`), and plain torch operations
+on any device, which ``deterministic`` also uses.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
     from scipy import sparse
 
-# of plain torch products: each entry takes a few numbers, and a row of the dense matrix
+# Bounds the memory of plain torch products: each entry takes a few numbers and a row of the dense
+# matrix.
 ENTRIES_AT_A_TIME = 1 << 22
-UPLOAD_CELLS = 8192  # cells at a time from a source that is not in memory
+# Cells at a time from a source that is not in memory.
+UPLOAD_CELLS = 8192
 
 
 @dataclass
@@ -65,7 +67,7 @@ class PackedRows:
 
     @property
     def device(self) -> torch.device:
-        """Where the arrays are."""
+        """Device of the arrays."""
         return self.indices.device
 
     @cached_property
@@ -152,7 +154,7 @@ def _without_zeros(rows: sparse.csr_matrix) -> sparse.csr_matrix:
 
 @cache
 def uses_triton(device: torch.device) -> bool:
-    """Whether Triton kernels can run here: a CUDA GPU, Triton, and no demand for determinism."""
+    """Return whether Triton kernels can run: on a CUDA GPU with Triton installed."""
     if device.type != "cuda":
         return False
     try:
@@ -264,7 +266,7 @@ class StoredRows:
 
     @property
     def device(self) -> torch.device:
-        """Where the rows are."""
+        """Device of the rows."""
         return self.store.device
 
     @property

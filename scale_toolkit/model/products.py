@@ -67,7 +67,7 @@ class Products(Protocol):
 
 
 def products_of(cells: Cells) -> Products:
-    """Products of these cells, where the cells are."""
+    """Return products of these cells on the device that stores them."""
     if isinstance(cells, CellsOnDevice):
         return ProductsOnDevice(cells.store)
     n_threads = torch.get_num_threads()
@@ -246,8 +246,8 @@ class ViewRows:
         if self.column is not None:
             squares = self.rows.times(self.column.square()[:, None])
         else:
-            ones = torch.ones((self.shape[1], 1), device=self.rows.device)
-            squares = self.rows.squared().times(ones)
+            unit_column = torch.ones((self.shape[1], 1), device=self.rows.device)
+            squares = self.rows.squared().times(unit_column)
         return squares[:, 0].double()
 
 

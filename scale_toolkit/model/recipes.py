@@ -38,18 +38,20 @@ HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
 #: Nats a hidden peak by which training must improve on its start. Less was seen on sets of 100 to
 #: 170 cells, where it moved cells and cost neighbour purity; elsewhere training gains 0.03 to 0.3.
 LEAST_GAIN = 0.01
-# hidden in all, about: more tell no more, and each watched cell costs a row of all peaks an epoch
+# About this many are hidden in all: more do not change the estimate, and each watched cell costs a
+# row of all peaks an epoch.
 HELD_OUT_PEAKS = 50_000
 HELD_OUT_CELLS = 2000  # watched at most
 # more peaks than this: the softplus sum is estimated from a subset of SAMPLED_PEAKS
 ALL_PEAKS_UP_TO = 10_000
 SAMPLED_PEAKS = 5_000
-# an epoch of the fast recipe: one pass over the cells, so many steps or a sixteenth of a pass
+# An epoch of the fast recipe is one pass over the cells, or this many steps or a sixteenth of a
+# pass if a pass takes more.
 STEPS_PER_EPOCH = 16
 NEAR_AMONG_ON_GPU = 200_000
 NEAR_VALUES_AT_A_TIME = 1 << 28  # similarities on a GPU: 1 GB
-# the nearest cells are searched among so many random ones: exact up to there, linear in cells
-# beyond
+# The nearest cells are searched among this many random ones: exact for fewer cells, linear in cells
+# for more.
 NEAR_AMONG = 10_000
 
 
@@ -74,7 +76,7 @@ class Trained:
     history
         Learning curves.
     stopped
-        What went wrong, where training had to stop early with the last good weights.
+        Why training stopped early with the last good weights; empty if it did not.
     """
 
     model: Scale
@@ -91,7 +93,9 @@ class Trained:
         return EncoderView(self.log_transform, self.weighting)
 
     def offsets(self, n_open: np.ndarray) -> np.ndarray:
-        """Depth offset of cells with so many open peaks, (cells,); 0 where the model has none."""
+        """Return the depth offset of cells from their open peaks, (cells,); 0 if the model has
+        none.
+        """
         if self.depth_bias is None:
             return np.zeros(len(n_open))
         return cell_offsets(n_open, self.depth_bias)
@@ -132,8 +136,8 @@ def encode(trained: Trained, source: RowSource, *, seed: int, gpu: OnGpu | None 
         )
         parts.append(
             tuple(
-                part.cpu().numpy()
-                for part in (z, model.decoder(z), model.prior.responsibilities(z))
+                values.cpu().numpy()
+                for values in (z, model.decoder(z), model.prior.responsibilities(z))
             )
         )
     latent, hidden, posterior = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -278,8 +282,8 @@ def refit_projection(model: Scale, cells: Cells, coordinates: np.ndarray, seed: 
     """
     products, latent = products_of(cells), coordinates.shape[1]
     full = find_start(products, cells.open_sums()[1], latent, seed).coordinates
-    left, _, right = np.linalg.svd(full.T.astype(np.float64) @ coordinates)
-    turned = (full @ (left @ right)).astype(np.float32)
+    left_vectors, _, right_vectors = np.linalg.svd(full.T.astype(np.float64) @ coordinates)
+    turned = (full @ (left_vectors @ right_vectors)).astype(np.float32)
     projection = linear_map(products.seen(cells.see), turned)
     model.encoder.first.weight.copy_(torch.from_numpy(projection))
 
@@ -321,26 +325,26 @@ def calibrate(
     peak_sums: np.ndarray,
     rng: np.random.Generator,
 ) -> float:
-    """Give the decoder loadings and intercepts whose probabilities can be taken at their word
-    (`calibrate.calibrated`); t.
+    """Calibrate the decoder's loadings and intercepts in place (`calibrate.calibrated`); return
+    t.
     """
-    some = some_cells(cells.n_cells, rng)
-    of = np.arange(cells.n_cells) if some is None else some
+    sample_index = some_cells(cells.n_cells, rng)
+    decoded_cells = np.arange(cells.n_cells) if sample_index is None else sample_index
 
     def decoded(index: np.ndarray) -> np.ndarray:
         return model.decoder(model(cells.seen(index))[0]).float().cpu().numpy()
 
-    h = np.concatenate([decoded(block) for block in cells.blocks(some)])
+    h = np.concatenate([decoded(block) for block in cells.blocks(sample_index)])
     weight, bias = (
-        part.detach().cpu().numpy() for part in (model.decoder.weight, model.decoder.bias)
+        parameter.detach().cpu().numpy() for parameter in (model.decoder.weight, model.decoder.bias)
     )
     watched = decoded(thinned.cells), offset[thinned.cells]
-    counts = peak_sums * (len(of) / thinned.n_cells)
+    counts = peak_sums * (len(decoded_cells) / thinned.n_cells)
     weight, bias, t = calibrated(
         weight,
         bias,
         h,
-        offset[of],
+        offset[decoded_cells],
         counts,
         watched,
         thinned.kept,
@@ -409,7 +413,7 @@ def nearest_on(device: torch.device, unit: np.ndarray, n: int) -> np.ndarray:
 
 
 def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:
-    """A sampler of peaks where there are too many to sum over in each step."""
+    """A sampler of peaks if there are too many to sum over in each step."""
     if len(peak_sums) <= ALL_PEAKS_UP_TO:
         return None
     return PeakSampler(peak_sums / n_cells, SAMPLED_PEAKS)

@@ -1,6 +1,4 @@
-"""Randomness is an argument: every random choice comes from a generator made here from the
-user's seed.
-"""
+"""Random generators from the user's seed; every random choice of the model uses one of them."""
 
 from __future__ import annotations
 

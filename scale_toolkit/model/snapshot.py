@@ -1,10 +1,9 @@
-"""Where a training stands at the end of an epoch, as plain arrays and values: what a checkpoint
-holds.
+"""The state of a training at the end of an epoch as plain arrays and values: the content of a
+checkpoint.
 
-A training that goes on from one computes what the uninterrupted training would have: weights,
-moments of the optimiser, the state of the generator, the number of steps (which random numbers
-follow from, `draws`), the best weights so far and everything that early stopping listens to are in
-it.
+A training that resumes from a snapshot gives the same result as one without interruption. The
+snapshot holds weights, the optimiser's moments, the generator's state, the number of steps (from
+which random numbers follow, `draws`), the best weights so far and the state of early stopping.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class History:
 
 @dataclass
 class Rise:
-    """Has a score risen of late? Counts the epochs since it last rose by more than `ENOUGH`."""
+    """Counts the epochs since a score last rose by more than `ENOUGH`."""
 
     score: float
     epochs_without: int = 0
@@ -58,8 +57,8 @@ class Rise:
 
 @dataclass
 class Course:
-    """Everything a training changes: its model, optimiser and generator, and what early stopping
-    remembers.
+    """Everything that a training changes: model, optimiser, generator and the state of early
+    stopping.
 
     Attributes
     ----------
@@ -80,7 +79,7 @@ class Course:
         self.good = self.best = copy.deepcopy(self.model.state_dict())
 
     def snapshot(self) -> Snapshot:
-        """What this course is now, copied."""
+        """Return a copy of the present state."""
         adam = self.optimiser
         moments = {"steps": adam.steps, "means": adam.means, "squares": adam.squares}
         tensors = {f"good/{name}": value for name, value in self.good.items()}
@@ -103,20 +102,20 @@ class Course:
         )
 
     def put_back(self, snapshot: Snapshot) -> None:
-        """Become what was when `snapshot` was taken.
+        """Restore the state of `snapshot`.
 
         Raises
         ------
         NotThisTraining
-            It is of a model of another shape, or lacks parts.
+            The snapshot is of a model of another shape, or is incomplete.
         """
         arrays, facts = snapshot.arrays, snapshot.facts
-        wanted = self.snapshot().arrays
-        for name, value in wanted.items():
+        expected = self.snapshot().arrays
+        for name, value in expected.items():
             if name not in arrays or arrays[name].shape != value.shape:
                 shape = arrays[name].shape if name in arrays else "nothing"
                 raise NotThisTraining(f"{name} is {shape}, the model has {value.shape}")
-        tensors = {name: torch.from_numpy(arrays[name].copy()) for name in wanted}
+        tensors = {name: torch.from_numpy(arrays[name].copy()) for name in expected}
         self.good, self.best = (
             {
                 name: tensors[f"{kind}/{name}"].to(value)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """Some rows of a sparse matrix (cells × peaks), wherever they are: what an encoder reads."""
+    """Rows of a sparse matrix (cells × peaks) on any device: the input of an encoder."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,7 +45,7 @@ class SparseRows:
     csr
         The rows; the peaks of a row may be in any order, but a copy is sorted.
     device
-        Where results are wanted; the products are made on the CPU.
+        Device of the results; the products are computed on the CPU.
     """
 
     def __init__(self, csr: sparse.csr_matrix, device: torch.device | None = None) -> None:
@@ -137,7 +137,7 @@ class SparseRows:
         return sparse.csr_matrix((weights, self._peaks, self._pointers), self.shape)
 
     def _block_bounds(self) -> np.ndarray:
-        """Where each block of peaks begins in each row, (rows, blocks + 1) int64; found once."""
+        """Return where each block of peaks begins in each row, (rows, blocks + 1) int64; cached."""
         if self._bounds is None:
             from scale_toolkit.core.kernels import block_edges, find_bounds
 

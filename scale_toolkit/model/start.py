@@ -1,6 +1,4 @@
-"""What training starts from besides the latent space of `model.views`: a decoder fitted to it,
-and a mixture.
-"""
+"""Starting values of training besides the latent space of `model.views`: decoder and mixture."""
 
 from __future__ import annotations
 
@@ -43,25 +41,26 @@ def decoder_step(
     ridge
         Precision of a normal prior on the loadings.
     """
-    values, of = np.unique(b, return_inverse=True)
-    grouped, weight = merge_values(values, np.bincount(of).astype(float), groups)
+    values, value_index = np.unique(b, return_inverse=True)
+    grouped, weight = merge_values(values, np.bincount(value_index).astype(float), groups)
     d, device = z.shape[1], cells.device
     total_gradient = torch.zeros((cells.n_peaks, d), device=device)
     real = torch.float64 if device.type != "mps" else torch.float32
     group_logit, group_weight = (
-        torch.from_numpy(part).to(device, real) for part in (grouped, weight)
+        torch.from_numpy(values_of_groups).to(device, real)
+        for values_of_groups in (grouped, weight)
     )
     sums = [
         torch.zeros(shape, dtype=real, device=device)
         for shape in ((len(grouped), d), (len(grouped),), (d, d), ())
     ]
     for block in cells.blocks(index):
-        for part in np.array_split(block, -(-len(block) // 4096)):
-            latent = torch.from_numpy(z[part]).to(device)
-            total_gradient += cells.opened(part).transposed_times(latent.float())
+        for chunk in np.array_split(block, -(-len(block) // 4096)):
+            latent = torch.from_numpy(z[chunk]).to(device)
+            total_gradient += cells.opened(chunk).transposed_times(latent.float())
             latent = latent.to(real)
             # (cells, groups)
-            p = torch.sigmoid(torch.from_numpy(s[part]).to(device, real)[:, None] + group_logit)
+            p = torch.sigmoid(torch.from_numpy(s[chunk]).to(device, real)[:, None] + group_logit)
             depth = p @ group_weight
             for total, term in zip(
                 sums,
@@ -75,15 +74,15 @@ def decoder_step(
             ):
                 total += term
     gradient = total_gradient.cpu().numpy()
-    expected, information, covariance, total = (part.cpu().numpy() for part in sums)
+    expected, information, covariance, total = (array.cpu().numpy() for array in sums)
     nearest = (
-        np.abs(grouped[:, None] - values[None, :]).argmin(0)[of]
+        np.abs(grouped[:, None] - values[None, :]).argmin(0)[value_index]
         if len(grouped) < len(values)
-        else of
+        else value_index
     )
-    size, basis = np.linalg.eigh(covariance / total)
+    eigenvalues, basis = np.linalg.eigh(covariance / total)
     rotated = ((gradient - expected[nearest]) @ basis) / (
-        information[nearest][:, None] * size[None, :] + ridge
+        information[nearest][:, None] * eigenvalues[None, :] + ridge
     )
     return (rotated @ basis.T).astype(np.float32)
 

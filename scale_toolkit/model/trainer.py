@@ -26,7 +26,8 @@ from scale_toolkit.model.snapshot import Course, History, Rise, Snapshot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MIXTURE_CELLS = 20_000  # the mixture starts from at most so many cells: more change its fit no more
+# The mixture is first fitted to at most this many cells: more do not change the fit.
+MIXTURE_CELLS = 20_000
 SETTLED_AFTER = 3  # epochs without a rise after which the mixture joins, before its epoch has come
 
 
@@ -82,18 +83,18 @@ def fit(
     mask
         Share of a cell's open peaks hidden from the encoder in each step, new ones every time.
     neighbours
-        Where given, that share of targets is a random near cell's peaks.
+        If given, that share of targets is a random near cell's peaks.
     sampler
         Draws the peaks that estimate the softplus sum; without it all peaks are used.
     on_mixture, mixture_epoch
         Up to this epoch, or until the held-out likelihood has not risen for `SETTLED_AFTER` epochs,
         the prior is a plain N(0, I); then `on_mixture` is called with the latent means of all
-        cells, to put a mixture in place (of `MIXTURE_CELLS` where there are more), and the mixture
+        cells, to put a mixture in place (of `MIXTURE_CELLS` if there are more), and the mixture
         is trained with the rest.
     drop_last
         Leave out the last, smaller batch, as the release does.
     steps_per_epoch
-        An epoch is a pass over the cells, or so many steps on random cells where a pass takes more;
+        An epoch is a pass over the cells, or this many steps on random cells if a pass takes more;
         0: always a pass.
     patience
         Epochs without a rise of the held-out likelihood after which training stops, counted from
@@ -108,9 +109,9 @@ def fit(
     Raises
     ------
     Diverged
-        Where the loss is no longer a number.
+        The loss is no longer a number.
     NotThisTraining
-        Where `resume` does not fit the model.
+        `resume` does not fit the model.
     """
     loader = Loader(
         cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler
@@ -187,7 +188,7 @@ def fit(
 
 
 def some_cells(n_cells: int, rng: np.random.Generator) -> np.ndarray | None:
-    """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all where
+    """Which cells the mixture is fitted to: `MIXTURE_CELLS` random ones; None for all if
     there are no more.
     """
     return (
@@ -230,7 +231,7 @@ def step(
     batch's cells.
     """
     optimiser.zero_grad()
-    mean, log_variance = model(batch.seen)
+    mean, log_variance = model(batch.encoder_rows)
     z = sample(mean, log_variance, batch.noise)
     parts = elbo_parts(model, z, mean, log_variance, batch, mixture=mixture)
     (parts.sum() / len(batch)).backward()
@@ -288,8 +289,8 @@ def held_out_likelihood(model: Scale, cells: Cells, thinned: Thinned, offsets: n
 
 
 def not_a_number(model: Scale, sums: np.ndarray) -> str:
-    """Name of the first parameter that is not finite, or of the loss part; empty where all is
-    well.
+    """Name of the first parameter that is not finite, or of the loss part; empty if all are
+    finite.
     """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():

@@ -2,15 +2,15 @@
 through three weightings.
 
 Each view weights the open peaks, compares all pairs of cells (the Gram matrix of the weighted rows)
-and forgets what a cell shares with itself: the diagonal holds depth and chance, and no kinship.
+and sets the diagonal to 0: it reflects depth and chance, not similarity between cells.
 Leading eigenvectors are coordinates. Two rules replace constants:
 
 * the same weighting of shuffled open peaks, with the same sums of cells and peaks, shows how large
-  an eigenvalue chance
-  gives (`null_edge`); the number of dimensions is the number of eigenvalues above it;
+  an eigenvalue chance gives (`null_edge`); the number of dimensions is the number of eigenvalues
+  above it;
 * an eigenvalue λ above the edge e is shrunk to √(λ² − e²), the optimal shrinkage for a matrix whose
-  noise spectrum is a
-  semicircle of radius e (Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63:2137, Frobenius loss).
+  noise spectrum is a semicircle of radius e (Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63:2137,
+  Frobenius loss).
 
 The views' coordinates, to unit length, are put side by side and reduced to the median number of
 dimensions.
@@ -146,10 +146,9 @@ class View:
         return self.column_weights(np.maximum(peak_sums, 1), n_cells).astype(np.float32)
 
 
-#: Weightings of the start. Together they hold from 30 open peaks a cell to 10,000, where each of
-#: them fails somewhere
-#: (benchmarks/RESULTS.md): log TF-IDF is flat for sparse cells, the cosine views give rare peaks
-#: too much where peaks are many.
+#: Weightings of the start. Together they work from 30 to 10,000 open peaks a cell, although each of
+#: them fails on some sets (benchmarks/RESULTS.md): log TF-IDF is flat for sparse cells, the cosine
+#: views give rare peaks too much weight in cells with many open peaks.
 VIEWS = (
     View("idf cosine", True, lambda sums, n: np.log(n / (1 + sums)).clip(1e-3)),
     View("1/sqrt(df) cosine", True, lambda sums, n: sums**-0.5),
@@ -217,7 +216,7 @@ def null_edge(
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins.
+    """The start of training.
 
     Attributes
     ----------
@@ -356,7 +355,7 @@ def linear_map(
         block = rows.times(rows.transposed_times(new))
         basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
     inner = images.T.double() @ images.double() + penalty * (basis.T.double() @ images.double())
-    inner, right = (part.cpu().numpy() for part in (inner, images.T.double() @ target.double()))
+    inner, right = (array.cpu().numpy() for array in (inner, images.T.double() @ target.double()))
     inner += 1e-9 * np.trace(inner) / max(len(inner), 1) * np.eye(len(inner))
     mix = np.linalg.solve(inner, right)
     return rows.transposed_times(basis @ _like(basis, mix)).cpu().numpy()
