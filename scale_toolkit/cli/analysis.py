@@ -25,6 +25,7 @@ from scale_toolkit.config import (
 from scale_toolkit.errors import InputError, ScaleError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from scale_toolkit.bars import Progress
@@ -38,7 +39,9 @@ FEW_DROPPED = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `analyse` is to do: one config per stage, and where the files go."""
+    """What `analyse` is to do: one config per stage, where the files go, and what stages are given
+    besides the cells.
+    """
 
     folder: Path
     prepare: PrepareConfig
@@ -51,7 +54,8 @@ class Plan:
     pretrain: Path | None = None
     pretrain_peaks: Path | None = None
     blacklist: Path | None = None
-    gtf: Path | None = None
+    genes: pd.DataFrame | None = None
+    metadata: pd.DataFrame | None = None
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
@@ -78,6 +82,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     ScaleError
         A check failed before the work, or a stage failed.
     """
+    from scale_toolkit.core.intervals import require_intervals
     from scale_toolkit.io.h5ad import write_h5ad
     from scale_toolkit.io.regions import read_bed
     from scale_toolkit.stages.cluster import cluster
@@ -90,11 +95,14 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
         plan.train.device
     )  # an absent GPU is an error before the work, not after half of it
     _check_n_clusters(sum(batch.n_obs for batch in _parts(cells)), plan)
-    genes = _genes(plan, _parts(cells)[0].var_names)
-    blacklist = {"blacklist": read_bed(plan.blacklist)} if plan.blacklist else {}
+    if plan.genes is not None:
+        require_intervals(_parts(cells)[0].var_names, "--gtf")
+    tables = {"blacklist": read_bed(plan.blacklist) if plan.blacklist else None}
+    tables["metadata"] = plan.metadata
+    prepared_with = {name: table for name, table in tables.items() if table is not None}
     plan.folder.mkdir(parents=True, exist_ok=True)
     with talk.progress("prepare") as progress:
-        adata = prepare(cells, plan.prepare, progress=progress, **blacklist)
+        adata = prepare(cells, plan.prepare, progress=progress, **prepared_with)
     if (lost := dropped_cells(adata)) is not None and lost.share > FEW_DROPPED:
         talk.say("warning", lost.text)
     check_column(adata, plan.cluster.reference)
@@ -125,11 +133,15 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
         plan = dataclasses.replace(plan, cluster=by_label)
         clustered = attempt("cluster", lambda progress: cluster(adata, by_label, progress=progress))
         adata = adata if clustered is None else clustered
+        if clustered is not None and keys.CLUSTER_REPORT.found_in(adata):
+            # labels that were in the column of the clusters have another name by now
+            compared = keys.CLUSTER_REPORT.get(adata)["reference"]
+            plan = dataclasses.replace(plan, cluster=replaced(by_label, reference=compared))
         embedded = attempt("embed", lambda progress: embed(adata, plan.embed, progress=progress))
         adata = adata if embedded is None else embedded
         figure = None if embedded is None else attempt("figure", lambda _: _draw(adata, plan))
         if clustered is not None:
-            adata = _with_markers(adata, plan, talk, genes)
+            adata = _with_markers(adata, plan, talk)
         if plan.impute:
             adata, blocks = attempt("impute", lambda _: streamed(adata, plan.impute)) or (adata, {})
     with talk.progress("write adata.h5ad"):
@@ -160,17 +172,6 @@ def _check_n_clusters(n_cells: int, plan: Plan) -> None:
         )
 
 
-def _genes(plan: Plan, peaks: Any) -> Any:
-    """Read the genes of --gtf before the work, and refuse peaks that are not intervals."""
-    if plan.gtf is None:
-        return None
-    from scale_toolkit.core.intervals import require_intervals
-    from scale_toolkit.io.genes import read_gtf
-
-    require_intervals(peaks, "--gtf")
-    return read_gtf(plan.gtf)
-
-
 def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
     """Select peaks and train, or encode the cells with a model that exists."""
     from scale_toolkit.io.files import write_bytes
@@ -196,7 +197,7 @@ def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
         return train(adata, plan.train, progress=progress, keep_model=keep_model)
 
 
-def _with_markers(adata: AnnData, plan: Plan, talk: Talk, genes: Any) -> AnnData:
+def _with_markers(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
     """Find marker peaks; clusters that cannot be compared are a warning, for the analysis is
     complete without markers.
     """
@@ -208,7 +209,7 @@ def _with_markers(adata: AnnData, plan: Plan, talk: Talk, genes: Any) -> AnnData
                 adata,
                 plan.markers,
                 progress=progress,
-                **({} if genes is None else {"genes": genes}),
+                **({} if plan.genes is None else {"genes": plan.genes}),
             )
     except ScaleError as error:
         talk.say("warning", f"marker peaks were not searched: {error}")

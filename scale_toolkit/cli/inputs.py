@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from scale_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
     from scale_toolkit.config import FragmentsConfig
@@ -63,7 +64,7 @@ def read_fragments(
     names: Sequence[str] = (),
     *,
     barcodes: Sequence[str] | None = None,
-    gtf: Path | None = None,
+    genes: pd.DataFrame | None = None,
 ) -> AnnData | dict[str, AnnData]:
     """Count one or several fragments files over one set of peaks, which is read once.
 
@@ -77,16 +78,15 @@ def read_fragments(
         Names of the batches; without them, those of the files.
     barcodes
         Count these cells; None for all.
-    gtf
-        Genes, for the TSS enrichment of each cell.
+    genes
+        Starts of transcription, for the TSS enrichment of each cell.
     """
-    from scale_toolkit.io.genes import read_gtf
     from scale_toolkit.io.readers import read_any
     from scale_toolkit.io.regions import read_bed
 
     if [*fragments, str(peaks)].count("-") > 1:
         raise UsageError("standard input is given twice", "one - at most")
-    regions, genes = read_bed(peaks), read_gtf(gtf) if gtf else None
+    regions = read_bed(peaks)
 
     def read(source: str) -> AnnData:
         return read_any(

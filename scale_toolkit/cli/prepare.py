@@ -107,6 +107,7 @@ def prepare(
     sources = [*fragments, str(peaks)] if fragments else inputs or ["-"]
     from scale_toolkit.io.cells import read_cells, read_metadata
     from scale_toolkit.io.files import check_destination
+    from scale_toolkit.io.genes import read_gtf
     from scale_toolkit.io.h5ad import write_h5ad
 
     further = [path for path in (blacklist, gtf, barcodes, metadata) if path]
@@ -118,7 +119,8 @@ def prepare(
     listed = read_cells(barcodes) if barcodes else None
     table = read_metadata(metadata) if metadata else None
     if fragments and peaks:
-        cells = read_fragments(fragments, peaks, counting, names, barcodes=listed, gtf=gtf)
+        genes = read_gtf(gtf) if gtf else None
+        cells = read_fragments(fragments, peaks, counting, names, barcodes=listed, genes=genes)
     else:
         cells = read_inputs(sources, names, modality, listed)
     with talk.progress() as progress:

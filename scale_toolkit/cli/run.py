@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from scale_toolkit.cli.options import (
     on_gpu,
 )
 from scale_toolkit.cli.plan import DryRun, foresee
-from scale_toolkit.cli.prepare import Fragments, Peaks
+from scale_toolkit.cli.prepare import Barcodes, Fragments, Metadata, Peaks
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
     ClusterConfig,
@@ -34,6 +34,9 @@ from scale_toolkit.config import (
     TrainConfig,
 )
 from scale_toolkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 #: Fewest cells of a peak if --min-cells is not given: as in SCALE 1.1.2.
 RELEASE_MIN_CELLS = 3
@@ -88,7 +91,8 @@ Gtf = Annotated[
     given(
         "--gtf",
         metavar="FILE",
-        help="Genes (GTF, plain or gzip): name the gene nearest to each marker peak.",
+        help="Genes (GTF, plain or gzip): name the gene nearest to each marker peak; with "
+        "--fragments, also each cell's TSS enrichment.",
         panel=_RESULTS,
     ),
 ]
@@ -108,6 +112,8 @@ def run(
     modality: Modality = None,
     fragments: Fragments = None,
     peaks: Peaks = None,
+    barcodes: Barcodes = None,
+    metadata: Metadata = None,
     blacklist: Blacklist = None,
     gtf: Gtf = None,
     impute: Impute = False,
@@ -160,13 +166,12 @@ def run(
         pretrain=pretrain,
         pretrain_peaks=pretrain_peaks,
         blacklist=blacklist,
-        gtf=gtf,
     )
     if dry_run:
-        check_measurable(fragments)
+        check_measurable(fragments, barcodes)
     check_folder(outdir)
     check_pretrain(pretrain, pretrain_peaks)
-    for path in (*(fragments or ()), peaks, blacklist, gtf):
+    for path in (*(fragments or ()), peaks, barcodes, metadata, blacklist, gtf):
         check_readable(path)
     if dry_run:
         stages = [
@@ -189,13 +194,20 @@ def run(
             writes=["impute" if plan.impute else "embed"],
         )
         return
+    from scale_toolkit.io.cells import read_cells, read_metadata
+    from scale_toolkit.io.genes import read_gtf
+
+    # each file is read once, even where two stages use it: any of them may be a pipe
+    genes = read_gtf(gtf) if gtf else None
+    listed = read_cells(barcodes) if barcodes else None
+    table = read_metadata(metadata) if metadata else None
     with talk.progress("read"):
-        cells = (
-            read_fragments(fragments, peaks, counting)
+        cells: AnnData | dict[str, AnnData] = (
+            read_fragments(fragments, peaks, counting, barcodes=listed, genes=genes)
             if fragments and peaks
-            else read_inputs(sources, (), modality)
+            else read_inputs(sources, (), modality, listed)
         )
-    analyse(cells, plan, talk)
+    analyse(cells, replaced(plan, genes=genes, metadata=table), talk)
 
 
 def check_sources(
@@ -219,10 +231,16 @@ def check_sources(
         )
 
 
-def check_measurable(fragments: list[str] | None) -> None:
-    """Refuse --dry-run with fragments: how many cells and open peaks they hold is known only
-    after counting.
+def check_measurable(fragments: list[str] | None, barcodes: Path | None) -> None:
+    """Refuse --dry-run with what leaves the number of cells and open peaks unknown before the
+    counts are read.
     """
+    if barcodes:
+        raise UsageError(
+            "--dry-run with --barcodes",
+            "counts of all cells",
+            "keep the cells with scale prepare --barcodes first, then scale plan",
+        )
     if fragments:
         raise UsageError(
             "--dry-run with --fragments",

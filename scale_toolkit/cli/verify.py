@@ -9,10 +9,10 @@ import typer
 
 from scale_toolkit.cli.files import check_readable
 from scale_toolkit.cli.inputs import read_inputs
-from scale_toolkit.cli.options import command, given
+from scale_toolkit.cli.options import Modality, command, given
 from scale_toolkit.cli.summary import verdict as shown
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.errors import NotReproducedError
+from scale_toolkit.errors import NotReproducedError, UsageError
 
 Result = Annotated[
     str,
@@ -31,6 +31,13 @@ BatchNames = Annotated[
 Blacklist = Annotated[
     Path | None, given("--blacklist", metavar="BED", help="The regions `scale prepare` left out.")
 ]
+Barcodes = Annotated[
+    Path | None, given("--barcodes", metavar="FILE", help="The cells `scale prepare` kept.")
+]
+Metadata = Annotated[
+    Path | None,
+    given("--metadata", metavar="TABLE", help="The table `scale prepare` added to obs."),
+]
 Model = Annotated[
     Path | None, given("--model", metavar="FILE", help="The model of `scale train --pretrain`.")
 ]
@@ -41,7 +48,10 @@ def verify(
     source: Result = "-",
     inputs: Originals = None,
     batch_names: BatchNames = None,
+    modality: Modality = None,
     blacklist: Blacklist = None,
+    barcodes: Barcodes = None,
+    metadata: Metadata = None,
     model: Model = None,
     *,
     talk: Talk,
@@ -49,8 +59,15 @@ def verify(
     """Run the stages of a result's receipts again, and say whether the same comes out, bit for
     bit.
     """
-    check_readable(blacklist)
-    check_readable(model)
+    for path in (blacklist, barcodes, metadata, model):
+        check_readable(path)
+    further = {"--barcodes": barcodes, "--metadata": metadata, "--modality": modality}
+    for flag, value in further.items():
+        if value is not None and not inputs:
+            raise UsageError(
+                f"{flag} without --input", "both", f"drop {flag}, or give --input ORIGINAL"
+            )
+    from scale_toolkit.io.cells import read_cells, read_metadata
     from scale_toolkit.io.h5ad import open_h5ad
     from scale_toolkit.io.regions import read_bed
     from scale_toolkit.stages.verify import verify as check
@@ -58,13 +75,15 @@ def verify(
     with open_h5ad(source) as file:
         result = file.read()
     names = [name.strip() for name in batch_names.split(",")] if batch_names else []
-    original = read_inputs(inputs, names) if inputs else None
+    listed = read_cells(barcodes) if barcodes else None
+    original = read_inputs(inputs, names, modality, listed) if inputs else None
     regions = read_bed(blacklist) if blacklist else None
     with talk.progress() as progress:
         found = check(
             result,
             original,
             blacklist=regions,
+            metadata=read_metadata(metadata) if metadata else None,
             model=model.read_bytes() if model else None,
             progress=progress,
         )

@@ -24,7 +24,9 @@ from scale_toolkit.io.hdf5 import (
     unreadable,
     whole,
 )
+from scale_toolkit.io.loom import is_loom
 from scale_toolkit.io.source import Source, open_source
+from scale_toolkit.io.tenx import is_tenx
 from scale_toolkit.io.write import MAPPINGS, write_anndata, write_h5ad
 from scale_toolkit.memory import bounded, check_fits
 
@@ -258,8 +260,9 @@ def h5ad_in(
 def _check_is_h5ad(root: h5py.Group, name: str) -> None:
     if "obs" in root and "var" in root:
         return
-    if "matrix" in root and "barcodes" in root["matrix"]:
-        raise InputError(f"{name} is a 10x h5", "an h5ad", "run `scale prepare` on it first")
+    kind = "a 10x h5" if is_tenx(root) else "a loom file" if is_loom(root) else None
+    if kind is not None:
+        raise InputError(f"{name} is {kind}", "an h5ad", "run `scale prepare` on it first")
     elements = ", ".join(sorted(root)[:5]) or "nothing"
     raise InputError(
         f"{name} is no h5ad (it holds {elements})",

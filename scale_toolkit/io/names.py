@@ -28,9 +28,11 @@ _WHOLE = re.compile(r"\d{1,15}(?:\.0*)?|\d(?:\.\d+)?[eE]\+?\d{1,2}", re.ASCII)
 _CHROM = ("chr", "chrom", "chromosome", "seqnames", "seqname", "seqid", "contig")
 _END = ("end", "stop", "chromend", "chrend")
 _START = ("start", "chromstart", "chrstart")
+#: Words over a column of barcodes; pandas and R write none over the names of rows.
+_CELL = ("barcode", "barcodes", "cell", "cells", "cell_id", "cellid", "cell_barcode", "")
 #: Words of a header of names, beside those of an interval.
 _HEADER = {
-    *("barcode", "barcodes", "cell", "cells", "cell_id", "cellid", "cell_barcode", "index", "name"),
+    *(*_CELL[:-1], "index", "name"),
     *("x", "v1", "peak", "peaks", "peak_id", "feature", "features", "region", "id", "gene_id"),
     *(*_CHROM, *_START, *_END),
 }
@@ -74,8 +76,14 @@ def read_barcodes(place: str | os.PathLike[str] | Source, n_cells: Sequence[int]
     """
     rows, width = _rows(place)
     number = _barcode_column(_body(rows), width)
-    header = _header(rows, n_cells, lambda row: _BARCODE.fullmatch(row[number]))
+    header = _header(
+        rows, n_cells, lambda row: number is not None and _BARCODE.fullmatch(row[number])
+    )
     body = rows if header is None else rows[1:]
+    if number is None:
+        number = _column_by_word(header, width)
+    if number is None:
+        number = _distinct_column(_body(rows), width)
     return _names(body, [row[number] for row in body], header, {number}, width)
 
 
@@ -231,16 +239,25 @@ def _header(
         return None
     if any(field.lower().lstrip("#") in _HEADER for field in rows[0]):
         return rows[0]
+    if not rows[0][0] and all(row[0] for row in rows[1:]):
+        return rows[0]  # names of rows, which have no word over them
     is_data_row = [bool(is_data(row)) for row in rows[1:]]
     return rows[0] if not is_data(rows[0]) and np.mean(is_data_row) >= _MOST else None
 
 
-def _barcode_column(rows: list[list[str]], width: int) -> int:
+def _barcode_column(rows: list[list[str]], width: int) -> int | None:
+    """Return the first column that has barcodes."""
     for number in range(width):
         values = [row[number] for row in rows]
         if np.mean([bool(_BARCODE.fullmatch(value)) for value in values]) >= _MOST:
             return number
-    return _distinct_column(rows, width)
+    return None
+
+
+def _column_by_word(header: list[str] | None, width: int) -> int | None:
+    """Return the first column whose word in the header says that it names the cells."""
+    words = [] if header is None else [word.lower() for word in header[:width]]
+    return next((number for number, word in enumerate(words) if word in _CELL), None)
 
 
 def _interval_column(rows: list[list[str]], width: int) -> int | None:

@@ -14,6 +14,7 @@ from scale_toolkit.errors import InputError
 from scale_toolkit.io import files
 from scale_toolkit.io.h5ad import h5ad_in
 from scale_toolkit.io.hdf5 import open_hdf5, whole
+from scale_toolkit.io.loom import is_loom
 from scale_toolkit.io.mtx import size_of_folder
 from scale_toolkit.io.source import open_source
 from scale_toolkit.io.stores import check_store, is_zarr_store
@@ -24,7 +25,7 @@ from scale_toolkit.needs import Size
 def size_of(
     source: str | os.PathLike[str], *, modality: str | None = None, stdin: BinaryIO | None = None
 ) -> Size:
-    """Look up the size of an h5ad, h5mu, zarr store, 10x h5 or mtx folder.
+    """Look up the size of an h5ad, h5mu, zarr store, 10x h5, loom or mtx folder.
 
     Parameters
     ----------
@@ -69,6 +70,11 @@ def size_of(
                 with whole(opened.name, kind="10x h5"):
                     peaks, cells = (int(number) for number in root["matrix/shape"][:])
                     return Size(cells, peaks, root["matrix/data"].shape[0])
+            if is_loom(root):
+                peaks, cells = root["matrix"].shape
+                return Size(
+                    cells, peaks, cells * peaks
+                )  # a dense matrix: how many are 0 is unknown
             file = h5ad_in(root, opened.name, opened.status, modality)
             return _of_matrix(file.root, file.name, h5py.Group)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+
+_LOG = logging.getLogger("scale_toolkit")
 
 
 @styled
@@ -41,7 +44,8 @@ def confusion_matrix(
     adata
         Clustered cells.
     reference
-        Column of obs with known labels; cells without one are left out.
+        Column of obs with known labels; cells without one are left out. If `cluster` has written
+        its clusters there, the labels are those it kept (``leiden_original``).
     cluster
         Column of obs with clusters; left out, ``scale_cluster``.
     normalize
@@ -49,7 +53,7 @@ def confusion_matrix(
     ax, save, cmap, title, figsize
         As in `embedding`.
     """
-    check_reference(adata, reference, cluster or keys.CLUSTER.name)
+    reference = column_of_labels(adata, reference, cluster or keys.CLUSTER.name)
     known, clusters = _figure.labels_of(adata, reference), _figure.labels_of(adata, cluster)
     both = known.notna().to_numpy() & clusters.notna().to_numpy()
     if not both.any():
@@ -120,11 +124,26 @@ def is_clustering_itself(adata: AnnData, reference: str, cluster: str = keys.CLU
     return adata.obs[reference].astype(str).equals(adata.obs[cluster].astype(str))
 
 
-def check_reference(adata: AnnData, reference: str, cluster: str = keys.CLUSTER.name) -> None:
-    """Refuse to compare a clustering with itself: its agreement would be 1 and mean nothing."""
-    if is_clustering_itself(adata, reference, cluster):
+def column_of_labels(adata: AnnData, reference: str, cluster: str = keys.CLUSTER.name) -> str:
+    """Return the column that holds the known labels called `reference`.
+
+    `cluster` keeps labels that were in the column it writes under another name
+    (``leiden_original``): these are meant, not the clusters.
+
+    Raises
+    ------
+    InputError
+        The column holds the clusters themselves, and no labels were kept: the agreement would be
+        1 and mean nothing.
+    """
+    if not is_clustering_itself(adata, reference, cluster):
+        return reference
+    originals = [str(name) for name in adata.obs if str(name).startswith(f"{reference}_original")]
+    if not originals:
         raise InputError(
             f"obs[{reference!r}] holds the clusters of obs[{cluster!r}] themselves",
             "known labels from another source",
             "name another column",
         )
+    _LOG.info("obs[%r] holds the clusters: compared with obs[%r]", reference, originals[-1])
+    return originals[-1]

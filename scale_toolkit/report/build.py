@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.errors import InputError, MissingSlotError
-from scale_toolkit.plot.confusion import check_reference, is_clustering_itself
+from scale_toolkit.plot.confusion import column_of_labels, is_clustering_itself
 from scale_toolkit.report import findings
 from scale_toolkit.report.cells import cells_drawn
 from scale_toolkit.report.clusters import agreement, clusters, posterior
@@ -94,10 +94,11 @@ def _label(adata: AnnData, label: str | None) -> str | None:
             raise InputError(
                 f"obs has no column {label!r}", "one of " + ", ".join(map(str, adata.obs.columns))
             )
-        check_reference(adata, label)
-        return label
+        return column_of_labels(adata, label)
     compared = last(adata, "cluster")
-    candidates = [compared.options.get("reference") if compared else None, *LABELS]
+    candidates = list(LABELS)
+    if compared and keys.CLUSTER_REPORT.found_in(adata):
+        candidates.insert(0, str(keys.CLUSTER_REPORT.get(adata).get("reference")))
     for column in candidates:
         usable = column in adata.obs and 1 < adata.obs[column].nunique() <= MOST_LABELS
         if usable and not is_clustering_itself(adata, column):

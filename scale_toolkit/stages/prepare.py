@@ -166,8 +166,10 @@ def prepare(
         "peaks_before": shape_before[1],
         "cells": matrix.shape[0],
         "peaks": matrix.shape[1],
-        "blacklist": None if blacklist is None else _digest(blacklist),
+        "blacklist": None if blacklist is None else _digest(blacklist[COLUMNS]),
     }
+    if metadata is not None:
+        facts["metadata"] = _digest(metadata.reset_index())
     _LOG.info(
         "kept %s of %s cells and %s of %s peaks",
         *(f"{n:,}" for n in (matrix.shape[0], shape_before[0], matrix.shape[1], shape_before[1])),
@@ -396,8 +398,11 @@ def _add_metadata(rest: AnnData, metadata: pd.DataFrame) -> None:
     rows = metadata.reindex(rest.obs_names)
     for name in metadata:
         new_name = str(name)
-        if new_name in rest.obs:
+        is_ours = new_name in (keys.N_PEAKS.name, keys.N_COUNTS.name)  # written after the filters
+        if new_name in rest.obs or is_ours:
             new_name = f"{new_name}_metadata"
+            while new_name in rest.obs or new_name in metadata:
+                new_name += "_"
             warnings.warn(
                 f"obs has a column {name!r}: that of the metadata is called {new_name!r}",
                 ScaleWarning,
@@ -533,5 +538,5 @@ def _enough(
     )
 
 
-def _digest(regions: pd.DataFrame) -> str:
-    return blake2b(regions[COLUMNS].to_csv(index=False).encode(), digest_size=16).hexdigest()
+def _digest(table: pd.DataFrame) -> str:
+    return blake2b(table.to_csv(index=False).encode(), digest_size=16).hexdigest()

@@ -113,6 +113,7 @@ def verify(
     original: AnnData | Sequence[AnnData] | Mapping[str, AnnData] | None = None,
     *,
     blacklist: pd.DataFrame | None = None,
+    metadata: pd.DataFrame | None = None,
     model: bytes | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -128,9 +129,9 @@ def verify(
         A result with receipts in ``uns['scale']``. Neither it nor `original` is modified.
     original
         What the first stage was given: the replay then begins there.
-    blacklist, model
-        The regions that `prepare` left out, and the model file of `train --pretrain`, where
-        receipts tell of such.
+    blacklist, metadata, model
+        The regions that `prepare` left out, the table that it added to obs, and the model file of
+        `train --pretrain`, if receipts mention them.
     progress
         Handed on to the stages.
 
@@ -165,7 +166,7 @@ def verify(
                     "another",
                     "the very counts the result was made from",
                     "look for an older copy, or for the same inputs in the same order and by the "
-                    "same names",
+                    "same names, with the same --barcodes",
                 )
             if digest(result, _reads(receipt)) == receipt["input"]:
                 # what an earlier stage made is different, and the file still holds what this one
@@ -180,7 +181,7 @@ def verify(
             current,
             _options(call, receipt),
             progress=progress,
-            **_inputs(receipt, blacklist, model),
+            **_inputs(receipt, {"blacklist": blacklist, "metadata": metadata}, model),
         )
         verdict.replayed.append(name)
     _compare(result, current, verdict, final=True)
@@ -192,7 +193,10 @@ def _beginning(
 ) -> tuple[int, AnnData | list[AnnData] | Mapping[str, AnnData] | None]:
     """The receipt to begin with, and what that stage was given."""
     if isinstance(original, anndata.AnnData):
-        has = receipts(original)
+        try:
+            has = receipts(original)
+        except InputError:  # another program's entry, which `prepare` keeps under another name
+            has = []
         return (
             len(has) if has == told[: len(has)] and len(has) < len(told) else 0
         ), original.copy()
@@ -262,18 +266,19 @@ def _options(call: Any, receipt: dict[str, Any]) -> Any:
 
 
 def _inputs(
-    receipt: dict[str, Any], blacklist: pd.DataFrame | None, model: bytes | None
+    receipt: dict[str, Any], tables: dict[str, pd.DataFrame | None], model: bytes | None
 ) -> dict[str, Any]:
     """What a stage was given besides the cells."""
     notes = receipt.get("notes", {})
     if receipt["stage"] == "prepare":
-        if (notes.get("blacklist") is not None) != (blacklist is not None):
-            raise UsageError(
-                f"prepare left out regions of {'a' if notes.get('blacklist') else 'no'} blacklist",
-                "--blacklist BED just where there was one",
-                "give the same file",
-            )
-        return {"blacklist": blacklist}
+        for name, table in tables.items():
+            if (notes.get(name) is not None) != (table is not None):
+                raise UsageError(
+                    f"prepare was given {'a' if notes.get(name) else 'no'} {name}",
+                    f"--{name} if and only if there was one",
+                    "give the same file",
+                )
+        return tables
     if notes.get("pretrained"):
         if model is None:
             raise UsageError(

@@ -67,6 +67,10 @@ CASES = {
 SAME = {
     ("verify", "-i"): ("prepare", "inputs"),
     ("verify", "--blacklist"): ("prepare", "--blacklist"),
+    ("verify", "--barcodes"): ("prepare", "--barcodes"),
+    ("verify", "--metadata"): ("prepare", "--metadata"),
+    ("run", "--barcodes"): ("prepare", "--barcodes"),
+    ("run", "--metadata"): ("prepare", "--metadata"),
     ("verify", "--model"): ("train", "--pretrain"),
     ("run", "inputs"): ("run", "-d"),
     ("choose-k", "source"): ("cluster", "source"),

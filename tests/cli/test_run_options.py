@@ -71,7 +71,6 @@ CASES = {
     "--resolution": ("--resolution 0.5", {"cluster.resolution": 0.5}),
     "--stability": ("--stability 9", {"cluster.stability": 9}),
     "--blacklist": ("--blacklist {model}", {"blacklist": "{model}"}),
-    "--gtf": ("--gtf {model}", {"gtf": "{model}"}),
     "--pretrain": ("--pretrain {model}", {"pretrain": "{model}", "prepare.min_cells": 0}),
     "--pretrain-peaks": (
         "--pretrain {model} --pretrain_peaks {model}",
@@ -80,7 +79,7 @@ CASES = {
 }
 #: Options that shape no plan; each has a test of its own.
 OTHERS = {
-    "--data-list", "--modality", "--fragments", "--peaks", "--count", "--cap",
+    "--data-list", "--modality", "--fragments", "--peaks", "--count", "--cap", "--barcodes", "--metadata", "--gtf",
     "--verbose", "--dry-run", "--quiet", "--json-logs", "--debug",
 }  # fmt: skip
 
@@ -91,7 +90,7 @@ def planned(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(run_module, "analyse", lambda cells, plan, talk: seen.append((cells, plan, talk)))
-    monkeypatch.setattr(run_module, "read_inputs", lambda sources, names, modality: list(sources))
+    monkeypatch.setattr(run_module, "read_inputs", lambda sources, names, modality, barcodes: list(sources))
 
     def call(words):
         with pytest.raises(SystemExit) as end:
@@ -121,6 +120,25 @@ def test_option_reaches_its_stage(planned, tmp_path, option, spelling):
     plain = flat(planned(["-d", "cells.h5ad"])[1])
     now = flat(planned(["-d", "cells.h5ad", *words])[1])
     assert {name: value for name, value in now.items() if value != plain[name]} == changes
+
+
+def test_barcodes_metadata_and_genes_are_read_once_and_reach_their_stages(planned, tmp_path, monkeypatch):
+    (tmp_path / "cells.tsv").write_text("AACA-1\nAACC-1\n")
+    (tmp_path / "table.csv").write_text("barcode,sort\nAACA-1,B\nAACC-1,T\n")
+    (tmp_path / "genes.gtf").write_text('chr1\t.\tgene\t101\t400\t.\t+\t.\tgene_id "G"\n')
+    (tmp_path / "f.tsv").write_text("chr1\t1\t50\tAACA-1\t1\n")
+    inputs = []
+    monkeypatch.setattr(run_module, "read_inputs", lambda *given: inputs.append(given))
+    words = "--barcodes cells.tsv --metadata table.csv --gtf genes.gtf"
+    _, plan, _ = planned(["cells.h5ad", *words.split()])
+    assert inputs == [(["cells.h5ad"], (), None, ["AACA-1", "AACC-1"])]
+    assert plan.metadata["sort"].to_dict() == {"AACA-1": "B", "AACC-1": "T"}
+    assert len(plan.genes) == 1
+    monkeypatch.setattr(run_module, "read_fragments", lambda *given, **more: inputs.append((given, more)))
+    _, plan, _ = planned(["--fragments", "f.tsv", "--peaks", "f.tsv", *words.split()])
+    assert inputs[1][0][0] == ["f.tsv"]
+    assert inputs[1][1]["barcodes"] == ["AACA-1", "AACC-1"]
+    assert inputs[1][1]["genes"] is plan.genes
 
 
 def test_threads_reach_the_imputation(planned):
@@ -169,6 +187,7 @@ def test_min_cells_given_overrides_the_preset(planned):
         ("a --fragments file --peaks file", "error: --fragments and the input a; expected one of the two"),
         ("--fragments file", "error: --fragments alone; expected both --fragments FILE and --peaks BED"),
         ("--fragments file --peaks file --dry-run", "error: --dry-run with --fragments; expected counts"),
+        ("file --barcodes file --dry-run", "error: --dry-run with --barcodes; expected counts of all cells"),
         ("a -k 0", "error: --n-centroids is 0; expected 1 or more"),
         ("a --n_feature 0", "error: --n-feature is 0; expected 1 or more"),
         ("a --embed pca", "error: --embed is 'pca'; expected one of umap, tsne"),
@@ -277,6 +296,16 @@ def test_analyse_hands_each_stage_its_config(fakes, plan, tmp_path):
     model.write_bytes(b"weights")
     analysis.analyse(fakes.cells, dataclasses.replace(plan, pretrain=model), fakes.talk)
     assert fakes.calls == [*start, ("encode", plan.train), *end]
+
+
+def test_labels_that_cluster_has_renamed_are_drawn_and_reported(fakes, plan):
+    fakes.cells.uns["scale_cluster_report"] = {"reference": "celltype_original"}
+    fakes.cells.obs["celltype_original"] = fakes.cells.obs["celltype"]
+    analysis.analyse(fakes.cells, plan, fakes.talk)
+    calls = dict(fakes.calls)
+    assert calls["plot"]["color"] == ["scale_cluster", "celltype_original"]
+    assert calls["report"]["label"] == "celltype_original"
+    assert fakes.said[-1][0][3] == "celltype_original"
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,22 @@ def test_metadata(tmp_path):
         read_metadata(written(tmp_path, f"{BARCODES[0]}\t1\n{BARCODES[0]}\t2\n"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "barcode,sort\nc_1,B\nc_2,T\n",
+        "sort,Cell_ID\nB,c_1\nT,c_2\n",
+        ",sort\nc_1,B\nc_2,T\n",  # as pandas writes a DataFrame
+        "sort\nc_1\tB\nc_2\tT\n",  # as R writes a data frame
+    ],
+)
+def test_metadata_of_cells_that_have_names_instead_of_barcodes(tmp_path, text):
+    if "\t" in text:
+        text = text.replace("sort", "sort\tage", 1).replace("B", "B\t3").replace("T", "T\t4")
+    table = read_metadata(written(tmp_path, text))
+    assert table["sort"].to_dict() == {"c_1": "B", "c_2": "T"}
+
+
 @pytest.mark.parametrize("huge", ["1e999", "91e309500", "9" * 400])
 def test_numbers_that_fit_no_float_stay_text(huge):
     column = pd.Series(["1", huge], dtype=object)

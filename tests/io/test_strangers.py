@@ -22,6 +22,8 @@ from scale_toolkit.io.export import export
 from scale_toolkit.io.fragments import read_fragments
 from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
 from scale_toolkit.io.readers import read_any
+from scale_toolkit.io.size import size_of
+from scale_toolkit.needs import Size
 
 COUNTS = np.array([[1, 0, 2, 0], [0, 1, 0, 3], [1, 1, 0, 0]], np.float32)
 CELLS = ["AAACGAAAGAAACGCC-1", "TTAAAATTTGCAGATC-1", "GCTGTGTACCAACTGC-1"]
@@ -145,6 +147,13 @@ def test_a_loom_file(tmp_path):
     write_loom(tmp_path / "b.loom", names=False)
     with pytest.raises(InputError, match="has no names of cells"):
         read_any(tmp_path / "b.loom")
+
+
+def test_a_loom_file_given_to_a_stage_and_to_plan(tmp_path):
+    write_loom(tmp_path / "a.loom")
+    with pytest.raises(InputError, match="a.loom is a loom file; expected an h5ad; run `scale prepare`"), open_h5ad(tmp_path / "a.loom"):
+        pass
+    assert size_of(tmp_path / "a.loom") == Size(3, 4, 12)
 
 
 def test_a_gzipped_h5ad_and_one_that_is_cut(tmp_path):

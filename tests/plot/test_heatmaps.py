@@ -127,6 +127,10 @@ def test_confusion_matrix_options(cells):
     cells.obs["kmeans"] = cells.obs["scale_cluster"]
     with pytest.raises(errors.InputError, match=r"obs\['kmeans'\] holds the clusters of obs\['scale_cluster'\] themselves"):
         plot.confusion_matrix(cells, "kmeans")
+    cells.obs["kmeans_original"] = cells.obs["cell_type"]  # what `cluster` kept before it wrote its own
+    wanted = plot.confusion_matrix(cells, "cell_type").get_title()
+    ax = plot.confusion_matrix(cells, "kmeans")
+    assert (ax.get_title(), ax.get_ylabel()) == (wanted, "kmeans_original")
     cells.obs["kmeans"] = np.roll(cells.obs["scale_cluster"], 1)
     plot.confusion_matrix(cells, "kmeans")  # another method's clusters may be compared
 

@@ -332,6 +332,10 @@ def test_clusters_are_not_compared_with_themselves(analysed):
     assert "mostly (cell_type)" in Page(report.page(analysed)).text
     with pytest.raises(errors.InputError, match=r"obs\['kmeans'\] holds the clusters of obs\['scale_cluster'\] themselves"):
         report.page(analysed, label="kmeans")
+    analysed.obs["kmeans_original"] = analysed.obs["cell_type"]  # what `cluster` kept before it wrote its own
+    assert "mostly (kmeans_original)" in Page(report.page(analysed, label="kmeans")).text
+    analysed.uns["scale_cluster_report"] = {"reference": "kmeans_original"}
+    assert "mostly (kmeans_original)" in Page(report.page(analysed)).text
 
 
 def test_imputation_proof(analysed):

@@ -172,3 +172,12 @@ def test_records_of_another_program_are_verified():
     assert verify(result, adata).reproduced
     result.uns["rank_genes_groups"]["scores"]["x"][0] = 7
     assert not verify(result, adata).reproduced
+
+
+def test_metadata_named_as_a_figure_of_this_stage_is_kept_under_another_name():
+    table = pd.DataFrame({"n_counts": [700, 800], "n_counts_metadata": [1, 2]}, index=["a", "b"])
+    with pytest.warns(ScaleWarning, match="that of the metadata is called 'n_counts_metadata_'"):
+        result = prepared(cells(["a", "b"]), metadata=table)
+    assert result.obs["n_counts_metadata_"].tolist() == [700, 800]
+    assert result.obs["n_counts_metadata"].tolist() == [1, 2]
+    assert result.obs["n_counts"].tolist() == result.X.sum(axis=1).A1.tolist()

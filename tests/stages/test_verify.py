@@ -7,6 +7,7 @@ import pytest
 
 import scale_toolkit as scale
 from scale_toolkit import keys
+from scale_toolkit.cli.app import main
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.stages.verify import CLOSE, DIFFERENT, NOT_REPLAYED, SAME
 
@@ -141,8 +142,53 @@ def test_several_inputs_a_blacklist_and_imputed_parts(plant):
     assert scale.verify(result, inputs, blacklist=regions).reproduced
     with pytest.raises(InputError, match="is not what the first receipt"):
         scale.verify(result, {"two": inputs["two"], "one": inputs["one"]}, blacklist=regions)
-    with pytest.raises(UsageError, match="left out regions of a blacklist"):
+    with pytest.raises(UsageError, match="prepare was given a blacklist"):
         scale.verify(result, inputs)
+
+
+def test_metadata_of_prepare_is_added_again(plant):
+    cells = plant()
+    table = pd.DataFrame({"sort": pd.Categorical(["B", "T"] * 3)}, index=cells.obs_names[:6])
+    with pytest.warns(scale.errors.ScaleWarning, match="are not in the metadata"):
+        result = scale.prepare(cells, min_peaks=5, metadata=table)
+        found = scale.verify(result, cells, metadata=table)
+    assert found.reproduced and found.slots["obs['sort']"] == (SAME, 0.0)
+    with pytest.raises(UsageError, match="prepare was given a metadata; expected --metadata if and only if"):
+        scale.verify(result, cells)
+    with pytest.raises(UsageError, match="prepare was given no metadata"):
+        scale.verify(scale.prepare(cells, min_peaks=5), cells, metadata=table)
+
+
+def test_an_original_with_an_entry_of_another_program_is_replayed(plant):
+    cells = plant()
+    cells.uns["scale"] = {"max": 10}
+    with pytest.warns(scale.errors.ScaleWarning, match="uns..scale.. as 'scale_original'"):
+        result = scale.prepare(cells, min_peaks=5)
+        assert scale.verify(result, cells).reproduced
+
+
+def test_cells_listed_for_prepare_are_listed_for_verify(plant, tmp_path, capsys):
+    """On the command line: the receipt's digest is that of the listed cells."""
+    cells = plant()
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "list.txt").write_text("\n".join(cells.obs_names[::2]) + "\n")
+    (tmp_path / "table.csv").write_text("barcode,sort\n" + "".join(f"{name},B\n" for name in cells.obs_names))
+    listed = f"--barcodes {tmp_path}/list.txt --metadata {tmp_path}/table.csv"
+
+    def scale_says(words):
+        with pytest.raises(SystemExit) as end:
+            main(words.split())
+        return end.value.code, capsys.readouterr().err
+
+    prepared = f"prepare {tmp_path}/cells.h5ad {listed} --min-peaks 5 --min-cells 1 -o {tmp_path}/out.h5ad"
+    assert scale_says(prepared)[0] == 0
+    code, said = scale_says(f"verify {tmp_path}/out.h5ad -i {tmp_path}/cells.h5ad {listed}")
+    assert code == 0, said
+    assert "reproduced bit for bit: prepare" in said
+    code, said = scale_says(f"verify {tmp_path}/out.h5ad -i {tmp_path}/cells.h5ad")
+    assert code == 1 and "with the same --barcodes" in said
+    code, said = scale_says(f"verify {tmp_path}/out.h5ad {listed}")
+    assert code == 2 and "--barcodes without --input; expected both" in said
 
 
 def test_cells_encoded_with_a_model_need_it(plant):
