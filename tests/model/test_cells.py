@@ -93,8 +93,8 @@ def test_each_step_draws_a_mask_noise_and_targets_of_its_own(everywhere):
     for name in ("noise",):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(second, name))
-    assert torch.equal(first.seen.mask.keys, again.seen.mask.keys)
-    assert not torch.equal(first.seen.mask.keys, second.seen.mask.keys)
+    assert torch.equal(first.encoder_rows.mask.keys, again.encoder_rows.mask.keys)
+    assert not torch.equal(first.encoder_rows.mask.keys, second.encoder_rows.mask.keys)
     assert not torch.equal(first.opened.index, second.opened.index)
 
 
