@@ -112,7 +112,7 @@ def test_no_counts_to_train_on(planted):
 def test_a_gpu_beyond_the_last(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(DeviceError, match="cuda:3 was asked for and there are 1 GPUs"):
+    with pytest.raises(DeviceError, match="cuda:3 was requested and there are 1 GPUs"):
         find_device("cuda:3")
 
 
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full(planted, tmp_path, name):
 def test_none_of_the_peaks_asked_for_is_trusted(plant):
     cells = scale_toolkit.train(scale_toolkit.prepare(plant(), min_peaks=1), n_components=2, max_iter=3, n_threads=1)
     keys.TRUST.set(cells, np.arange(cells.n_vars) > 0)
-    with pytest.raises(NothingLeftError, match="none of the 1 peaks asked for is trusted"):
+    with pytest.raises(NothingLeftError, match="none of the 1 requested peaks is trusted"):
         scale_toolkit.impute(cells, only_trusted=True, peaks=[cells.var_names[0]])
 
 

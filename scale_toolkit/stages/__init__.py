@@ -1,3 +1,3 @@
-"""The stages: AnnData and options in, AnnData out. One file a subcommand; no paths, no streams,
-no printing.
+"""The stages: AnnData and options in, AnnData out. One file for each subcommand; no paths, no
+streams, no printing.
 """

@@ -1,13 +1,13 @@
-"""episcanpy 0.4.0 made to run today: the one place that knows what it expects of older libraries.
+"""Adapter that runs episcanpy 0.4.0 with current libraries.
 
 * It imports ``numpy.NaN`` and ``anndata.read`` (and its siblings), which NumPy 2 and anndata 0.12
-  dropped. They are put back for the time of the import and taken out after it, so that no other
-  code comes to rely on them.
-* Its ``select_var_feature(nb_features=n)`` looks the n-th score up by position in a labelled
-  Series, which pandas 3 refuses. The threshold is looked up here, from the library's own scores,
-  and handed to it as ``min_score``.
-* Its import loads seaborn, pyplot and a dozen deprecated names: figure settings are put back and
-  warnings kept quiet.
+  removed. They are defined during the import and deleted after it, so that no other code can rely
+  on them.
+* Its ``select_var_feature(nb_features=n)`` reads the n-th score by position from a labelled Series,
+  which pandas 3 refuses. The threshold is computed from the library's own scores and passed as
+  ``min_score``.
+* Its import loads seaborn, pyplot and a dozen deprecated names: figure settings are restored and
+  warnings suppressed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def load() -> ModuleType:
-    """Import episcanpy with the names it misses put back for the time of the import.
+    """Import episcanpy while the names that it misses are defined.
 
     Raises
     ------
     ScaleError
-        It is not installed, or misses more than that.
+        episcanpy is not installed, or misses other names.
     """
     import matplotlib as mpl
 
@@ -63,10 +63,12 @@ def _names_put_back() -> Iterator[None]:
         "read_text",
         "read_umi_tools",
     ]
-    wanted = [(np, "NaN", np.nan), (anndata, "read", anndata.read_h5ad)]
-    wanted += [(anndata, name, getattr(anndata.io, name, None)) for name in readers]
+    expected_names = [(np, "NaN", np.nan), (anndata, "read", anndata.read_h5ad)]
+    expected_names += [(anndata, name, getattr(anndata.io, name, None)) for name in readers]
     # vars, not hasattr: anndata still answers for some of them, with a warning
-    missing = [(module, name, value) for module, name, value in wanted if name not in vars(module)]
+    missing = [
+        (module, name, value) for module, name, value in expected_names if name not in vars(module)
+    ]
     for module, name, value in missing:
         setattr(module, name, value)
     try:
@@ -112,5 +114,5 @@ def select_var_feature(
         threshold = -np.inf if min_score is None else min_score
         if n_peaks is not None and n_peaks < len(scores):
             threshold = max(threshold, np.sort(scores)[::-1][n_peaks])
-        kept = pp.select_var_feature(cells, min_score=threshold, show=False, copy=True)
-    return scores, names.isin(kept.var_names)
+        selection = pp.select_var_feature(cells, min_score=threshold, show=False, copy=True)
+    return scores, names.isin(selection.var_names)

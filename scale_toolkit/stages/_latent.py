@@ -1,4 +1,4 @@
-"""What the stages on the latent space share: the checked latent matrix and its neighbour graph."""
+"""The checked latent matrix and its neighbour graph, for all stages on the latent space."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def latent_of(adata: AnnData) -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, slot: keys.Slot) -> None:
-    """Raise `InputError` where a slot that ``train`` writes holds NaN or infinity."""
+    """Raise `InputError` if a slot that ``train`` writes holds NaN or infinity."""
     bad = int((~np.isfinite(values)).any(axis=1).sum())
     if bad:
         raise InputError(
@@ -59,11 +59,10 @@ def neighbor_graph(
     latent
         Cells × latent, at least two cells.
     n_neighbors
-        Neighbours of a cell, itself included (scanpy's way of counting); where there are fewer
-        cells, all of them, with a warning.
+        Neighbours of a cell, itself included (as scanpy counts); if there are fewer cells, all
+        of them, with a warning.
     seed
-        Used by the approximate search (above `EXACT_UP_TO` cells); the exact one has no chance in
-        it.
+        Used by the approximate search (above `EXACT_UP_TO` cells); the exact one is deterministic.
     n_threads
         Threads of the search; 0 for all.
 
@@ -85,26 +84,26 @@ def neighbor_graph(
     graph = AnnData(obsm={keys.LATENT.name: latent})
     search = _Search(n_neighbors, seed, n_threads)
     sc.pp.neighbors(graph, use_rep=keys.LATENT.name, transformer=search, random_state=seed)
-    # the search tree: larger than the graph, and nobody reads it
+    # the search tree is larger than the graph, and no stage reads it
     graph.uns["neighbors"].pop("rp_forest", None)
     return graph
 
 
 class _Search:
-    """The nearest neighbours of each cell, in the shape scanpy asks of a search."""
+    """Search for the nearest neighbours of each cell, with the interface that scanpy expects."""
 
     def __init__(self, n_neighbors: int, seed: int, n_threads: int) -> None:
         self.n_neighbors, self.seed, self.n_threads = n_neighbors, seed, n_threads
 
     def get_params(self) -> dict[str, int]:
-        """What scanpy asks for: the number of neighbours, the cell itself included."""
+        """Return what scanpy reads: the number of neighbours, the cell itself included."""
         return {"n_neighbors": self.n_neighbors}
 
     def fit_transform(self, latent: np.ndarray) -> sparse.csr_matrix:
         """Cells × cells: the distances to the ``n_neighbors - 1`` nearest others, nearest first."""
         if len(latent) <= EXACT_UP_TO:
-            # asked without points, it leaves each cell itself out, even where others lie on the
-            # same point
+            # called without points, it leaves out each cell itself, even if others have the same
+            # coordinates
             search = NearestNeighbors(
                 n_neighbors=self.n_neighbors - 1, algorithm="brute", n_jobs=self.n_threads or -1
             )
@@ -115,13 +114,15 @@ class _Search:
         """Indices and distances (both cells × n_neighbors) by nearest-neighbour descent, mostly
         with the cell itself.
         """
-        from pynndescent import NNDescent  # compiles for half a minute: only where it is needed
+        # it compiles for half a minute, so it is imported only if needed
+        from pynndescent import NNDescent
 
         n_cells = len(latent)
         return NNDescent(
             latent.astype(np.float32),
             n_neighbors=self.n_neighbors,
-            n_trees=min(64, 5 + round(n_cells**0.5 / 20)),  # trees and rounds as UMAP sets them
+            # trees and rounds as UMAP sets them
+            n_trees=min(64, 5 + round(n_cells**0.5 / 20)),
             n_iters=max(5, round(np.log2(n_cells))),
             random_state=self.seed,
             n_jobs=self.n_threads or -1,
@@ -129,7 +130,7 @@ class _Search:
 
 
 def _without_self(indices: np.ndarray, distances: np.ndarray) -> sparse.csr_matrix:
-    """Drop each cell from its own neighbours, or the last neighbour where the cell is not among
+    """Drop each cell from its own neighbours, or the last neighbour if the cell is not among
     them.
     """
     n_cells, n_found = indices.shape

@@ -1,7 +1,6 @@
-"""Adapter for stages that still write into the AnnData they are given; to be deleted with the last
-of them.
+"""Adapter for stages that write into their AnnData instead of returning a `Result`.
 
-They run on a copy that shares all matrices, and what they changed there becomes a `Result`.
+They run on a copy that shares all matrices; the changes of the copy become the `Result`.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ def stage(
             token = _FACTS.set(facts)
             try:
                 work = shallow_copy(adata) if hasattr(adata, "obs") else adata
-                made = run(work, config, **keywords)
+                output = run(work, config, **keywords)
             finally:
                 _FACTS.reset(token)
-            if made is not work:
-                return Result(target=made, facts=facts)
+            if output is not work:
+                return Result(target=output, facts=facts)
             slots, drops = _changes(adata, work)
             return Result(slots=slots, drops=drops, facts=facts)
 
@@ -74,20 +73,22 @@ def _changes(before: AnnData, after: AnnData) -> tuple[dict[keys.Slot, Any], tup
     """Return the slots that differ, and those that are gone."""
     slots: dict[keys.Slot, Any] = {}
     drops: list[keys.Slot] = []
-    for where in ("obs", "var"):
-        old, new = getattr(before, where), getattr(after, where)
+    for attribute in ("obs", "var"):
+        old, new = getattr(before, attribute), getattr(after, attribute)
         for name in new.columns:
             if (
                 name not in old
                 or not new[name].equals(old[name])
                 or new[name].dtype != old[name].dtype
             ):
-                slots[keys.column(where, name)] = new[name]
-        drops += [keys.column(where, name) for name in old.columns if name not in new]
-    for where in _MAPPINGS:
-        old, new = getattr(before, where), getattr(after, where)
+                slots[keys.column(attribute, name)] = new[name]
+        drops += [keys.column(attribute, name) for name in old.columns if name not in new]
+    for attribute in _MAPPINGS:
+        old, new = getattr(before, attribute), getattr(after, attribute)
         for name, value in new.items():
             if name is not None and (name not in old or value is not old[name]):
-                slots[keys.column(where, name)] = value
-        drops += [keys.column(where, name) for name in old if name is not None and name not in new]
+                slots[keys.column(attribute, name)] = value
+        drops += [
+            keys.column(attribute, name) for name in old if name is not None and name not in new
+        ]
     return slots, tuple(drops)

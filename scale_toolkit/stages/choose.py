@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     Positions = npt.NDArray[np.int64]
 
 _INTERVAL = re.compile(r"([^:]+):(\d[\d,]*)-(\d[\d,]*)")
-_N_SHOWN = 3  # names that an error lists
+# Names that an error lists.
+_N_SHOWN = 3
 
 
 def find_peaks(adata: AnnData, wanted: str | Sequence[str]) -> Positions:
@@ -33,7 +34,8 @@ def find_peaks(adata: AnnData, wanted: str | Sequence[str]) -> Positions:
         The output of `train`.
     wanted
         Peak names; intervals ``chrom:start-end`` (half-open, as in BED), whose overlapping peaks
-        are meant; chromosomes. A text is a list of one. A peak's name is taken as that peak.
+        are chosen; chromosomes. A string is a list of one. A text that is a peak's name is that
+        peak, not an interval.
 
     Raises
     ------
@@ -157,7 +159,8 @@ def find_cells(adata: AnnData, query: str | Sequence[str]) -> Positions:
 def _evaluated(adata: AnnData, query: str) -> npt.NDArray[np.bool_]:
     try:
         chosen = adata.obs.eval(query, engine="python", local_dict={}, global_dict={})
-    except Exception as error:  # pandas raises errors of many types for an invalid expression
+    except Exception as error:
+        # pandas raises errors of many types for an invalid expression
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"the query {query!r} cannot be answered ({reason})",
@@ -175,12 +178,12 @@ def _evaluated(adata: AnnData, query: str) -> npt.NDArray[np.bool_]:
 
 
 def as_names(values: str | Sequence[str], keyword: str) -> list[str]:
-    """Return names as a list of texts; one text is a list of one.
+    """Return names as a list of strings; a string becomes a list of one.
 
     Raises
     ------
     InputError
-        The values are not texts.
+        The values are not strings.
     """
     if isinstance(values, str):
         return [values]
@@ -198,7 +201,7 @@ def as_names(values: str | Sequence[str], keyword: str) -> list[str]:
 
 
 def positions_of(key: Any, names: pd.Index, axis: str) -> tuple[slice | Positions, bool]:
-    """Return what `key` means along one axis, and whether it is a single cell or peak.
+    """Return the positions that `key` names along one axis, and whether it is a single one.
 
     Parameters
     ----------

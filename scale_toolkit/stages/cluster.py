@@ -201,8 +201,8 @@ def _leiden(
     facts: dict[str, Any] = {"n_neighbors": n_neighbors}
     leiden = LeidenGraph(keys.CONNECTIVITIES.get(graph), config.seed, config.leiden)
     if config.n_clusters is not None:
-        found = search_resolution(leiden, latent, config.n_clusters, config.seed, progress)
-        return Partition(found.labels, facts | found.facts)
+        partition = search_resolution(leiden, latent, config.n_clusters, config.seed, progress)
+        return Partition(partition.labels, facts | partition.facts)
     if (latent == latent[0]).all():
         warn(f"all {len(latent):,} cells lie on one point of {keys.LATENT}: one cluster")
         return Partition(np.zeros(len(latent), dtype=np.int64), facts)
@@ -284,7 +284,8 @@ def _regroup(
     """Return how a subsample is clustered: as all cells were, by the same rule or into `k`."""
     if config.method == "leiden":
         if keys.CONNECTIVITIES not in result.slots or not {"resolution", "chosen_by"} & set(facts):
-            return lambda cells, _: np.zeros(len(cells), dtype=np.int64)  # one cell, or one point
+            # one cell, or all cells at one point: any subsample is one cluster
+            return lambda cells, _: np.zeros(len(cells), dtype=np.int64)
         connectivities = sparse.csr_matrix(result.slots[keys.CONNECTIVITIES])
 
         def by_leiden(cells: np.ndarray, seed: int) -> np.ndarray:
@@ -352,7 +353,8 @@ def _compare(
         )
     slot = _COLUMNS[config.method]
     if column == slot.name and not equal(adata.obs[column], result.slots[slot]):
-        column = free_name(adata, slot)  # the name under which this call keeps it
+        # this call overwrites the column; the report names the one that keeps its values
+        column = free_name(adata, slot)
     return {"method": config.method, "reference": column, **compared.as_dict()}
 
 
@@ -375,15 +377,15 @@ def _reference(adata: AnnData, config: ClusterConfig) -> tuple[pd.Series, str]:
     history = receipts(adata)
     replaced = column in (_COLUMNS[config.method].name, keys.CLUSTER.name)
     if replaced and is_ours(adata, keys.parse(f"obs/{column}"), history):
-        kept = kept_column(column, history)
-        if kept is None or kept not in adata.obs:
+        original_column = kept_column(column, history)
+        if original_column is None or original_column not in adata.obs:
             raise InputError(
                 f"obs[{column!r}] holds clusters of `scale cluster`, which this call replaces",
                 "a column of known labels",
                 "name another column with --reference",
             )
-        log.info("obs[%r] holds earlier clusters: compared with %r", column, kept)
-        column = kept
+        log.info("obs[%r] holds earlier clusters: compared with %r", column, original_column)
+        column = original_column
     return _as_labels(adata, column), column
 
 

@@ -28,7 +28,8 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
         raise InputError(
             "X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first"
         )
-    if hasattr(X, "to_memory"):  # the sparse dataset of a backed AnnData
+    # the sparse dataset of a backed AnnData is not a SciPy matrix
+    if hasattr(X, "to_memory"):
         X = X.to_memory()
     return sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
 
@@ -72,7 +73,8 @@ def open_peaks(adata: AnnData) -> sparse.csr_matrix:
         (counts.data > 0, counts.indices, counts.indptr), shape=counts.shape, copy=False
     )
     if not is_open.data.all() or not counts.has_canonical_format:
-        is_open = is_open.copy()  # until here the index arrays are those of X
+        # the index arrays are those of X, which must not change
+        is_open = is_open.copy()
         is_open.sum_duplicates()
         is_open.eliminate_zeros()
     return is_open

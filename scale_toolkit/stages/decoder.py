@@ -29,7 +29,7 @@ def read_decoder(
     adata
         The output of `train`.
     peak_positions
-        Columns of `adata`, in the order wanted.
+        Columns of `adata`, in the order of the result.
     depth
         ``"equal"``: every cell has the offset `median_offset`, so that two cells of one kind get
         the same values whatever their depth. ``"own"``: the offset of the cell itself, which is

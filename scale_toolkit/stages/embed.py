@@ -101,7 +101,7 @@ def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progr
     keys.CONNECTIVITIES.set(graph, weights.copy())
     report("UMAP layout", 1, 2)
     with warnings.catch_warnings():
-        # UMAP lays out the parts of a graph one by one, and asks scikit-learn to place the parts
+        # UMAP lays out the components of a graph one by one, and scikit-learn places them
         warnings.filterwarnings(
             "ignore", message="Graph is not fully connected", category=UserWarning
         )

@@ -72,8 +72,8 @@ def encode(
         Bytes of the file that `train` kept, or of a ``model.pt`` of SCALE 1.1.2.
     peaks
         Names of the peaks of a ``model.pt`` of SCALE 1.1.2, in its order: those of its
-        ``adata.h5ad``; or a function that reads them when they are needed. Other models name their
-        peaks.
+        ``adata.h5ad``; or a function that reads them when they are needed. Other models contain
+        the names.
 
     Raises
     ------

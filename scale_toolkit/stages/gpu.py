@@ -1,6 +1,4 @@
-"""How ``train`` uses a GPU: which one, how much of its memory, how exact, and what is reported
-if it fails.
-"""
+"""How ``train`` uses a GPU: its choice, memory and precision, and the errors if it fails."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scale_toolkit")
 
-#: What a CUDA error says if another process holds the GPU.
+#: Words of a CUDA error if another process holds the GPU.
 _BUSY = ("busy or unavailable", "all CUDA-capable devices are busy")
 
 
@@ -47,13 +45,13 @@ def find_device(name: str) -> torch.device:
     }[device.type]
     if not available:
         raise DeviceError(
-            f"no {device.type.upper()} device is here, and {name} was asked for",
+            f"no {device.type.upper()} device is available, and {name} was requested",
             "a GPU that torch can use",
-            "use --device auto to take the CPU where there is no GPU",
+            "use --device auto, which takes the CPU without a GPU",
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(
-            f"{name} was asked for and there are {torch.cuda.device_count()} GPUs",
+            f"{name} was requested and there are {torch.cuda.device_count()} GPUs",
             "a number below that",
             "use --device cuda",
         )
@@ -61,7 +59,7 @@ def find_device(name: str) -> torch.device:
 
 
 def gpu_settings(settings: TrainConfig) -> OnGpu:
-    """The options of ``train`` that say how a GPU is used."""
+    """Return how a GPU is used, from the options of ``train``."""
     from scale_toolkit.model.cells import OnGpu
 
     memory = None if settings.gpu_memory is None else int(settings.gpu_memory * 1e9)
@@ -88,24 +86,24 @@ def used(device: torch.device, settings: TrainConfig) -> Iterator[None]:
 
 @contextmanager
 def _set_up(settings: TrainConfig) -> Iterator[None]:
-    """Set torch's precision and determinism, and put back what was set before."""
+    """Set torch's precision and determinism, and restore the previous settings."""
     import torch
 
-    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    previous = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     # TensorFloat-32 rounds the factors of dense products to 10 bits: less than sampling the peaks
     # does
     torch.set_float32_matmul_precision("high" if settings.precision == "auto" else "highest")
     if settings.deterministic:
-        # read when cuBLAS is first used
+        # cuBLAS reads it at its first use, and is deterministic only with a fixed workspace
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # imports torch's compiler, seconds: only if it is needed
         torch.use_deterministic_algorithms(mode=True)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
+        torch.set_float32_matmul_precision(previous[0])
         if settings.deterministic:
-            torch.use_deterministic_algorithms(before[1])
+            torch.use_deterministic_algorithms(previous[1])
 
 
 @contextmanager

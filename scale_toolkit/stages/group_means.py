@@ -97,8 +97,9 @@ def group_codes(adata: AnnData, column: str) -> tuple[npt.NDArray[np.int64], lis
             "the group of each cell",
             "choose another column",
         )
+    # pandas codes a missing label as -1, which picks the last entry
     codes_of_categories = np.array(
-        [names.index(name) if name.strip() else -1 for name in categories] + [-1]  # -1: missing
+        [names.index(name) if name.strip() else -1 for name in categories] + [-1]
     )
     codes = codes_of_categories[labels.cat.codes.to_numpy()]
     n_unlabelled = int(np.count_nonzero(codes < 0))

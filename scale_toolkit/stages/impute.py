@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _REQUIRES = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
 _MATRICES = (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)
 _WRITES = (*_MATRICES, keys.IMPUTED_PEAKS, keys.IMPUTED_STEP, keys.GROUP_MEANS, *VALIDATED)
-_N_NOTED = 100  # a receipt lists up to this many of the peaks asked for; of more, their number
+# A receipt lists up to this many requested peaks; of more it gives the number.
+_N_NOTED = 100
 
 
 def _libraries(config: ImputeConfig) -> tuple[str, ...]:
@@ -67,12 +68,13 @@ def _check(
     """Raise what can be known before `validate` trains a model."""
     if peaks is not None and config.to == "layers":
         raise OptionError(
-            "to is 'layers' and only some peaks are asked for",
+            "to is 'layers' and only some peaks are requested",
             "obsm: a layer has a value for every peak",
             "drop one of the two",
         )
     if not keys.BIAS.found_in(adata):
-        return  # a stage before this one will train the model, and may write the columns
+        # a stage before this one will train the model, and may write the columns
+        return
     for keyword in ("per_group", "validate_by"):
         column = getattr(config, keyword)
         if column is not None:
@@ -81,7 +83,8 @@ def _check(
         find_cells(adata, cells)
     if peaks is not None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ScaleWarning)  # `impute` gives it
+            # `impute` calls the function again and gives the warning then
+            warnings.simplefilter("ignore", ScaleWarning)
             find_peaks(adata, peaks)
 
 
@@ -151,10 +154,10 @@ def impute(
     MissingSlotError
         The AnnData does not come from `train`.
     InputError
-        The arrays do not fit each other, hold NaN, or layers are asked for although not every peak
+        The arrays do not fit each other, hold NaN, or layers are requested although not every peak
         was modelled; a peak, a barcode or a column is missing.
     NothingLeftError
-        None of the peaks was modelled, or none of the cells or peaks is asked for.
+        None of the peaks was modelled, or no cell or peak is requested.
     """
     result = Result()
     if config.validate:
@@ -198,7 +201,7 @@ streamed = impute.streamed
 def _row_blocks(
     adata: AnnData, config: ImputeConfig, columns: npt.NDArray[np.int64]
 ) -> dict[keys.Slot, RowBlocks]:
-    """Return the matrices asked for of these peaks; nothing is computed yet."""
+    """Return the requested matrices of these peaks as blocks; nothing is computed yet."""
     blocks: dict[keys.Slot, RowBlocks] = {}
     if config.numeric or not (config.binary or config.per_group or config.validate):
         decoder = read_decoder(adata, columns, config.depth)
@@ -212,7 +215,8 @@ def _row_blocks(
         }
         check_finite(rates)
         packed = config.binary_format == "packed"
-        decoder = read_decoder(adata, columns, "own")  # the rates were measured at that depth
+        # the open rates were measured at each cell's own depth
+        decoder = read_decoder(adata, columns, "own")
         blocks[_placed(keys.BINARY_PACKED if packed else keys.BINARY, config)] = BinaryRows(
             decoder, *rates.values(), packed=packed, n_threads=config.n_threads
         )
@@ -236,12 +240,12 @@ def _columns(
         modelled = _trusted(modelled, trusted_peaks(adata, trust))
     if config.to == "layers" and len(modelled) < adata.n_vars:
         if config.only_trusted:
-            what, remedy = "are trusted", "write to obsm with only_trusted"
+            verdict, remedy = "are trusted", "write to obsm with only_trusted"
         else:
-            what = "were modelled"
+            verdict = "were modelled"
             remedy = "write to obsm, or train on a file that holds the selected peaks only"
         raise InputError(
-            f"{len(modelled)} of {adata.n_vars} peaks {what}",
+            f"{len(modelled)} of {adata.n_vars} peaks {verdict}",
             "all of them: a layer has a value for every peak",
             remedy,
         )
@@ -253,7 +257,7 @@ def _trusted(columns: npt.NDArray[np.int64], trust: npt.NDArray[np.bool_]) -> np
     trusted: npt.NDArray[np.int64] = columns[trust[columns]]
     if len(trusted) == 0:
         raise NothingLeftError(
-            f"none of the {len(columns):,} peaks asked for is trusted",
+            f"none of the {len(columns):,} requested peaks is trusted",
             "at least one",
             "drop only_trusted or ask for other peaks",
         )

@@ -1,4 +1,4 @@
-"""Imputed values on demand: a matrix that decodes what is asked of it and nothing else."""
+"""Imputed values on demand: a matrix that decodes only the requested values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from anndata import AnnData
 
-#: What `Imputed` leaves out of its copy of the AnnData: matrices as large as the one it decodes.
+#: Slots that `Imputed` does not copy: matrices as large as the one it decodes.
 _NOT_COPIED = (
     keys.IMPUTED,
     keys.BINARY,
@@ -86,7 +86,7 @@ class Imputed:
     depth
         ``"equal"`` or ``"own"``: see `imputed`.
     decoded
-        Number of values decoded until now: the cost of what was asked.
+        Number of values decoded so far.
     """
 
     ndim = 2
@@ -173,8 +173,8 @@ class Imputed:
             raise InputError("dask is not installed", "dask", "pip install dask") from None
 
         def decode_chunk(block_info: Any = None) -> npt.NDArray[np.float32]:
-            (top, bottom), (left, right) = block_info[None]["array-location"]
-            return self[top:bottom, left:right]
+            (top, bottom), (first, last) = block_info[None]["array-location"]
+            return self[top:bottom, first:last]
 
         sizes = da.core.normalize_chunks(chunks, self.shape)  # type: ignore[no-untyped-call]
         empty = np.empty((0, 0), self.dtype)

@@ -1,6 +1,4 @@
-"""Put several inputs of ``prepare`` together, and keep what an input already had under a slot's
-name.
-"""
+"""Join several inputs of ``prepare``, and keep what an input already had under a slot's name."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 def join_inputs(
     inputs: dict[str, AnnData], counts: dict[str, sparse.csr_matrix], join: str
 ) -> tuple[AnnData, sparse.csr_matrix]:
-    """Put the cells of several inputs under one another.
+    """Concatenate the cells of several inputs.
 
     Peaks that are the same interval, spelled in another way (``chr1:1-2``, ``chr1-1-2``), get the
     first input's name. A column of obs that has values of different kinds becomes text. A column
@@ -80,7 +78,7 @@ def join_inputs(
 def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
     """Give the names of one interval the spelling that comes first."""
     first, *further = names.values()
-    if all(other.equals(first) for other in further):
+    if all(index.equals(first) for index in further):
         return names
     spellings: dict[tuple[Any, ...], str] = {}
     result = {}

@@ -1,9 +1,9 @@
 """Keep what a file held under a slot's name before a stage writes that slot.
 
-A column, embedding or graph that no stage of ours wrote, and that a result would overwrite, moves
-to another name: ``obs['leiden']`` to ``obs['leiden_original']``. Receipts say which slots are ours:
-each lists what its stage wrote, with the categories of categorical columns, so that a column of
-ours whose categories were renamed by hand counts as the user's.
+A column, embedding or graph that no stage wrote, and that a result would overwrite, moves to
+another name: ``obs['leiden']`` to ``obs['leiden_original']``. Receipts identify the slots of the
+stages: each lists what its stage wrote, with the categories of categorical columns, so that a
+column whose categories were renamed by hand counts as the user's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GRAPH_KEYS = {"distances_key": "distances", "connectivities_key": "connectiviti
 
 @dataclass
 class Kept:
-    """What has to move before a result is written.
+    """Values that move to other names before a result is written.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ def keep_foreign(
     history
         The receipts of `source`.
     """
-    kept = Kept()
+    moved = Kept()
     for slot, value in values.items():
         if slot.where == "" or slot.name.startswith("scale") or not hasattr(source, "obs"):
             continue
@@ -79,12 +79,12 @@ def keep_foreign(
         if old is None or equal(old, value) or _is_kept_already(target, slot, old):
             continue
         name = free_name(source, slot, target)
-        kept.names[slot.path] = name
-        kept.values[keys.column(slot.where, name)] = old
-    described = keys.column("uns", kept.names.get(keys.NEIGHBORS.path, ""))
-    if described in kept.values:
-        kept.values[described] = _renamed_graph(kept.values[described], kept.names)
-    return kept
+        moved.names[slot.path] = name
+        moved.values[keys.column(slot.where, name)] = old
+    described = keys.column("uns", moved.names.get(keys.NEIGHBORS.path, ""))
+    if described in moved.values:
+        moved.values[described] = _renamed_graph(moved.values[described], moved.names)
+    return moved
 
 
 def is_ours(adata: Any, slot: keys.Slot, history: Receipts) -> bool:
@@ -108,7 +108,8 @@ def is_ours(adata: Any, slot: keys.Slot, history: Receipts) -> bool:
             if slot.path in receipt["writes"]:
                 return _has_categories(value, receipt["writes"][slot.path])
         elif keys.parse(slot.path).stage.split(" ")[0] == receipt.get("stage"):
-            return True  # a receipt of 0.1, which does not list what was written
+            # a receipt of 0.1, which does not list what was written
+            return True
     return False
 
 
@@ -160,14 +161,14 @@ def _on_axes_of(target: Any, source: Any, slot: keys.Slot) -> Any:
         return slot.get(source)
     if slot.found_in(target) and source.shape == target.shape:
         return slot.get(source)
-    names, wanted = (
+    names, target_names = (
         (source.var_names, target.var_names)
         if slot.where in ("var", "varm", "varp")
         else (source.obs_names, target.obs_names)
     )
     if not names.is_unique or slot.where not in ("obs", "var", "obsm", "varm"):
         return None
-    positions = names.get_indexer(wanted)
+    positions = names.get_indexer(target_names)
     if (positions < 0).any():
         return None
     value = slot.get(source)
@@ -183,11 +184,11 @@ def _is_kept_already(target: Any, slot: keys.Slot, old: Any) -> bool:
 
 def free_name(source: Any, slot: keys.Slot, target: Any = None) -> str:
     """Return the name under which the slot of `source` would be kept."""
-    taken = set(getattr(source, slot.where))
+    used_names = set(getattr(source, slot.where))
     if target is not None:
-        taken |= set(getattr(target, slot.where))
+        used_names |= set(getattr(target, slot.where))
     name, number = f"{slot.name}{SUFFIX}", 2
-    while name in taken:
+    while name in used_names:
         name, number = f"{slot.name}{SUFFIX}{number}", number + 1
     return name
 

@@ -45,7 +45,8 @@ def clusters_of(adata: AnnData, column: str, keyword: str) -> pd.Series:
     """
     if column not in adata.obs:
         if column == keys.CLUSTER.name:
-            keys.CLUSTER.get(adata)  # names the stage that writes it
+            # its error names the stage that writes the column
+            keys.CLUSTER.get(adata)
         raise MissingSlotError(
             f"obs has no column {column!r}",
             f"one of {first_names(adata.obs.columns, 12)}"

@@ -83,7 +83,8 @@ def nearest_genes(names: pd.Index, genes: pd.DataFrame) -> pd.DataFrame:
     peaks = require_intervals(names, "`genes`")
     check_chromosomes(peaks["chrom"], genes["chrom"], "the GTF")
     nearest = nearest_starts(peaks, genes)
-    gene_names = np.append(genes["gene_name"].to_numpy(dtype=object), "")  # -1: no gene
+    # -1 (no gene) picks the last entry
+    gene_names = np.append(genes["gene_name"].to_numpy(dtype=object), "")
     return pd.DataFrame(
         {
             keys.NEAREST_GENE.name: gene_names[nearest["gene"]],

@@ -231,8 +231,8 @@ def markers(
             for name, size in zip(names, cluster_sizes, strict=True)
         },
     }
-    given = {"genes": genes, "sequences": sequences, "motifs": motifs}
-    if inputs := [name for name, value in given.items() if value is not None]:
+    optional_inputs = {"genes": genes, "sequences": sequences, "motifs": motifs}
+    if inputs := [name for name, value in optional_inputs.items() if value is not None]:
         facts["with"] = inputs
     _report_markers(n_markers, config)
     # an older decoder's peaks and older motifs are not those of these markers
@@ -254,7 +254,8 @@ def _wilcoxon(
     )
     cells.obs["group"] = pd.Categorical.from_codes(codes, [str(k) for k in range(n_clusters)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about fold changes, which are not read
+        # scanpy warns about fold changes, which are not used
+        warnings.simplefilter("ignore")
         sc.tl.rank_genes_groups(cells, "group", method="wilcoxon", tie_correct=True)
     ranked = cells.uns["rank_genes_groups"]
     score, pvals = np.zeros((2, *difference.score.shape))
@@ -299,16 +300,16 @@ def _weight_peaks(adata: AnnData, config: MarkersConfig) -> dict[keys.Slot, Any]
 def _report_markers(n_markers: pd.Series, config: MarkersConfig) -> None:
     """Log the number of markers, and warn of clusters without any."""
     limits = f"FDR at most {config.max_fdr:g}, odds ratio at least {config.min_odds_ratio:g}"
-    without = [str(name) for name in n_markers.index[n_markers == 0]]
-    if len(without) == len(n_markers):
+    unmarked = [str(name) for name in n_markers.index[n_markers == 0]]
+    if len(unmarked) == len(n_markers):
         warn(
             f"0 marker peaks in {len(n_markers)} clusters ({limits}): no peak separates one from "
             "the rest; look at the clusters, or loosen `max_fdr` or `min_odds_ratio`"
         )
         return
-    if without:
+    if unmarked:
         warn(
-            f"{len(without)} of {len(n_markers)} clusters have 0 marker peaks ({limits}): "
-            f"{first_names(without)}"
+            f"{len(unmarked)} of {len(n_markers)} clusters have 0 marker peaks ({limits}): "
+            f"{first_names(unmarked)}"
         )
     log.info("%d marker peaks in %d clusters (%s)", n_markers.sum(), len(n_markers), limits)

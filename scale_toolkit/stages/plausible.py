@@ -12,17 +12,19 @@ from scipy import sparse
 
 from scale_toolkit.core.intervals import parse_names
 
-_LOOKED_AT = 20_000  # names, or cells, that are looked at: the first ones
+# The first names, or cells, on which the judgement is based.
+_LOOKED_AT = 20_000
 _GENE_ID = re.compile(
     r"ENS[A-Z]*G\d{11}|(?=.*[A-Z])[A-Z][A-Za-z]{0,9}\d{0,4}[A-Z]?\d{0,2}(-[A-Z0-9]{1,4})?"
 )
-_FEW_SHARED = 0.1  # share of the smaller input's peaks
-# twos for a one: fragments have 0.1 to 0.3, reads and insertions counted one by one more than 2
+# Share of the smaller input's peaks below which joined inputs are suspicious.
+_FEW_SHARED = 0.1
+# Ratio of twos to ones: 0.1 to 0.3 in fragment counts, above 2 if reads or insertions are counted.
 _EVEN_EXCESS = 1.5
 
 
 def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
-    """What is odd about one input, as sentences.
+    """Return what is suspicious about one input, as sentences.
 
     Parameters
     ----------
@@ -32,7 +34,7 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
     Returns
     -------
     list of str
-        Nothing, or of: transposed (intervals name the cells), gene expression (genes name the
+        Empty, or some of: transposed (intervals name the cells), gene expression (genes name the
         peaks), two ways of naming chromosomes.
     """
     sentences = []
@@ -73,11 +75,10 @@ def without_intervals(peaks: pd.Index) -> str:
 
 
 def in_twos(counts: sparse.csr_matrix) -> str:
-    """A sentence where counts come in twos: both ends of a fragment (Martens et al., Nature Methods
-    2024); else an empty one.
+    """Return a sentence if counts come in twos, both ends of a fragment (Martens et al., Nature
+    Methods 2024), else an empty one.
 
-    Common, and of no weight where open and closed is all that is modelled: something to know, no
-    doubt.
+    Such counts are common and harmless as long as only open and closed is modelled.
     """
     n_ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
     if twos <= _EVEN_EXCESS * max(n_ones, 1) or twos < 1000:
@@ -90,8 +91,8 @@ def in_twos(counts: sparse.csr_matrix) -> str:
 
 
 def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
-    """What is odd about inputs that are to be joined: peaks of which hardly any are shared, as
-    of two genome builds.
+    """Return what is suspicious about inputs to be joined: few shared peaks, as from two genome
+    builds.
     """
     names = list(peaks)
     for position, second_name in enumerate(names[1:], 1):
@@ -107,8 +108,7 @@ def doubts_about_several(peaks: Mapping[str, pd.Index]) -> list[str]:
 
 
 def what_was_done(values: Any) -> str:
-    """Guess how fractional values were made from counts, in words: what to undo, or to take
-    instead.
+    """Guess how fractional values were computed from counts, in words.
 
     Parameters
     ----------
@@ -141,13 +141,14 @@ def what_was_done(values: Any) -> str:
 
 
 def _is_additive(logs: np.ndarray) -> bool:
-    """Whether values are a cell's number plus a peak's, where they are there (NaN: not)."""
+    """Return whether values are the sum of a cell's and a peak's number; NaN is ignored."""
     cells, peaks = np.zeros(logs.shape[0]), np.zeros(logs.shape[1])
     is_present = ~np.isnan(logs)
     if is_present.sum() <= sum(logs.shape):
         return False
     filled = np.where(is_present, logs, 0)
-    for _ in range(200):  # alternating means converge to the least-squares fit
+    # alternating means converge to the least-squares fit
+    for _ in range(200):
         cells = ((filled - peaks) * is_present).sum(1) / np.maximum(is_present.sum(1), 1)
         peaks = ((filled - cells[:, None]) * is_present).sum(0) / np.maximum(is_present.sum(0), 1)
     residuals = (filled - cells[:, None] - peaks)[is_present]
@@ -159,7 +160,7 @@ def _share_of_intervals(names: pd.Index) -> float:
 
 
 def _share_of_genes(names: pd.Index) -> float:
-    """Share of names like genes; numbered names (peak_1, peak_2) are none, but for Ensembl's."""
+    """Return the share of names like genes; numbered names (peak_1) are not, except Ensembl's."""
     examples = [str(name) for name in names[:_LOOKED_AT]]
     if len({name.rstrip("0123456789") for name in examples}) < 0.05 * len(
         examples

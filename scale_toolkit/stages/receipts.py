@@ -1,6 +1,4 @@
-"""Receipts: what each stage read, with which options and library versions; and what the run
-cost.
-"""
+"""Receipts: what each stage read, its options and library versions, its time and memory."""
 
 from __future__ import annotations
 
@@ -118,7 +116,8 @@ def digest(adata: Any, slots: Iterable[keys.Slot], n_threads: int = 1) -> str:
 
 
 def _feed(state: Any, value: Any, n_threads: int) -> None:
-    if hasattr(value, "to_memory"):  # the sparse X of a backed AnnData
+    # the sparse X of a backed AnnData is not a SciPy matrix
+    if hasattr(value, "to_memory"):
         value = value.to_memory()
     if sparse.issparse(value):
         parts = (
@@ -126,8 +125,8 @@ def _feed(state: Any, value: Any, n_threads: int) -> None:
             value.indices.astype(np.int32, copy=False),
             value.data,
         )
-        for part in parts:
-            _feed_array(state, part, n_threads)
+        for component in parts:
+            _feed_array(state, component, n_threads)
     elif isinstance(value, Mapping):
         for key in sorted(value):
             state.update(key.encode())

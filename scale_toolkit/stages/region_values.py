@@ -1,4 +1,4 @@
-"""How open peaks, regions and gene starts are in each cell, as colours for a figure."""
+"""Imputed accessibility of peaks, regions and gene starts in each cell, as colours of a figure."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def select_peaks(
     """
     is_open = open_peaks(adata)
     n_cells, n_peaks = is_open.shape
-    if config.n_peaks == -1:  # SCALE's users know it as "all"
+    # SCALE's users know -1 as "all"
+    if config.n_peaks == -1:
         config = dataclasses.replace(config, n_peaks=n_peaks)
     allowed = np.ones(n_peaks, dtype=bool)
     if config.method == "episcanpy":

@@ -49,14 +49,13 @@ DEFAULT = Sizes(1_000, 20_000, 8, 2_000)
 def simulate(
     config: SimulateConfig | None = None, *, progress: Progress | None = None, **options: Any
 ) -> AnnData:
-    """Make cells with planted clusters; `streamed` makes the same cells without holding their
-    counts.
+    """Simulate cells with planted clusters; `streamed` yields the same cells in blocks.
 
     Peak frequencies and depths are log-normal, every cluster has its own peaks with raised odds,
     and clusters come in pairs that share more of them. At the default options TF-IDF and SVD with
     k-means score an ARI of 0.85 to 0.95; the strength of the clusters follows the sizes, so that
-    this holds for other sizes too. A test bench for clustering: the counts do not model fragment
-    lengths, neighbouring peaks or genes, so use real data to judge anything that does.
+    this holds for other sizes too. The cells are meant to test clustering: the counts do not model
+    fragment lengths, neighbouring peaks or genes, so use real data to judge anything that does.
 
     Parameters
     ----------
@@ -196,7 +195,7 @@ def _sizes(config: SimulateConfig) -> Sizes:
 
 
 def _with_truth(planted: PlantedCells) -> AnnData:
-    """Return an AnnData without X that holds what is known of every cell and peak."""
+    """Return an AnnData without X that holds the truth about every cell and peak."""
     n_cells, n_peaks = planted.shape
     clusters = [f"type{cluster + 1}" for cluster in range(planted.n_clusters)]
     batches = [f"batch{batch + 1}" for batch in range(planted.n_batches)]

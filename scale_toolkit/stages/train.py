@@ -41,7 +41,7 @@ FAST = {
     "mixture_epoch": 15,
 }
 
-#: Where a selection goes that is set aside by ``all_peaks``.
+#: Slot that keeps a selection which ``all_peaks`` ignores.
 _SELECTED_BEFORE = keys.column("var", f"{keys.SELECTED.name}_original")
 
 
@@ -83,8 +83,8 @@ def train(
     keep_model
         Receives the bytes of the model file, with which `encode` encodes other cells.
     checkpoints
-        Where a training that was interrupted resumes, and leaves its checkpoints; the result is
-        that of an uninterrupted one, bit for bit on the CPU at the same number of threads.
+        Store of checkpoints, from which an interrupted training resumes; the result is that of an
+        uninterrupted one, bit for bit on the CPU with the same number of threads.
 
     Returns
     -------
@@ -213,7 +213,7 @@ def train_model(
     settings
         Resolved options.
     device
-        Where to train.
+        Device of the training.
     progress
         Called after each epoch.
     **resumed
@@ -253,7 +253,7 @@ def train_model(
     }
     try:
         if settings.preset == "fast":
-            # a short training has a mixture too
+            # a training of few epochs must also reach the mixture
             mixture_epoch = min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)
             fast = FAST | {"mixture_epoch": mixture_epoch}
             trained = train_fast(source, **arguments, **fast)

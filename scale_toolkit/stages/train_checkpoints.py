@@ -26,7 +26,7 @@ _MACHINE_OPTIONS = ("device", "n_threads", "gpu_memory", "deterministic", "preci
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints are kept (`scale_toolkit.io.checkpoints`)."""
+    """Store of checkpoints (`scale_toolkit.io.checkpoints`)."""
 
     due: bool
 

@@ -56,7 +56,8 @@ def unpack_binary(
         return np.unpackbits(bits, axis=1, count=n_peaks, bitorder="little")
     from scale_toolkit.core.threshold import as_csr
 
-    padded = np.zeros((len(bits), -(-n_peaks // 64) * 8), np.uint8)  # to 64-bit words
+    # `as_csr` reads 64-bit words
+    padded = np.zeros((len(bits), -(-n_peaks // 64) * 8), np.uint8)
     padded[:, : bits.shape[1]] = bits
     return as_csr(padded, n_peaks)
 

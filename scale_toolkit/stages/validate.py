@@ -1,6 +1,6 @@
 """``scale impute --validate``: hide open peaks, measure their recovery, and judge each peak.
 
-Besides, imputed values are read between cells (`core.separation`), as this file holds them.
+Imputed values of the file are also compared between cells (`core.separation`).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ def validate(
 ) -> Result:
     """Measure how well hidden open peaks are recovered and how well values separate groups.
 
-    Without `model`, a share of the open peaks is hidden, and a model is trained on the rest with
-    the options of the `train` that made this file: what is scored has seen nothing of the hidden
-    peaks. With `model` (the file of ``scale train --model``) nothing is trained: reads are taken
-    out of the counts at random, and the cells encoded from the rest; the decoder has seen the
-    hidden peaks in training, so its figures are optimistic, and the report says so.
+    Without `model`, a share of the open peaks is hidden, and a model is trained on the others with
+    the options of the `train` that made this file, so the hidden peaks do not influence it. With
+    `model` (the file of ``scale train --model``) nothing is trained: reads are removed from the
+    counts at random, and the cells are encoded from the others; the decoder was trained on the
+    hidden peaks, so its figures are optimistic, and the report says so.
 
     Parameters
     ----------
@@ -87,10 +87,10 @@ def validate(
     _, cluster, names = _clusters(adata, config)
     rng = np.random.default_rng(config.seed)
     if model is None:
-        way = "trained without them"
+        basis = "trained without them"
         recovered = _retrained(adata, counts, config, progress)
     else:
-        way = "optimistic: the decoder has seen them"
+        basis = "optimistic: the decoder has seen them"
         recovered = _encoded(adata, counts, modelled, config, rng, model)
     if recovered.hidden.nnz == 0:
         raise NothingLeftError(
@@ -102,7 +102,7 @@ def validate(
         recovered, cluster, names, trust_level=config.trust_level, seed=config.seed, rng=rng
     )
     report = {
-        "way": way,
+        "way": basis,
         "validate_share": config.validate_share,
         "seed": config.seed,
         **judged.report,
@@ -111,7 +111,7 @@ def validate(
     return Result(
         slots=_slots(judged, report, modelled),
         facts={
-            "validated": way,
+            "validated": basis,
             "hidden": report["hidden"],
             "trusted": report["peaks"]["trusted"],
         },
@@ -206,9 +206,9 @@ def _retrained(
     settings = _train_options(adata)
     counts = _without_zeros(counts)
     thinned = Thinned(MatrixRows(counts), config.validate_share, counts.shape[0], config.seed)
-    kept = MatrixRows(thinned.kept)
-    trained = train_model(kept, settings, find_device("auto"), progress)
-    encoded = encode(trained, kept, seed=settings.seed)
+    visible = MatrixRows(thinned.kept)
+    trained = train_model(visible, settings, find_device("auto"), progress)
+    encoded = encode(trained, visible, seed=settings.seed)
     layer = trained.model.decoder
     weight, bias = (values.detach().cpu().numpy() for values in (layer.weight, layer.bias))
     return Recovered(
@@ -240,7 +240,8 @@ def _encoded(
             f"the model file is {error}", "a file written by `scale train --model`", "train again"
         ) from None
     names = adata.var_names[modelled]
-    column_of_model_peak = names.get_indexer(model_peaks)  # -1: the file lacks it
+    # -1: the file lacks the peak
+    column_of_model_peak = names.get_indexer(model_peaks)
     layer = trained.model.decoder
     weight, bias = (values.detach().cpu().numpy() for values in (layer.weight, layer.bias))
     shared = column_of_model_peak >= 0
@@ -263,13 +264,13 @@ def _encoded(
     n_open = np.bincount(counts.indices, minlength=counts.shape[1])
     share = np.bincount(counts.indices, chance, counts.shape[1]) / np.maximum(n_open, 1)
     share = np.where(n_open > 0, np.maximum(share, 1e-12), config.validate_share)
-    kept, is_gone = recovery.thin_counts(counts, config.validate_share, rng)
+    visible, is_gone = recovery.thin_counts(counts, config.validate_share, rng)
     hidden = keep_entries(counts, is_gone)
-    rows = MatrixRows(in_model_order(kept, column_of_model_peak))
+    rows = MatrixRows(in_model_order(visible, column_of_model_peak))
     encoded = encode(trained, rows, seed=config.seed)
     return Recovered(
         opened=_ones(counts),
-        visible=_ones(kept),
+        visible=_ones(visible),
         hidden=_ones(hidden),
         share=share,
         latent=encoded.latent,
@@ -284,7 +285,7 @@ def _train_options(adata: AnnData) -> TrainConfig:
         raise InputError(
             "this file was encoded with a model trained elsewhere"
             if trainings
-            else ("there is no receipt of `scale train`"),
+            else "a receipt of `scale train` is missing",
             "the file that was trained on, to train it again without the hidden peaks",
             "give the model of `scale train --model`, to thin and encode instead",
         )
@@ -306,9 +307,9 @@ def _without_zeros(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def _ones(rows: sparse.csr_matrix) -> sparse.csr_matrix:
     data = np.ones(rows.nnz, np.float32)
-    ones = sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
-    ones.has_sorted_indices = True
-    return ones
+    open_rows = sparse.csr_matrix((data, rows.indices, rows.indptr), rows.shape)
+    open_rows.has_sorted_indices = True
+    return open_rows
 
 
 def _clusters(adata: AnnData, config: ImputeConfig) -> tuple[str, Index, list[str]]:

@@ -1,4 +1,4 @@
-"""``verify``: do the receipts again, and say whether the result comes out."""
+"""``verify``: replay the receipts of a result and compare the outcome with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("scale_toolkit")
 
-#: What the digests covered before receipts listed it (up to the release of 0.1.0).
+#: Slots that digests covered before receipts listed them (up to the release of 0.1.0).
 READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
     "prepare": (keys.X,),
     "select-peaks": (keys.X,),
@@ -39,9 +39,9 @@ READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
     "simulate": (),
 }
 
-#: Largest departure, relative to the largest absolute value of a slot (for labels: share of cells),
-#: that still counts as close: another number of threads adds float32 in another order, and a
-#: training multiplies that.
+#: Largest difference, relative to the largest absolute value of a slot (for labels: share of
+#: cells), that still counts as close: with another number of threads float32 values are added in
+#: another order, and training amplifies the difference.
 TOLERANCE = 1e-2
 
 SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = (
@@ -55,23 +55,23 @@ SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = (
 
 @dataclass
 class Verdict:
-    """What `verify` found.
+    """Outcome of `verify`.
 
     Attributes
     ----------
     replayed
         The stages that were run again, in order.
     skipped
-        Receipts that were not, with the reason.
+        Receipts that were not replayed, with the reason.
     departs
-        The first stage that was given something else than its receipt says, or None.
+        The first stage whose input was not the one of its receipt, or None.
     slots
         Slot -> (verdict, largest difference or share of cells with another label).
     restarted
-        Stages that were replayed from the file's own arrays, because those of the replay had come
-        out different.
+        Stages that were replayed from the file's own arrays, because those of the replay were
+        different.
     elsewhere
-        What differs between then and now (versions, threads, device) and may explain a departure.
+        Differences in versions, threads and device that may explain a difference of the result.
     """
 
     replayed: list[str] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Verdict:
         return bool(self.replayed) and self.departs is None and verdicts <= {SAME, CLOSE}
 
     def first(self) -> str:
-        """Where the result departs, in words."""
+        """Return the first difference of the result, in words."""
         if self.departs:
             return f"`{self.departs}` was given something else than its receipt says"
         wrong = [
@@ -117,18 +117,18 @@ def verify(
     model: bytes | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Replay the receipts of `result` and compare what comes out, slot by slot and bit by bit.
+    """Replay the receipts of `result` and compare the outcome, slot by slot and bit by bit.
 
     Each stage is run with the options, seed and number of threads of its receipt. Without
-    `original` the replay begins at the first stage whose input is still in `result` (its digest
-    tells): for the result of `scale run`, that is ``train``.
+    `original` the replay begins at the first stage whose input is still in `result`, according to
+    its digest: for the result of `scale run`, that is ``train``.
 
     Parameters
     ----------
     result
         A result with receipts in ``uns['scale']``. Neither it nor `original` is modified.
     original
-        What the first stage was given: the replay then begins there.
+        Input of the first stage: the replay then begins there.
     blacklist, metadata, model
         The regions that `prepare` left out, the table that it added to obs, and the model file of
         `train --pretrain`, if receipts mention them.
@@ -138,8 +138,8 @@ def verify(
     Returns
     -------
     Verdict
-        ``reproduced`` where every slot is bit for bit the same; where not, which slots differ by
-        how much, from which stage on, and what else is different (versions, threads, device).
+        ``reproduced`` if every slot is bit for bit the same; if not, which slots differ by how
+        much, from which stage on, and what else is different (versions, threads, device).
 
     Raises
     ------
@@ -147,16 +147,16 @@ def verify(
         No receipts, receipts of stages this version does not know, `original` is not what the
         receipts began with, or no stage's input is in `result` and no `original` was given.
     """
-    told = receipts(result)
-    if not told:
+    history = receipts(result)
+    if not history:
         raise InputError(
             "uns['scale'] has no receipts",
             "a result of scale_toolkit",
             "give a file that a stage has written",
         )
-    verdict = Verdict(elsewhere=_elsewhere(told))
-    begin, current = _beginning(result, original, told, verdict)
-    for receipt in told[begin:]:
+    verdict = Verdict(elsewhere=_elsewhere(history))
+    begin, current = _beginning(result, original, history, verdict)
+    for receipt in history[begin:]:
         name = receipt["stage"]
         call = _function(receipt)
         if digest(current, _reads(receipt)) != receipt["input"]:
@@ -173,7 +173,7 @@ def verify(
                 # was given: judge this stage by itself
                 _compare(result, current, verdict)
                 position = len(verdict.replayed) + begin
-                current = _stripped(result, {later["stage"] for later in told[position:]})
+                current = _stripped(result, {later["stage"] for later in history[position:]})
                 verdict.restarted.append(name)
             else:
                 verdict.departs = verdict.departs or name
@@ -189,29 +189,29 @@ def verify(
 
 
 def _beginning(
-    result: AnnData, original: Any, told: list[dict[str, Any]], verdict: Verdict
+    result: AnnData, original: Any, history: list[dict[str, Any]], verdict: Verdict
 ) -> tuple[int, AnnData | list[AnnData] | Mapping[str, AnnData] | None]:
-    """The receipt to begin with, and what that stage was given."""
+    """Return the position of the first receipt to replay, and the input of its stage."""
     if isinstance(original, anndata.AnnData):
         try:
             has = receipts(original)
         except InputError:  # another program's entry, which `prepare` keeps under another name
             has = []
         return (
-            len(has) if has == told[: len(has)] and len(has) < len(told) else 0
+            len(has) if has == history[: len(has)] and len(has) < len(history) else 0
         ), original.copy()
     if original is not None:
         return 0, original
-    if told[0]["stage"] == "simulate":
+    if history[0]["stage"] == "simulate":
         return 0, None
-    for begin, receipt in enumerate(told):
+    for begin, receipt in enumerate(history):
         reads = _reads(receipt)
         if reads and digest(result, reads) == receipt["input"]:
-            for earlier in told[:begin]:
+            for earlier in history[:begin]:
                 verdict.skipped[earlier["stage"]] = (
                     "its input is not in the file: give --input ORIGINAL"
                 )
-            return begin, _stripped(result, {receipt["stage"] for receipt in told[begin:]})
+            return begin, _stripped(result, {receipt["stage"] for receipt in history[begin:]})
     raise InputError(
         "none of the stages' inputs is in the file",
         "counts in X, or the original",
@@ -236,7 +236,8 @@ def _function(receipt: dict[str, Any]) -> Any:
 
 def _reads(receipt: dict[str, Any]) -> tuple[keys.Slot, ...]:
     """Return the slots that a receipt's digest covers."""
-    _function(receipt)  # a stage of another version is an error here
+    # raises for a stage of another version
+    _function(receipt)
     paths = receipt.get("reads")
     return (
         READ_BEFORE[receipt["stage"]]
@@ -268,7 +269,7 @@ def _options(call: Any, receipt: dict[str, Any]) -> Any:
 def _inputs(
     receipt: dict[str, Any], tables: dict[str, pd.DataFrame | None], model: bytes | None
 ) -> dict[str, Any]:
-    """What a stage was given besides the cells."""
+    """Return the inputs of a stage besides the cells."""
     notes = receipt.get("notes", {})
     if receipt["stage"] == "prepare":
         for name, table in tables.items():
@@ -310,7 +311,7 @@ def _inputs(
 
 
 def _stripped(result: AnnData, stages: set[str]) -> AnnData:
-    """`result` without what these stages write, and without receipts."""
+    """Return `result` without the slots of these stages, and without receipts."""
     bare = result.copy()
     for slot in keys.all_slots():
         if slot.stage.split()[0] in stages or slot in (keys.RECEIPTS, keys.RUNTIME):
@@ -318,26 +319,26 @@ def _stripped(result: AnnData, stages: set[str]) -> AnnData:
     return bare
 
 
-def _elsewhere(told: list[dict[str, Any]]) -> list[str]:
-    """What is different here from where the receipts were written."""
-    last = told[-1]
-    here = versions()
+def _elsewhere(history: list[dict[str, Any]]) -> list[str]:
+    """Return how this machine differs from the one that wrote the receipts."""
+    last = history[-1]
+    installed = versions()
     differences = [
-        f"{name} {then}, here {here[name]}"
-        for name, then in sorted(last["libraries"].items())
-        if here.get(name) != then
+        f"{name} {recorded_version}, here {installed[name]}"
+        for name, recorded_version in sorted(last["libraries"].items())
+        if installed.get(name) != recorded_version
     ]
     if last["version"] != __version__:
         differences.insert(0, f"scale_toolkit {last['version']}, here {__version__}")
     cores = available_cores()
-    threads = max(receipt["threads"] for receipt in told)
+    threads = max(receipt["threads"] for receipt in history)
     if threads > cores:
         differences.append(f"{threads} threads, here {cores} cores")
-    if any("reads" not in receipt for receipt in told):
+    if any("reads" not in receipt for receipt in history):
         differences.append(
             "an earlier form of receipts, whose digests covered less; training has changed since"
         )
-    devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in told} - {"cpu"}
+    devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in history} - {"cpu"}
     return differences + [f"trained on {device}" for device in sorted(devices)]
 
 
@@ -352,12 +353,14 @@ def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool =
         return
     verdict.slots.setdefault("X", _difference(result.X, again.X))
     contract = {str(slot) for slot in keys.all_slots()}
-    for where in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
-        stored, replayed = getattr(result, where), getattr(again, where)
+    for attribute in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
+        stored, replayed = getattr(result, attribute), getattr(again, attribute)
         for name in stored:
-            if name is None or (where == "uns" and name in (keys.RECEIPTS.name, keys.RUNTIME.name)):
+            if name is None or (
+                attribute == "uns" and name in (keys.RECEIPTS.name, keys.RUNTIME.name)
+            ):
                 continue
-            slot = f"{where}[{name!r}]"
+            slot = f"{attribute}[{name!r}]"
             if slot in verdict.slots:
                 continue
             if name in replayed:
@@ -366,11 +369,12 @@ def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool =
                 verdict.slots[slot] = (MISSING if slot in contract else NOT_REPLAYED, np.nan)
 
 
-def _difference(then: Any, now: Any) -> tuple[str, float]:
-    """The verdict on one slot, and by how much it differs."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
+def _difference(stored: Any, replayed: Any) -> tuple[str, float]:
+    """Return the verdict on one slot, and by how much it differs."""
+    if isinstance(stored, Mapping) and isinstance(replayed, Mapping):
         parts = [
-            _difference(then[key], now[key]) if key in now else (MISSING, np.nan) for key in then
+            _difference(stored[key], replayed[key]) if key in replayed else (MISSING, np.nan)
+            for key in stored
         ]
         order = (SAME, CLOSE, DIFFERENT, MISSING)
         return (
@@ -378,36 +382,45 @@ def _difference(then: Any, now: Any) -> tuple[str, float]:
             if parts
             else (SAME, 0.0)
         )
-    if isinstance(then, pd.DataFrame):
-        then, now = then.to_numpy(), pd.DataFrame(now).to_numpy()
-    if sparse.issparse(then) or sparse.issparse(now):
-        then, now = sparse.csr_matrix(then), sparse.csr_matrix(now)
-        if then.shape != now.shape:
+    if isinstance(stored, pd.DataFrame):
+        stored, replayed = stored.to_numpy(), pd.DataFrame(replayed).to_numpy()
+    if sparse.issparse(stored) or sparse.issparse(replayed):
+        stored, replayed = sparse.csr_matrix(stored), sparse.csr_matrix(replayed)
+        if stored.shape != replayed.shape:
             return DIFFERENT, np.nan
         if all(
-            np.array_equal(getattr(then, part), getattr(now, part))
-            for part in ("indptr", "indices", "data")
+            np.array_equal(getattr(stored, array_name), getattr(replayed, array_name))
+            for array_name in ("indptr", "indices", "data")
         ):
             return SAME, 0.0
-        gap = np.abs((then.astype(np.float64) - now.astype(np.float64)).data)
-        return _graded(gap.max(initial=0.0), np.abs(then.data).max(initial=0.0))
-    then, now = np.asarray(then), np.asarray(now)
-    if then.shape != now.shape:
+        gap = np.abs((stored.astype(np.float64) - replayed.astype(np.float64)).data)
+        return _graded(gap.max(initial=0.0), np.abs(stored.data).max(initial=0.0))
+    stored, replayed = np.asarray(stored), np.asarray(replayed)
+    if stored.shape != replayed.shape:
         return DIFFERENT, np.nan
-    if then.dtype.names or now.dtype.names:  # records, as scanpy's rank_genes_groups has them
-        if then.dtype.names != now.dtype.names:
+    # records, as in scanpy's rank_genes_groups
+    if stored.dtype.names or replayed.dtype.names:
+        if stored.dtype.names != replayed.dtype.names:
             return DIFFERENT, np.nan
-        fields = then.dtype.names
-        return _difference({key: then[key] for key in fields}, {key: now[key] for key in fields})
-    if then.dtype.kind in "biuf" and now.dtype.kind in "biuf":
-        if np.array_equal(then, now, equal_nan=then.dtype.kind == "f" and now.dtype.kind == "f"):
+        fields = stored.dtype.names
+        return _difference(
+            {key: stored[key] for key in fields}, {key: replayed[key] for key in fields}
+        )
+    if stored.dtype.kind in "biuf" and replayed.dtype.kind in "biuf":
+        if np.array_equal(
+            stored, replayed, equal_nan=stored.dtype.kind == "f" and replayed.dtype.kind == "f"
+        ):
             return SAME, 0.0
-        gap = np.abs(then.astype(np.float64) - now.astype(np.float64))
-        if np.isnan(gap).any() and not np.array_equal(np.isnan(then), np.isnan(now)):
+        gap = np.abs(stored.astype(np.float64) - replayed.astype(np.float64))
+        if np.isnan(gap).any() and not np.array_equal(np.isnan(stored), np.isnan(replayed)):
             return DIFFERENT, np.nan
-        return _graded(np.nanmax(gap), np.nanmax(np.abs(then.astype(np.float64))))
-    other = float(np.mean(then.astype(str) != now.astype(str))) if then.size else 0.0
-    return (SAME if other == 0 else CLOSE if other <= TOLERANCE else DIFFERENT), other
+        return _graded(np.nanmax(gap), np.nanmax(np.abs(stored.astype(np.float64))))
+    share_different = (
+        float(np.mean(stored.astype(str) != replayed.astype(str))) if stored.size else 0.0
+    )
+    return (
+        SAME if share_different == 0 else CLOSE if share_different <= TOLERANCE else DIFFERENT
+    ), share_different
 
 
 def _graded(gap: float, largest: float) -> tuple[str, float]:

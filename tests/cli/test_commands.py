@@ -544,7 +544,7 @@ def test_a_part_of_the_imputed_values_and_means_of_groups(chain, tmp_path):
     [
         ("--group-dir g", "--group-dir without --per-group"),
         ("--per-group cell_type --chrom-sizes sizes", "--chrom-sizes without --group-dir"),
-        ("--to layers --peaks chr1", "--to is 'layers' and only some peaks are asked for"),
+        ("--to layers --peaks chr1", "--to is 'layers' and only some peaks are requested"),
     ],
 )
 def test_options_of_a_part_that_do_not_go_together(chain, tmp_path, words, message):

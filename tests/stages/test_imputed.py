@@ -269,7 +269,7 @@ def test_intervals_without_a_peak_beside_others_with_one_are_told(trained):
 
 
 def test_a_layer_of_some_peaks_is_refused(trained):
-    with pytest.raises(OptionError, match="to is 'layers' and only some peaks are asked for"):
+    with pytest.raises(OptionError, match="to is 'layers' and only some peaks are requested"):
         scale.impute(trained.copy(), peaks=["chr1"], to="layers")
 
 

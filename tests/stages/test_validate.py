@@ -189,7 +189,7 @@ def test_bad_input(trained):
         scale.impute(no_counts, validate=True)
     no_receipt = adata.copy()
     del no_receipt.uns["scale"]
-    with pytest.raises(InputError, match="no receipt of `scale train`"):
+    with pytest.raises(InputError, match="a receipt of `scale train` is missing"):
         scale.impute(no_receipt, validate=True)
     encoded = scale.encode(adata.copy(), model=model)
     with pytest.raises(InputError, match=r"a model trained elsewhere.*--model"):
