@@ -29,10 +29,13 @@ _ZOOM_HEADER = struct.Struct("<IIQQ")
 _SUMMARY = struct.Struct("<Qdddd")
 _SECTION = struct.Struct("<IIIIIBBH")  # chromosome, start, end, step, span, type, 0, items
 _BEDGRAPH = 1
-_ITEMS_PER_BLOCK = 1024  # as UCSC's bedGraphToBigWig
+# As UCSC's bedGraphToBigWig.
+_ITEMS_PER_BLOCK = 1024
 _CHILDREN_PER_NODE = 256
-_MOST_CHILDREN = 2**16 - 1  # a node counts its children in 16 bits
-_N_ZOOMS, _ZOOM_FACTOR = 10, 4  # as UCSC's: ten levels, each four times coarser
+# A node counts its children in 16 bits.
+_MOST_CHILDREN = 2**16 - 1
+# As UCSC's tools: ten levels, each four times coarser.
+_N_ZOOMS, _ZOOM_FACTOR = 10, 4
 
 _ITEM = np.dtype([("start", "<u4"), ("end", "<u4"), ("value", "<f4")])
 _ZOOM_ITEM = np.dtype(
@@ -214,7 +217,8 @@ def _write_index(file: BinaryIO, leaves: npt.NDArray[np.void]) -> None:
         nodes = np.zeros(len(firsts), _NODE)
         for name in ("first_chrom", "first_base"):
             nodes[name] = children[name][firsts]
-        for name in ("last_chrom", "last_base"):  # sorted and disjoint: the last one ends last
+        # intervals are sorted and disjoint, so the last child ends last
+        for name in ("last_chrom", "last_base"):
             nodes[name] = children[name][lasts]
         levels.insert(0, nodes)
     bounds = (
@@ -227,7 +231,8 @@ def _write_index(file: BinaryIO, leaves: npt.NDArray[np.void]) -> None:
     )
     for level, below in zip(levels, [*levels[1:], None], strict=True):
         n_nodes = -(-len(level) // _CHILDREN_PER_NODE)
-        if below is not None:  # every child but the last is full
+        if below is not None:
+            # every child but the last is full, so their offsets are known before they are written
             first = file.tell() + n_nodes * 4 + level.nbytes
             node_size = 4 + _CHILDREN_PER_NODE * below.dtype.itemsize
             level["offset"] = first + np.arange(len(level)) * node_size
@@ -245,7 +250,8 @@ def _zoom_levels(track: Track) -> list[tuple[int, npt.NDArray[np.void]]]:
     records = _binned(track, reduction)
     levels = []
     for _ in range(_N_ZOOMS):
-        if records.nbytes <= len(track) * _ITEM.itemsize:  # a larger one would save no reading
+        # a level that is larger than the data would not save any reading
+        if records.nbytes <= len(track) * _ITEM.itemsize:
             levels.append((reduction, records))
         if len(records) <= len(np.unique(track.chrom)) or reduction * _ZOOM_FACTOR >= 2**31:
             break

@@ -1,9 +1,8 @@
-"""Matrices made in blocks of rows, cut again into the chunks of a store, and HDF5 chunks compressed
-by several threads.
+"""Matrices in blocks of rows as chunks of a store, and HDF5 chunks compressed by several threads.
 
 HDF5 compresses in the thread that writes, one chunk after the other. Here chunks are compressed by
-as many threads as the matrix is made with, and handed to HDF5 ready; a reader sees the ordinary
-gzip (and shuffle) filter.
+as many threads as compute the matrix, and passed to HDF5 in compressed form; a reader sees the
+ordinary gzip (and shuffle) filter.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
 
     from scale_toolkit.lazy import RowBlocks
 
-CHUNK = 1 << 18  # items of a chunk: 1 MiB of float32
+# Items of a chunk: 1 MiB of float32.
+CHUNK = 1 << 18
 
 
 def dense_chunks(shape: tuple[int, int]) -> tuple[int, int] | None:
-    """Chunks of a dense matrix: some 4,096 columns wide, all of one width but for a few columns;
-    None for an empty matrix.
-    """
+    """Return the chunks of a dense matrix, about 4,096 columns wide; None for an empty matrix."""
     n_rows, n_columns = shape
     if not (n_rows and n_columns):
         return None
+    # equal widths up to a few columns: a narrow last chunk would be padded to the full width
     width = -(-n_columns // -(-n_columns // 4096))
     return max(1, min(n_rows, CHUNK // width)), width
 
 
 def strips(matrix: RowBlocks, height: int) -> Iterator[np.ndarray]:
-    """The rows of dense blocks, `height` at a time (the last may have fewer), each time in new
-    memory.
+    """Yield the rows of dense blocks, `height` at a time (the last may have fewer), each time in
+    new memory.
     """
     strip, filled = np.empty((height, matrix.shape[1]), matrix.dtype), 0
     for block in matrix.blocks():
@@ -49,7 +48,8 @@ def strips(matrix: RowBlocks, height: int) -> Iterator[np.ndarray]:
             position, filled = position + take, filled + take
             if filled == height:
                 if position == n_rows:
-                    del block  # or it would live on while the next one is made
+                    # frees its memory before the next one is computed
+                    del block
                 yield strip
                 strip, filled = np.empty_like(strip), 0
     if filled:
@@ -102,7 +102,8 @@ class Runs:
                 if filled == self._length:
                     yield run
                     run, filled = self._new(), 0
-            del block  # or it would live on while the next one is made
+            # frees its memory before the next one is computed
+            del block
         if filled:
             yield {name: values[:filled] for name, values in run.items()}
 
@@ -111,12 +112,12 @@ class Runs:
 
 
 class Hdf5Chunks:
-    """The chunks of one HDF5 dataset, to be made ready by any thread and written by one.
+    """The chunks of one HDF5 dataset, compressed by any thread and written by one.
 
     Parameters
     ----------
     dataset
-        Chunked; where it is one-dimensional, it grows with what is written.
+        Chunked; a one-dimensional one grows with what is written.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -125,25 +126,29 @@ class Hdf5Chunks:
         self._strategy: int | None = None
 
     def choose(self, values: np.ndarray) -> None:
-        """Take the way of gzip that makes these values, the first chunk's, smaller.
+        """Choose the gzip strategy that makes these values, the first chunk's, smaller.
 
-        Repeats pay in indices and bits. In probabilities there are none: without looking for them
-        gzip is three times as fast, and its codes are shorter too.
+        Indices and bits repeat, and gzip's search for repeats shortens them. Probabilities do not:
+        without the search gzip is three times as fast, and its codes are shorter too.
         """
         if self._level is not None and self._strategy is None:
             plain = self._bytes(values)
-            ways = zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY
-            self._strategy = min(ways, key=lambda way: len(self._deflated(plain, way)))
+            strategies = zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY
+            self._strategy = min(
+                strategies, key=lambda strategy: len(self._deflated(plain, strategy))
+            )
 
     def made(self, values: np.ndarray) -> Any:
-        """The bytes of a chunk of these values (fewer at the edge of the dataset); `choose`
-        comes before.
+        """Return the bytes of a chunk of these values (fewer at the edge of the dataset); call
+        `choose` first.
         """
         plain = self._bytes(values)
         return plain if self._level is None else self._deflated(plain, self._strategy)
 
     def write(self, offset: tuple[int, ...], shape: tuple[int, ...], data: Any) -> None:
-        """Write what `made` made of values of this shape, as the chunk that begins at `offset`."""
+        """Write the bytes that `made` returned for values of this shape as the chunk at
+        `offset`.
+        """
         if len(offset) == 1:
             self._dataset.resize((max(self._dataset.shape[0], offset[0] + shape[0]),))
         self._dataset.id.write_direct_chunk(offset, data)
@@ -167,9 +172,7 @@ class Hdf5Chunks:
 def write_chunks(
     items: Iterable[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]], n_threads: int
 ) -> None:
-    """Write chunks (of what dataset, beginning where, which values), made ready by `n_threads`
-    threads.
-    """
+    """Write chunks (dataset, offset, values) that `n_threads` threads compress."""
 
     def chosen() -> Iterator[tuple[Hdf5Chunks, tuple[int, ...], np.ndarray]]:
         for item in items:

@@ -1,6 +1,4 @@
-"""Which barcodes are cells, and what is known about them: Cell Ranger's lists and tables of
-metadata.
-"""
+"""Cell barcodes and their metadata: Cell Ranger's lists, and tables indexed by barcode."""
 
 from __future__ import annotations
 
@@ -64,7 +62,7 @@ def keep_cells(adata: AnnData, barcodes: list[str], name: str) -> AnnData:
     Raises
     ------
     InputError
-        There is none.
+        None of the cells is listed.
 
     Warns
     -----

@@ -15,19 +15,20 @@ import numpy as np
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io import files
 
-_KEPT = 2  # so that one stands where the last is damaged
+# Two, so that one remains if the last is damaged.
+_KEPT = 2
 
 
 class Checkpoints:
     """The last checkpoints in a folder.
 
     Each is two files, ``epoch-000012.safetensors`` and ``epoch-000012.json``; the second is written
-    last, and holds a digest of both, so a checkpoint is whole or it is none.
+    last and holds a digest of both, so a checkpoint is either complete or ignored.
 
     Parameters
     ----------
     folder
-        Made where it is missing.
+        Made if it is missing.
     minutes
         `due` this many minutes after the last one; 0: always.
     """
@@ -73,7 +74,8 @@ class Checkpoints:
                 raise InputError(
                     f"{facts_file} cannot be read ({error.strerror})", "a folder of your own", ""
                 ) from None
-            except Exception:  # whatever a damaged file makes of its reader
+            except Exception:
+                # a damaged file raises any kind of error in its reader
                 warnings.warn(
                     f"the checkpoint {facts_file.stem} in {self.folder} is damaged: passed over",
                     ScaleWarning,

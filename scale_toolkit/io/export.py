@@ -1,5 +1,6 @@
-"""Cells for other programs: a folder of mtx and text (R), 10x h5, an h5ad for cellxgene, MuData.
-Whole or not at all.
+"""Export to other programs: a folder of mtx and text (R), 10x h5, an h5ad for cellxgene, MuData.
+
+A destination appears when it is complete, or not at all.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scale_toolkit")
 
-#: What CELLxGENE Discover's schema asks of every cell, and only the one who has done the experiment
-#: knows.
+#: Columns that CELLxGENE Discover's schema requires and only the experimenter knows.
 CELLXGENE_ASKS = (
     "assay_ontology_term_id",
     "cell_type_ontology_term_id",
@@ -44,7 +44,7 @@ CELLXGENE_ASKS = (
     "tissue_ontology_term_id",
     "tissue_type",
 )
-#: Of the whole data set, in uns.
+#: The same for the whole data set, in uns.
 ORGANISM = "organism_ontology_term_id"
 #: Columns that Discover makes itself from the terms; known labels under these names keep them with
 #: ``_label`` added.
@@ -80,8 +80,8 @@ def export(
         ``mtx``: ``matrix.mtx.gz`` (peaks × cells), ``peaks.tsv.gz``, ``barcodes.tsv.gz``,
         ``metadata.tsv.gz`` (obs) and a table for each two-dimensional array of obsm,
         ``reduction_NAME.tsv.gz``. ``10x``: Cell Ranger's HDF5 layout, features of type Peaks.
-        ``cellxgene``: an h5ad with what its schema (and ``cellxgene launch``) asks for as far as it
-        can be known. ``h5mu``: MuData with the one modality ``atac``.
+        ``cellxgene``: an h5ad with what its schema (and ``cellxgene launch``) requires as far as it
+        is known. ``h5mu``: MuData with the one modality ``atac``.
     layer
         Take the matrix from this layer instead of X.
 
@@ -93,7 +93,7 @@ def export(
     Raises
     ------
     InputError
-        No such layer, no matrix; fractional values where the form is for counts; no embedding for
+        No such layer, no matrix; fractional values in a format for counts; no embedding for
         cellxgene.
     UsageError
         The destination cannot be written, or is not ours to replace.
@@ -152,8 +152,8 @@ def _matrix(adata: AnnData, layer: str | None) -> sparse.csr_matrix:
     if layer is not None and layer not in adata.layers:
         layers = ", ".join(str(name) for name in adata.layers if name is not None) or "none"
         raise InputError(
-            f"there is no layer {layer!r}",
-            f"one of those here: {layers}",
+            f"layers has no {layer!r}",
+            f"one of: {layers}",
             "leave out --layer for X",
         )
     values = adata.X if layer is None else adata.layers[layer]
@@ -186,7 +186,8 @@ def _write_folder(
 
     with _new_folder(destination) as folder:
         is_integral = bool((matrix.data == np.floor(matrix.data)).all())
-        upright = matrix.T.tocoo()  # peaks × cells, as Cell Ranger and Seurat have it
+        # peaks × cells, as Cell Ranger and Seurat have it
+        upright = matrix.T.tocoo()
         with _gzipped(folder / "matrix.mtx.gz") as file:
             mmwrite(
                 file,
@@ -260,7 +261,7 @@ def _write_tenx(
 
 
 def _genome(adata: AnnData) -> str:
-    """The genome, where a column or ``uns`` names one; 10x files have it for every feature."""
+    """Return the genome if a column or ``uns`` names one; 10x files have it for every feature."""
     for genome in (
         adata.uns.get("genome"),
         adata.var["genome"].iloc[0] if "genome" in adata.var and adata.n_vars else None,
@@ -313,8 +314,8 @@ def _with_matrix(adata: AnnData, matrix: sparse.csr_matrix, layer: str | None) -
 
 
 def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
-    """An AnnData as cellxgene wants it: raw counts as float32 CSR in X, plain embeddings, no
-    missing or doubled names.
+    """Return an AnnData that cellxgene accepts: raw counts as float32 CSR in X, plain embeddings,
+    no missing or duplicated names.
     """
     from anndata import AnnData
 
@@ -336,8 +337,8 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
     for axis, names in (("cell", adata.obs_names), ("peak", adata.var_names)):
         if not names.is_unique:
             raise InputError(
-                f"{axis} {names[names.duplicated()][0]} is there twice",
-                "a name for each",
+                f"the {axis} name {names[names.duplicated()][0]!r} is duplicated",
+                "unique names",
                 "run `scale prepare`",
             )
     obs, var = adata.obs.copy(), adata.var.copy()
@@ -364,7 +365,8 @@ def _for_cellxgene(adata: AnnData, matrix: sparse.csr_matrix) -> AnnData:
         obs = obs.drop(columns=reserved)
     for table in (obs, var):
         for name in table:
-            if table[name].dtype == object:  # one kind a column, or HDF5 cannot hold it
+            # HDF5 stores one type of value in a column
+            if table[name].dtype == object:
                 table[name] = table[name].map(str, na_action="ignore").astype("category")
             elif table[name].dtype == np.float64:
                 table[name] = table[name].astype(np.float32)

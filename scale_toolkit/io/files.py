@@ -1,6 +1,4 @@
-"""Files and streams: what every reader and writer shares. Output appears whole or not at all; a
-pipe becomes seekable.
-"""
+"""Files and streams, for all readers and writers: atomic output, and seekable copies of pipes."""
 
 from __future__ import annotations
 
@@ -37,15 +35,13 @@ _PRIVATE = re.compile(
 )
 _SECONDS_HERE, _SECONDS_ELSEWHERE = 60, 86400
 
-#: What a private folder calls the folder it takes the place of, while neither is there (see
+#: Name of the replaced folder inside a private one, while neither has the final name (see
 #: `private_folder`).
 MOVED_ASIDE = "old"
 
 
 def is_stream(place: str | os.PathLike[str]) -> bool:
-    """Whether `place` is ``-``: standard input where it is read, standard output where it is
-    written.
-    """
+    """Return whether `place` is ``-``: standard input for reading, standard output for writing."""
     return os.fspath(place) == STREAM
 
 
@@ -99,7 +95,7 @@ def check_destination(
         if is_zarr(path):
             if path.exists() and not (path.is_dir() and _is_store(path)):
                 raise UsageError(
-                    f"{path} is no zarr store",
+                    f"{path} is not a zarr store",
                     "a name that is free, or a store to replace",
                     "choose another -o",
                 )
@@ -141,7 +137,8 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
     On an error the private file is removed and `destination` stays as it was. A destination that is
     not a regular file (``/dev/stdout``, a named pipe) gets the bytes copied instead.
     """
-    final = Path(os.path.realpath(destination))  # a symbolic link stays, its target is replaced
+    # a symbolic link stays, its target is replaced
+    final = Path(os.path.realpath(destination))
     if final.is_dir():
         raise UsageError(f"the output {destination} is a folder", "a file")
     special = final.exists() and not final.is_file()
@@ -169,12 +166,12 @@ def atomic(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def private_folder(place: Path, name: str) -> Iterator[Path]:
-    """Yield a new folder (mode 0700) in `place` for what is to become `place` / `name`; it is gone
-    in the end.
+    """Yield a new folder (mode 0700) in `place` for what becomes `place` / `name`; it is removed at
+    the end.
 
-    Its name contains machine and process, and a lock in it is held as long as it is needed: so the
-    next process that writes into `place` recognises and removes what a killed one left, and not
-    the folder of a process that lives.
+    Its name contains machine and process, and a lock in it is held as long as it is needed, so that
+    the next process that writes into `place` can remove the folders of killed processes and leave
+    those of running ones.
     """
     sweep(place)
     folder = Path(
@@ -183,7 +180,7 @@ def private_folder(place: Path, name: str) -> Iterator[Path]:
     lock = None
     try:
         lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        # no locks on this file system: machine and process are enough
+        # a file system without locks: machine and process identify the owner
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(lock, os.fsencode(name))
@@ -195,8 +192,8 @@ def private_folder(place: Path, name: str) -> Iterator[Path]:
 
 
 def sweep(place: Path) -> None:
-    """Remove the private folders in `place` whose processes have ended, and put back what one
-    had moved aside.
+    """Remove the private folders in `place` whose processes have ended, and restore the folders
+    that they had moved aside.
     """
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         private_folders = [
@@ -227,7 +224,7 @@ def _is_abandoned(folder: Path, machine: str, process: int) -> bool:
         return False
     if machine == _machine() and not _is_alive(process):
         return True
-    # Another machine, or a process number that was given again: long untouched, and its lock is
+    # Another machine, or a reused process number: abandoned if it is long untouched and its lock is
     # free.
     newest = max([status.st_mtime, *(child.lstat().st_mtime for child in folder.iterdir())])
     if time.time() - newest < (_SECONDS_HERE if machine == _machine() else _SECONDS_ELSEWHERE):
@@ -235,7 +232,8 @@ def _is_abandoned(folder: Path, machine: str, process: int) -> bool:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return True  # killed before it had one
+        # killed before it had a lock
+        return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -252,15 +250,16 @@ def _is_alive(process: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
-    with contextlib.suppress(OSError, IndexError):  # dead, and not yet asked for by its parent
+    # Z: a zombie has ended, and its parent has not collected it yet
+    with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
 @functools.cache
 def _machine() -> str:
-    """Eight hex digits for where process numbers are of one kind: this boot of this machine, or
-    this container.
+    """Return eight hex digits for the space of process numbers: this boot of this machine, or this
+    container.
     """
     parts = [platform.node()]
     with contextlib.suppress(OSError):
@@ -272,16 +271,14 @@ def _machine() -> str:
 
 
 def write_bytes(destination: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` to the file `destination`, whole or not at all."""
+    """Write `data` to the file `destination`, completely or not at all."""
     with atomic(destination) as private:
         private.write_bytes(data)
 
 
 @contextmanager
 def unlinked(*, buffering: int = -1) -> Iterator[IO[bytes]]:
-    """Yield a temporary file in TMPDIR without a name: it dies with the process, however that
-    ends.
-    """
+    """Yield a temporary file in TMPDIR without a name: it vanishes with the process."""
     with tempfile.TemporaryFile(prefix="scale-", buffering=buffering) as file:
         yield file
 
@@ -300,13 +297,12 @@ def seekable_copy(stream: BinaryIO, spool: IO[bytes]) -> int:
 
 
 def wait_for(stream: Any) -> None:
-    """Wait until `stream` can be read, half a second at a time: a signal that comes just before
-    a read would wait for it.
-    """
+    """Wait until `stream` can be read, half a second at a time, so that signals are handled."""
     try:
         while not select.select([stream], [], [], 0.5)[0]:
             pass
-    except (OSError, ValueError, TypeError):  # no descriptor, or none that can be waited for
+    except (OSError, ValueError, TypeError):
+        # no descriptor, or one that select cannot wait for: the read itself waits
         return
 
 
@@ -323,7 +319,7 @@ def copy_to_stdout(file: IO[bytes], stdout: BinaryIO) -> None:
 
 
 def input_stream(stdin: BinaryIO | None = None) -> BinaryIO:
-    """Return standard input's bytes, or raise `UsageError` where it is a terminal or closed."""
+    """Return standard input's bytes, or raise `UsageError` if it is a terminal or closed."""
     if stdin is None:
         if sys.stdin is None:
             raise UsageError(
@@ -340,7 +336,7 @@ def input_stream(stdin: BinaryIO | None = None) -> BinaryIO:
 
 
 def output_stream(stdout: BinaryIO | None = None) -> BinaryIO:
-    """Return standard output's bytes, or raise `UsageError` where it is a terminal or closed."""
+    """Return standard output's bytes, or raise `UsageError` if it is a terminal or closed."""
     stdout = stdout if stdout is not None else _stdout()
     if stdout.isatty():
         raise UsageError(
@@ -352,9 +348,7 @@ def output_stream(stdout: BinaryIO | None = None) -> BinaryIO:
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Return `path` as a Path that is a readable file with something in it, or raise
-    `InputError`.
-    """
+    """Return `path` as a Path of a readable file that is not empty, or raise `InputError`."""
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist", "", "check the path")
@@ -388,9 +382,7 @@ def is_regular(stream: IO) -> bool:
 
 
 def _silence(stdout: BinaryIO) -> None:
-    """Point a stream whose reader is gone at the null device, or Python would complain when it
-    flushes at exit.
-    """
+    """Redirect a stream whose reader has gone to the null device, as Python flushes it at exit."""
     try:
         number = stdout.fileno()
     except (OSError, ValueError):
@@ -401,20 +393,19 @@ def _silence(stdout: BinaryIO) -> None:
 
 
 def _umask() -> int:
-    with _UMASK:  # the only portable way to read it is to set it
+    # the only portable way to read it is to set it
+    with _UMASK:
         mask = os.umask(0o077)
         os.umask(mask)
     return mask
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where this system or file system cannot,
-    and nothing has changed.
-    """
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange two names in one step; return False if the system cannot, with nothing changed."""
     swap = 2  # RENAME_EXCHANGE, RENAME_SWAP
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None)
-        names = os.fsencode(one), os.fsencode(other)
+        names = os.fsencode(first), os.fsencode(second)
         if sys.platform == "darwin":
             return system.renamex_np(*names, swap) == 0
         current_folder = -100  # AT_FDCWD
@@ -423,10 +414,10 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def flush(folder: Path, *, deep: bool = False) -> None:
-    """Have the disk keep the names in `folder`; with `deep` also all that is in it."""
+    """Flush the names in `folder` to disk; with `deep` also all its files."""
     for root, _, names in os.walk(folder) if deep else [(folder, [], [])]:
         for path in (*(Path(root, name) for name in names), Path(root)):
-            # some file systems open or flush no folders; what is in it stands
+            # some file systems cannot open or flush folders; the files are safe without
             with contextlib.suppress(OSError):
                 number = os.open(path, os.O_RDONLY)
                 try:

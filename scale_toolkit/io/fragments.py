@@ -1,6 +1,4 @@
-"""10x fragments files, counted over peaks: streamed, so memory follows the counts and not the
-file.
-"""
+"""Count 10x fragments files over peaks, in a stream: memory follows the counts, not the file."""
 
 from __future__ import annotations
 
@@ -25,9 +23,12 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_NUCLEOSOME = 147  # bases of DNA around one
-_MIDDLE, _EDGE, _FLANK = 500, 1000, 100  # bases around a start of transcription
-_LINES = 500_000  # of a block: some 100 MB while it is counted
+# Bases of DNA around a nucleosome.
+_NUCLEOSOME = 147
+# Bases around a start of transcription, as in ENCODE's TSS enrichment.
+_MIDDLE, _EDGE, _FLANK = 500, 1000, 100
+# Lines of a block: some 100 MB while it is counted.
+_LINES = 500_000
 _COLUMNS = ["chrom", "start", "end", "barcode"]
 _EXPECTED = "chrom, start, end, barcode with 0 <= start < end"
 
@@ -131,9 +132,7 @@ def read_fragments(
 
 
 def _distinct(regions: pd.DataFrame) -> pd.DataFrame:
-    """Leave out peaks that are there before, as ``macs --call-summits`` writes one for each
-    summit.
-    """
+    """Drop duplicated peaks: ``macs --call-summits`` writes one for each summit."""
     again = regions.duplicated(COLUMNS)
     if again.any():
         warnings.warn(
@@ -147,9 +146,7 @@ def _distinct(regions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tss_windows(genes: pd.DataFrame) -> dict[str, Overlaps]:
-    """The middle and the flanks of each start of transcription, as intervals to look insertions
-    up in.
-    """
+    """Return the middle and the flanks of each start of transcription, for overlap queries."""
     starts = genes.drop_duplicates(["chrom", "tss"])
     chrom, tss = starts["chrom"].to_numpy(), starts["tss"].to_numpy(np.int64)
 
@@ -245,8 +242,8 @@ class _Cells:
 
 
 class _Counts:
-    """Adds up (cell, peak) pairs; merged whenever the new pairs outnumber the sum, so that each
-    is sorted a few times.
+    """Counts (cell, peak) pairs; new pairs are merged when they outnumber the counted ones, so
+    that each is sorted only a few times.
     """
 
     def __init__(self, n_peaks: int) -> None:
@@ -281,7 +278,8 @@ class _Counts:
 def _blocks(path: str | os.PathLike[str]) -> Iterator[pd.DataFrame]:
     with open_text(path) as file:
         number, first = 1, file.readline()
-        while first.startswith("#"):  # only at the top: a barcode may hold a # of its own
+        # only at the top: a barcode may contain #
+        while first.startswith("#"):
             number, first = number + 1, file.readline()
         lines = list(islice(chain([first] if first else [], file), _LINES))
         while lines:

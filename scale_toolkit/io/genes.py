@@ -12,8 +12,8 @@ from scale_toolkit.errors import InputError
 from scale_toolkit.io.source import open_text
 
 _ATTRIBUTE = re.compile(r'(\w+) +"([^"]*)"')
-#: Lines that say where a gene begins, the best first: some files have no lines for genes, and some
-#: only exons.
+#: Features that define the start of a gene, the best first: some files have no genes, and some only
+#: exons.
 _FEATURES = ("gene", "transcript", "exon")
 
 

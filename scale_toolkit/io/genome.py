@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[str]:
     """Read the sequence of each peak (by pyfaidx).
 
-    An index beside the file (``genome.fa.fai``) is used where it is not older; else one is made in
+    An index beside the file (``genome.fa.fai``) is used if it is not older; else one is made in
     TMPDIR and removed, and so is the plain copy of a gzipped genome. Nothing is written beside the
     genome.
 
@@ -55,7 +55,8 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
     ):
         file = source.path
         index = Path(f"{file}.fai")
-        if file is None or source.is_gzip:  # pyfaidx needs a file with a name, and not gzip
+        # pyfaidx needs a file with a name, and not gzip
+        if file is None or source.is_gzip:
             plain, index = Path(folder) / "genome.fa", Path(folder) / "genome.fa.fai"
             _unpack(source, plain)
         else:

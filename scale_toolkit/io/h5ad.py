@@ -41,7 +41,7 @@ _RAW = ("X", "var", "varm")
 
 
 class H5adFile:
-    """An open h5ad: `read` what is needed, hand the rest to `write_h5ad` as ``carry``.
+    """An open h5ad: `read` what is needed, and pass the file to `write_h5ad` as ``carry``.
 
     Attributes
     ----------
@@ -82,30 +82,27 @@ class H5adFile:
         """
         import anndata
 
-        # anndata before 0.7 has all arrays of obsm in one: it is read, for it cannot be copied in
-        # parts
-        without = {path for path in without if not self._is_old(path.split("/")[0])}
+        # anndata before 0.7 stores all arrays of obsm in one, which cannot be copied in parts
+        on_disk = {path for path in without if not self._is_old(path.split("/")[0])}
         with whole(self.name):
             with bounded(FOR_A_LOOK):
-                size = sum(stored_sizes(self.root, without))
+                size = sum(stored_sizes(self.root, on_disk))
             check_fits(size, f"reading {self.name}", MORE_MEMORY)
             with bounded(FOR_THE_REST + 4 * size), warnings.catch_warnings():
-                # duplicate names are an error of `prepare`, with figures; anndata's hint would come
-                # first, and without them
+                # duplicated names are an error of `prepare`, which gives their number; anndata's
+                # hint would come first, without it
                 warnings.filterwarnings(
                     "ignore", message=".*names are not unique", category=UserWarning
                 )
-                adata = anndata.AnnData(**self._elements(without))
+                adata = anndata.AnnData(**self._elements(on_disk))
                 if self._mudata is not None:
                     stores.add_shared(adata, self._mudata, self.name)
-            self.left_out = tuple(sorted(path for path in without if path in self.root))
+            self.left_out = tuple(sorted(path for path in on_disk if path in self.root))
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         return adata
 
     def read_only(self, wanted: Collection[str]) -> AnnData:
-        """Read obs, var and the elements of these paths, as far as they are there; the rest
-        stays on disk.
-        """
+        """Read obs, var and those of these paths that exist; everything else stays on disk."""
         inside = {
             f"{mapping}/{name}"
             for mapping in MAPPINGS
@@ -202,7 +199,7 @@ def open_h5ad(
     stdin
         A binary stream instead of the process's standard input.
     modality
-        The modality of an h5mu, where its name does not say that it is ATAC.
+        The modality of an h5mu, if its name does not identify it as ATAC.
 
     Yields
     ------
@@ -265,7 +262,7 @@ def _check_is_h5ad(root: h5py.Group, name: str) -> None:
         raise InputError(f"{name} is {kind}", "an h5ad", "run `scale prepare` on it first")
     elements = ", ".join(sorted(root)[:5]) or "nothing"
     raise InputError(
-        f"{name} is no h5ad (it holds {elements})",
+        f"{name} is not an h5ad (it holds {elements})",
         "obs and var",
         "read it with the program that wrote it",
     )

@@ -1,6 +1,4 @@
-"""The one door for HDF5 files: open them, refuse what leads out of them, and bound what they may
-ask for.
-"""
+"""Open HDF5 files safely: refuse links and data outside the file, and bound its memory."""
 
 from __future__ import annotations
 
@@ -28,18 +26,19 @@ MORE_MEMORY = (
 )
 
 _FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
-_SELF = "."  # how a virtual data set names the file it is in
+# How a virtual data set names its own file.
+_SELF = "."
 
 
 @contextmanager
 def open_hdf5(file: Path | IO[bytes], name: str, *, kind: str = "h5ad") -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, after making sure that all its data are its own.
+    """Open an HDF5 file for reading, after checking that it contains all its data.
 
-    Every reader of HDF5 in this package goes through here. A file can name other files of this
-    machine as the place of its data: by an external link, by external raw storage, or by a
-    virtual data set. Whoever opens such a file from a stranger would copy any file they may read
-    into the output. All three are refused, in every group, read or carried along. A soft link
-    stays inside the file and is allowed.
+    Every reader of HDF5 in this package uses this function. A file can store its data in other
+    files of this machine: by an external link, by external raw storage, or by a virtual data set.
+    Such a file from a stranger could copy any file that the user can read into the output. All
+    three are refused, in every group, whether it is read or only copied. A soft link stays inside
+    the file and is allowed.
 
     Parameters
     ----------
@@ -106,7 +105,8 @@ def _check_objects(root: h5py.File, name: str) -> set[int]:
             targets += _members(item, path, name)
         for target_path, target in targets:
             address = h5py.h5o.get_info(target.id).addr
-            if address not in visited:  # a group may contain itself
+            # a group may contain itself
+            if address not in visited:
                 visited.add(address)
                 waiting.append((target_path, target))
     return filters
@@ -126,7 +126,8 @@ def _members(
             try:
                 item = group[key]
             except (OSError, KeyError, RuntimeError):
-                continue  # damaged: whoever reads it meets the same error, and reports it
+                # damaged: its reader meets the same error, and reports it
+                continue
             members.append((member_path, item))
         elif kind != h5py.h5l.TYPE_SOFT:
             raise _outside(name, member_path, "a link to another file (external link)")
@@ -228,11 +229,13 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
             try:
                 item = None if item_path in without else group.get(key)
                 address = None if item is None else h5py.h5o.get_info(item.id).addr
-            except (OSError, KeyError, RuntimeError):  # damaged: what reads it says so
+            except (OSError, KeyError, RuntimeError):
+                # damaged: its reader reports it
                 continue
             if address is None or address in visited:
                 continue
-            visited.add(address)  # a group may contain itself
+            # a group may contain itself
+            visited.add(address)
             if isinstance(item, h5py.Group):
                 waiting.append((item_path, item))
             elif isinstance(item, h5py.Dataset):
@@ -242,16 +245,13 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
 
 @contextmanager
 def whole(name: str, what: str = "the file", kind: str = "h5ad") -> Iterator[None]:
-    """Report whatever HDF5, h5py or anndata raise as a damaged file: its bytes can make them
-    raise anything.
-    """
+    """Report any error of HDF5, h5py or anndata as a damaged file: its bytes can cause any."""
     try:
         yield
     except ScaleError:
         raise
-    except (
-        MemoryError
-    ) as error:  # its size was checked before: it asks for what its size does not explain
+    except MemoryError as error:
+        # its size was checked before, so the file requests memory that its size does not explain
         raise unreadable(name, what, MemoryError("it asks for too much memory"), kind) from error
     except Exception as error:
         raise unreadable(name, what, error, kind) from error

@@ -16,10 +16,11 @@ from scale_toolkit.io.hdf5 import whole
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: What programs call the names: loompy, scanpy, SnapATAC, Cell Ranger converters.
+#: Attributes with the names: of loompy, scanpy, SnapATAC, Cell Ranger converters.
 _CELLS = ("CellID", "obs_names", "barcode", "barcodes", "Barcode", "cell_id")
 _PEAKS = ("Peak", "peak", "peaks", "var_names", "Gene", "Accession", "id", "name")
-_VALUES = 1 << 23  # of the matrix, read at a time
+# Values of the matrix that are read at a time.
+_VALUES = 1 << 23
 
 
 def is_loom(root: h5py.File) -> bool:
@@ -27,7 +28,8 @@ def is_loom(root: h5py.File) -> bool:
     try:
         has_attributes = "row_attrs" in root and "col_attrs" in root
         return has_attributes and isinstance(root.get("matrix"), h5py.Dataset)
-    except (OSError, RuntimeError, KeyError):  # damaged: what reads it says so
+    except (OSError, RuntimeError, KeyError):
+        # damaged: its reader reports it
         return False
 
 

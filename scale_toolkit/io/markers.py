@@ -1,4 +1,4 @@
-"""What `markers` writes beside the h5ad: tables, and one BED file a cluster."""
+"""Files that `markers` writes beside the h5ad: tables, and one BED file for each cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from scale_toolkit.core.intervals import COLUMNS, require_intervals
 from scale_toolkit.io import files
 from scale_toolkit.io.groups import file_names
 
-_CONTROL = r"[\x00-\x1f\x7f]+"  # what would end a column or a line
+# Characters that would end a column or a line.
+_CONTROL = r"[\x00-\x1f\x7f]+"
 
 
 def write_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
@@ -28,8 +29,8 @@ def write_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
 
 
 def write_beds(folder: Path, column: str, markers: pd.DataFrame) -> list[Path]:
-    """Write ``COLUMN.CLUSTER.bed`` for each cluster with markers into `folder`, which is made where
-    it is missing.
+    """Write ``COLUMN.CLUSTER.bed`` for each cluster with markers into `folder`, which is made if it
+    is missing.
 
     BED of six columns, by position: the name is the peak's, the score −10 log10 of the corrected
     p-value, 1000 at most.
@@ -37,7 +38,7 @@ def write_beds(folder: Path, column: str, markers: pd.DataFrame) -> list[Path]:
     Parameters
     ----------
     folder
-        Where the files go; each is written whole or not at all.
+        Destination; each file is written completely or not at all.
     column
         The column of obs that names the clusters.
     markers

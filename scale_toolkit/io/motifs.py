@@ -28,7 +28,7 @@ def read_motifs(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     -------
     dict
         Probabilities of A, C, G, T (length × 4, rows sum to 1) by name: the identifier, and the
-        second name where there is one.
+        second name if there is one.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def read_motifs(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             or (matrix.sum(axis=1) <= 0).any()
         ):
             raise InputError(
-                f"{path}, line {number}: motif {name!r} has a row that is no distribution",
+                f"{path}, line {number}: motif {name!r} has a row that is not a distribution",
                 _EXPECTED,
                 _DO,
             )

@@ -27,12 +27,14 @@ log = logging.getLogger("scale_toolkit")
 _MATRIX = (".mtx", ".mtx.gz")
 _FIELDS = ("integer", "real", "pattern", "unsigned-integer")
 _WHOLE = "a complete Matrix Market file"
-_ENTRIES = 5_000_000  # read at a time
-_DEFLATE = 1032  # gzip cannot shrink more than this
+# Entries that are read at a time.
+_ENTRIES = 5_000_000
+# gzip cannot compress more than by this factor.
+_DEFLATE = 1032
 
 
 class _Header(NamedTuple):
-    """What the top of a Matrix Market file says; `above`: lines up to the sizes, with them."""
+    """Header of a Matrix Market file; `above`: number of lines up to and including the sizes."""
 
     rows: int
     columns: int
@@ -140,7 +142,7 @@ def _three_files(folder: Path) -> tuple[Path, Path, Path]:
 def _one(
     folder: Path, candidates: list[Path], words: tuple[str, ...], what: str, expected: str
 ) -> Path:
-    """The one file with the first of `words` that any has."""
+    """Return the only file with the first of `words` that occurs in a name."""
     for word in words:
         entries = [path for path in candidates if word in path.name.lower()]
         if len(entries) > 1:
@@ -161,7 +163,7 @@ def _one(
 
 
 def _checked_header(path: Path) -> _Header:
-    """Read the banner and the sizes, and check that as many entries fit into the file at all."""
+    """Read the banner and the sizes, and check that the file is large enough for the entries."""
     with open_source(path) as source, open_text(source) as file:
         is_gzip = source.is_gzip
         banner = file.readline().lower().split()
@@ -194,7 +196,8 @@ def _checked_header(path: Path) -> _Header:
         )
     rows, columns, *stated_entries = map(int, sizes)
     entries = stated_entries[0] if stated_entries else rows * columns
-    shortest = 2 if layout == "array" else 4  # "1\n", "1 1\n"
+    # bytes of the shortest entry: "1\n" or "1 1\n"
+    shortest = 2 if layout == "array" else 4
     room = path.stat().st_size * (_DEFLATE if is_gzip else 1)
     if entries * shortest > room + 1:
         raise InputError(
@@ -207,9 +210,8 @@ def _checked_header(path: Path) -> _Header:
 
 
 def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
-    """Read the entries. By pandas: scipy's own reader, ten times as fast, runs past its memory
-    in damaged files.
-    """
+    """Read the entries."""
+    # by pandas: scipy's reader is ten times as fast, but reads outside its memory in damaged files
     if header.layout == "array":
         kinds: dict[str, type] = {"count": np.float64}
     else:
@@ -279,7 +281,8 @@ def _blocks(file: TextIO, kinds: dict[str, type]) -> Iterator[pd.DataFrame]:
 def _guarded(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OverflowError) as error:  # pandas' ParserError is a ValueError
+    except (ValueError, OverflowError) as error:
+        # pandas' ParserError is a ValueError
         reason = (
             (str(error) or type(error).__name__)
             .splitlines()[0]

@@ -1,6 +1,4 @@
-"""Files of names: barcodes and peaks, recognised by what their columns contain, not by where
-they stand.
-"""
+"""Files of names: barcodes and peaks, recognised by the content of columns, not their position."""
 
 from __future__ import annotations
 
@@ -36,8 +34,10 @@ _HEADER = {
     *("x", "v1", "peak", "peaks", "peak_id", "feature", "features", "region", "id", "gene_id"),
     *(*_CHROM, *_START, *_END),
 }
-_NO_ROW = ("#", "track ", "browser ")  # comments, and what genome browsers want
-_MOST = 0.9  # of the values of a column must look like what it is taken for: some are odd
+# Comments, and lines for genome browsers.
+_NO_ROW = ("#", "track ", "browser ")
+# Share of the values of a column that must have its form: real files have some odd ones.
+_MOST = 0.9
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def read_features(place: str | os.PathLike[str] | Source, n_peaks: Sequence[int]
     elif first is not None:
         names = [name_of(row[first : first + 3]) for row in body]
         used = {first, first + 1, first + 2}
-        if kinds is not None:  # a gene keeps its name
+        if kinds is not None:
+            # a gene keeps its name
             names = [
                 name if peak else row[0]
                 for name, row, peak in zip(names, body, is_peak, strict=True)
@@ -171,8 +172,8 @@ def interval_columns(
 
 
 def interval_of_header(header: Sequence[str]) -> int | None:
-    """Find the words for chromosome, start and end side by side; returns where the first is, or
-    None.
+    """Find the words for chromosome, start and end side by side; return the position of the first,
+    or None.
     """
     words = [word.lower().lstrip("#") for word in header]
     for number in range(len(words) - 2):
@@ -206,7 +207,8 @@ def _rows(place: str | os.PathLike[str] | Source) -> tuple[list[list[str]], int]
         rows = rows or [line.split(separator) for line in lines]
     rows = [[field.strip().strip('"') for field in row] for row in rows]
     if len(rows) > 1 and len(rows[0]) + 1 == min(map(len, rows[1:])):
-        rows[0] = ["", *rows[0]]  # as R writes it: no word over the row names
+        # R writes no word over the row names
+        rows[0] = ["", *rows[0]]
     return rows, min(map(len, rows))
 
 
@@ -309,7 +311,8 @@ def _names(
             and word == "column_1"
             and values == [str(row + 1) for row in range(len(rows))]
         ):
-            continue  # row numbers, as R writes them
+            # row numbers, as R writes them
+            continue
         columns[word] = as_numbers(pd.Series(values, index=names, dtype=object))
     return Names(names, pd.DataFrame(columns, index=names), kinds)
 
@@ -320,4 +323,5 @@ def as_numbers(column: pd.Series) -> pd.Series:
         return column
     values = column.replace(["", "NA", "nan", "NaN"], np.nan)
     numbers: pd.Series = pd.to_numeric(values, errors="coerce")
-    return numbers if numbers.isna().equals(values.isna()) else column  # 1e999 fits no float
+    # 1e999 is not a float64: then the column stays text
+    return numbers if numbers.isna().equals(values.isna()) else column

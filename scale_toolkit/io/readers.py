@@ -63,7 +63,7 @@ def read_any(
     genes
         With `fragments`: starts of transcription, for the TSS enrichment of each cell.
     modality
-        The modality of an h5mu to read, where its name does not say that it is ATAC.
+        The modality of an h5mu to read, if its name does not identify it as ATAC.
     stdin
         A binary stream instead of the process's standard input.
 

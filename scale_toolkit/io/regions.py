@@ -1,5 +1,5 @@
-"""BED files and lists of names: peaks to count over, regions to leave out, peaks and cells asked
-for.
+"""BED files and lists of names: peaks to count over, regions to exclude, requested peaks and
+cells.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _bounds(fields: list[str], path: str | os.PathLike[str], number: int) -> tup
 
 
 def read_wanted(text: str) -> list[str]:
-    """Peaks as a user asks for them: a file, or names and intervals separated by commas.
+    """Read the peaks that a user requests: a file, or names and intervals separated by commas.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def read_wanted(text: str) -> list[str]:
 
 
 def read_barcodes(text: str) -> str | list[str]:
-    """Cells as a user asks for them: the barcodes of a file, one a line, or the text itself, a
-    query.
+    """Return the cells that a user requests: the barcodes of a file, one a line, or the text
+    itself, a query.
     """
     if not is_readable_file(text):
         return text

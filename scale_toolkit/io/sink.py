@@ -33,7 +33,8 @@ class CheckedBlocks:
         for block in self._matrix.blocks():
             self._sink.check()
             yield block
-            del block  # or it would stay in memory while the next one is made
+            # frees its memory before the next one is computed
+            del block
 
 
 class Sink:
@@ -124,7 +125,7 @@ class Sink:
 
 @contextmanager
 def new_hdf5(file: IO[bytes], name: str) -> Iterator[tuple[h5py.File, Sink]]:
-    """Yield a new HDF5 file inside an unbuffered open one; a full disk becomes one line."""
+    """Yield a new HDF5 file inside an unbuffered open one; a full disk raises a `ScaleError`."""
     sink = Sink(file)
     try:
         with h5py.File(sink, "w") as root:

@@ -1,6 +1,4 @@
-"""How large an input is, by what its header says: cells, peaks and stored counts, without
-reading the counts.
-"""
+"""Size of an input from its header: cells, peaks and stored counts, without reading the counts."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ def size_of(
     source
         A file or folder, or ``-`` for an h5ad on standard input.
     modality
-        The modality of an h5mu, where its name does not say that it is ATAC.
+        The modality of an h5mu, if its name does not identify it as ATAC.
     stdin
         A binary stream instead of the process's standard input.
 

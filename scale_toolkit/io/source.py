@@ -1,4 +1,4 @@
-"""Inputs that are opened once: nothing of a pipe is lost by looking at its first bytes."""
+"""Inputs that are opened once, so that inspecting the first bytes of a pipe does not lose them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
-_HEAD = 1 << 16  # bytes looked at; the superblock of HDF5 may follow a user block of 512, 1,024, …
+# First bytes that are inspected: the superblock of HDF5 may follow a user block of 512, 1,024, …
+# bytes.
+_HEAD = 1 << 16
 _STEP = 1 << 20
 
 #: Characters of a line of text, at most: a count table of 50 million cells has longer ones.
@@ -54,7 +56,8 @@ class Source:
             stream.seek(0)
             self._stream = stream
         else:
-            raw = cast(BinaryIO, getattr(stream, "raw", stream))  # nothing is buffered yet
+            # nothing is buffered yet, so the raw stream has all bytes
+            raw = cast(BinaryIO, getattr(stream, "raw", stream))
             self.head = _read_fully(raw, _HEAD)
             self._stream = cast(BinaryIO, io.BufferedReader(_Rejoined(self.head, raw), _STEP))
 
@@ -99,7 +102,8 @@ class Source:
     def _unpacked_head(self) -> bytes:
         try:
             return zlib.decompressobj(31).decompress(self.head, _HEAD)
-        except zlib.error:  # damaged: what reads it says so
+        except zlib.error:
+            # damaged: its reader reports it
             return b""
 
     def _unpacked(self) -> BinaryIO:
@@ -111,7 +115,7 @@ class Source:
 
 
 class _Rejoined(io.RawIOBase):
-    """The bytes that were looked at, then those that follow them."""
+    """A stream of the inspected bytes, then of those that follow."""
 
     def __init__(self, head: bytes, stream: BinaryIO) -> None:
         super().__init__()
@@ -215,7 +219,8 @@ def open_text(place: str | os.PathLike[str] | Source) -> Iterator[TextIO]:
             try:
                 yield file
             finally:
-                file.detach()  # the source closes what it has opened
+                # the source closes what it has opened
+                file.detach()
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{source.name} is not text",
@@ -265,5 +270,6 @@ def is_readable_file(text: str) -> bool:
     """Whether a text that may be words or a path is the path of a file, a pipe or ``<(…)``."""
     try:
         return not stat.S_ISDIR(Path(text).stat().st_mode)
-    except (OSError, ValueError):  # missing, too long for a path, or with a zero byte
+    except (OSError, ValueError):
+        # missing, too long for a path, or with a zero byte
         return False

@@ -1,6 +1,4 @@
-"""Other houses of an AnnData: a zarr store, one modality of a MuData, an HDF5 file with a filter
-that HDF5 itself lacks.
-"""
+"""Other containers of an AnnData: a zarr store, and one modality of a MuData."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ log = logging.getLogger("scale_toolkit")
 
 _METADATA = (".zarray", ".zmetadata", "zarr.json")
 _PICKLE = {"pickle", "numcodecs.pickle"}
-_STEP = 1 << 22  # items copied at a time
-#: Names under which the ATAC modality of a multiome goes; where several modalities are there, one
-#: of them must be it.
+# Items that are copied at a time.
+_STEP = 1 << 22
+#: Names of the ATAC modality of a multiome; of several modalities, one must have such a name.
 ATAC = ("atac", "peaks", "peak", "chromatin", "accessibility", "scatac", "snatac")
 
 
@@ -93,7 +91,8 @@ def _is_pickled(metadata: str) -> bool:
     """Whether the codecs of an array, or of any array of a group, include pickle."""
     try:
         waiting = [json.loads(Path(metadata).read_bytes())]
-    except (OSError, ValueError):  # damaged: what reads it says so
+    except (OSError, ValueError):
+        # damaged: its reader reports it
         return False
     while waiting:
         value = waiting.pop()
@@ -107,8 +106,8 @@ def _is_pickled(metadata: str) -> bool:
 
 
 def copy_zarr(path: Path, root: h5py.File) -> None:
-    """Copy a zarr store into a new HDF5 file, element by element in blocks: what is read from there
-    on is one format.
+    """Copy a zarr store into a new HDF5 file, element by element in blocks, so that readers need to
+    know one format.
 
     Raises
     ------
@@ -120,9 +119,8 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
     check_store(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # zarr on names and codecs of other versions: what cannot be read fails
+            # zarr warns about names and codecs of other versions; what it cannot read raises
+            warnings.simplefilter("ignore")
             _copy_group(zarr.open_group(path, mode="r"), root)
     except MemoryError:
         raise
@@ -133,8 +131,8 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
             f"{path} cannot be read as a zarr store ({reason})",
-            "a whole one",
-            "make or copy it again",
+            "a complete store",
+            "regenerate it or copy it again",
         ) from error
 
 
@@ -146,7 +144,8 @@ def _copy_group(source: zarr.Group, target: h5py.Group) -> None:
             _copy_group(item, target.create_group(name))
         elif item.shape and item.dtype.kind in "biuf":
             _copy_array(item, target.create_dataset(name, item.shape, item.dtype))
-        else:  # names, single values and the like
+        else:
+            # names, single values and the like
             write_elem(target, name, read_elem(item))
     _copy_attributes(source, target)
 
@@ -172,16 +171,14 @@ def is_mudata(root: h5py.Group) -> bool:
 
 
 def modality_of(root: h5py.Group, name: str, wanted: str | None = None) -> h5py.Group:
-    """Return the ATAC modality of a MuData, or the one that is wanted; it is laid out as an h5ad
-    is.
+    """Return the ATAC modality of a MuData, or the requested one; its layout is that of an h5ad.
 
-    It is recognised by its name (`ATAC`), or by ``var['feature_types']`` that says Peaks, as 10x
-    does.
+    It is recognised by its name (`ATAC`), or by ``var['feature_types']`` with 10x's type Peaks.
 
     Raises
     ------
     InputError
-        None can be taken for it, or several can, or the one wanted is not there.
+        No modality can be ATAC, several can, or the requested one is missing.
     """
     modalities = root["mod"]
     if wanted is not None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_VALUES = 2_000_000  # of a block: 8 MB as float32, some ten times that while it is parsed
+# Values of a block: 8 MB as float32, some ten times that while it is parsed.
+_VALUES = 2_000_000
 _WORDS = {",": "comma", "\t": "tab"}
 #: Columns beside an interval that are not counts, as featureCounts, bedtools and R call them.
 _ANNOTATION = {
@@ -46,11 +47,12 @@ _ANNOTATION = {
 }
 _COMMENT = "#"
 _CHROMOSOME = re.compile(r"chr\S+|\d{1,2}|[XYMW]|MT|[A-Z]{2}\d+\.\d+", re.ASCII)
-_SHORTEST = 20  # the end of an interval, at least, to be more than a count
+# A smaller end of an interval may be a count.
+_SHORTEST = 20
 
 
 class _Columns(NamedTuple):
-    """Where the parts of a line are: `annotation` columns first, then a count for each barcode.
+    """Columns of a table: `annotation` first, then a count for each barcode.
 
     Attributes
     ----------
@@ -99,8 +101,7 @@ def read_table(source: Source, separator: str) -> AnnData:
     path = source.name
     with open_text(source) as file:
         number, header_line = 1, file.readline()
-        # a header may be commented out, as bedtools does it; then the line after it is not a
-        # comment
+        # bedtools writes the header as a comment; then the line after it is not one
         while header_line.startswith(_COMMENT) or (header_line and not header_line.strip()):
             following = file.readline()
             if header_line.count(separator) >= 2 and not following.startswith(_COMMENT):
@@ -183,7 +184,8 @@ def _layout(
         raise InputError(
             f"{path} has a header but no row", "a line a peak", "check the command that wrote it"
         )
-    if len(first) == len(header) + 1:  # as R writes it: no word over the row names
+    if len(first) == len(header) + 1:
+        # R writes no word over the row names
         header = ["", *header]
     elif len(first) != len(header):
         raise InputError(
@@ -236,9 +238,8 @@ def _parse(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read lines as annotation (text) and counts."""
     width, n_annotation = columns.width, len(columns.annotation)
-    for offset, line in enumerate(
-        lines
-    ):  # pandas would fill a short line and cut a long one silently
+    # pandas would silently fill a short line and truncate a long one
+    for offset, line in enumerate(lines):
         if line.count(separator) != width - 1 and line.strip():
             n_fields = len(next(_rows([line], separator)))
             if n_fields != width:
@@ -256,7 +257,8 @@ def _parse(
             header=None,
             index_col=False,
             dtype=kinds,
-            na_filter=False,  # an empty field or NA is not a count, and a peak may be called NA
+            # an empty field or NA is not a count, and a peak may be called NA
+            na_filter=False,
             quotechar='"',
         )
     except ValueError:
@@ -282,7 +284,8 @@ def _not_a_number(
 
 def _is_finite(text: str) -> bool:
     try:
-        return "_" not in text and math.isfinite(float(text))  # 1_000 is a number to Python alone
+        # 1_000 is a number only in Python
+        return "_" not in text and math.isfinite(float(text))
     except ValueError:
         return False
 

@@ -27,7 +27,8 @@ def is_tenx(root: h5py.File) -> bool:
     """Whether an open HDF5 file is laid out as 10x does."""
     try:
         return isinstance(root.get("matrix"), h5py.Group) and "obs" not in root
-    except (OSError, RuntimeError, KeyError, MemoryError):  # damaged: what reads it says so
+    except (OSError, RuntimeError, KeyError, MemoryError):
+        # damaged: its reader reports it
         return False
 
 
@@ -73,9 +74,8 @@ def read_tenx(root: h5py.File, path: str) -> AnnData:
             "regenerate or re-download it",
         )
     try:
-        matrix = sparse.csr_matrix(
-            parts, shape=shape[::-1]
-        )  # 10x compresses by barcode: these are the rows of cells × peaks
+        # 10x compresses by barcode, so these arrays are the rows of cells × peaks
+        matrix = sparse.csr_matrix(parts, shape=shape[::-1])
         matrix.check_format(full_check=True)
     except ValueError as error:
         raise InputError(

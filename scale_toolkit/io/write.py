@@ -1,6 +1,4 @@
-"""Write an AnnData as h5ad or zarr, atomically; what a stage left on disk is copied group by
-group.
-"""
+"""Write an AnnData as h5ad or zarr, atomically; elements that a stage left on disk are copied."""
 
 from __future__ import annotations
 
@@ -320,8 +318,7 @@ def _carry(
         parent, _, name = path.rpartition("/")
         location = root[parent] if parent else root
         if isinstance(root, h5py.Group):
-            # a soft link becomes what it leads to: a part that is copied alone has nothing to lead
-            # to
+            # a soft link becomes its target: an element that is copied alone may lack it
             carry.root.copy(path, location, name=name, expand_soft=True)
         else:
             zarr_store.copy(carry.root[path], location, name)
@@ -335,8 +332,8 @@ def _carry(
 
 
 def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
-    """Numbers of the cells that are left of those that were, where they are some of them in the
-    same order.
+    """Return the positions of the present cells among the previous ones; None unless they are a
+    subset in the same order.
     """
     if not before.is_unique or not now.is_unique:
         return None
@@ -345,9 +342,7 @@ def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
 
 
 def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks | None:
-    """Some rows of a dense or CSR matrix on disk, read block by block; None for what has no rows
-    at hand.
-    """
+    """Return rows of a dense or CSR matrix on disk as blocks; None for an element without rows."""
     kind = element.attrs.get("encoding-type")
     if kind == "csr_matrix":
         return _SomeRows(element, tuple(element.attrs["shape"]), element["data"].dtype, "csr", kept)
@@ -396,8 +391,8 @@ class _SomeRows:
 
 
 def _leaves(carry: H5adFile) -> Iterator[str]:
-    """Elements to copy: a mapping left out whole is copied member by member, for some may be
-    stale or replaced.
+    """Yield the elements to copy; a mapping is copied member by member, as some may be stale or
+    replaced.
     """
     for path in carry.left_out:
         if path in MAPPINGS:
@@ -430,7 +425,8 @@ def _write_dense(root: h5py.File, path: str, matrix: RowBlocks, compression: dic
         for strip in strips(matrix, height):
             top, rows = rows, rows + len(strip)
             if rows > matrix.shape[0]:
-                continue  # counted, for the error
+                # only counted, for the error
+                continue
             for first_column in range(0, matrix.shape[1], width):
                 yield target, (top, first_column), strip[:, first_column : first_column + width]
             del strip
@@ -456,7 +452,8 @@ def _write_csr(root: h5py.File, path: str, matrix: RowBlocks, compression: dict[
                 yield targets[name], (number * CHUNK,), values
 
     write_chunks(pieces(), getattr(matrix, "n_threads", 1))
-    if runs.all_ones:  # chunks that were never written are read as this value, and take no room
+    if runs.all_ones:
+        # chunks that were never written are read as the fill value, and take no space
         data_options = {
             "shape": (runs.stored,),
             "chunks": (CHUNK,),

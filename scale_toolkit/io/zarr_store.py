@@ -1,6 +1,4 @@
-"""AnnData as a zarr store: anndata's own layout, matrices in blocks of rows, whole or not at
-all.
-"""
+"""AnnData as a zarr store: anndata's layout, matrices in blocks of rows, written atomically."""
 
 from __future__ import annotations
 
@@ -24,8 +22,10 @@ if TYPE_CHECKING:
 
     from scale_toolkit.lazy import RowBlocks
 
-_STEP = 16 * CHUNK  # items copied at a time
-_LARGER = 4  # a chunk is a file: fewer and larger than in HDF5
+# Items that are copied at a time.
+_STEP = 16 * CHUNK
+# A chunk is a file, so chunks are larger and fewer than in HDF5.
+_LARGER = 4
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def new_store(destination: str | os.PathLike[str]) -> Iterator[zarr.Group]:
     try:
         with files.private_folder(final.parent, final.name) as private:
             with warnings.catch_warnings():
-                # zarr and anndata warn of the future of their formats: nothing a user can do about
+                # zarr and anndata warn about future formats, which users cannot change
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("always", ScaleWarning)
                 yield zarr.open_group(
@@ -113,7 +113,8 @@ def _write_csr(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
             arrays[name].resize((start + len(values),))
             arrays[name][start:] = values
         start += len(run["indices"])
-    if runs.all_ones:  # chunks that were never written are read as this value, and take no room
+    if runs.all_ones:
+        # chunks that were never written are read as the fill value, and take no space
         _create(group, "data", (runs.stored,), matrix.dtype, (length,), fill_value=1)
     pointers = runs.pointers
     _create(group, "indptr", pointers.shape, pointers.dtype, (length,))[:] = pointers
@@ -138,7 +139,8 @@ def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None
         for start in range(0, item.shape[0] if item.size else 0, steps):
             array[start : start + steps] = item[start : start + steps]
         array.attrs.update({key: _plain(value) for key, value in item.attrs.items()})
-    else:  # names, single values and the like
+    else:
+        # names, single values and the like
         write_elem(parent, name, read_elem(item))
 
 

@@ -181,7 +181,7 @@ class TestCellxgene:
 
     def test_names_that_repeat_are_told(self, cells, tmp_path):
         cells.obs_names = ["same", "same", *cells.obs_names[2:]]
-        with pytest.raises(InputError, match="cell same is there twice"):
+        with pytest.raises(InputError, match="the cell name 'same' is duplicated"):
             export(cells, tmp_path / "a.h5ad", "cellxgene")
 
 
@@ -203,7 +203,7 @@ def test_places_that_cannot_be(tmp_path, monkeypatch, place, to, message):
 
 
 def test_no_matrix(cells, tmp_path):
-    with pytest.raises(InputError, match="there is no layer 'x'; expected one of those here: imputed"):
+    with pytest.raises(InputError, match="layers has no 'x'; expected one of: imputed"):
         export(cells, tmp_path / "out", "mtx", layer="x")
     cells.X = None
     with pytest.raises(InputError, match="X is empty"):

@@ -447,7 +447,7 @@ def test_files_that_are_no_h5ad(saved, tmp_path):
         pass
     with h5py.File(path, "w") as file:
         file["weights"] = [1]
-    with pytest.raises(InputError, match=r"is no h5ad \(it holds weights\); expected obs and var"), open_h5ad(path):
+    with pytest.raises(InputError, match=r"is not an h5ad \(it holds weights\); expected obs and var"), open_h5ad(path):
         pass
 
 

@@ -135,7 +135,7 @@ class TestZarr:
         for file in (store / "X" / "data").rglob("*"):
             if file.is_file() and file.suffix != ".json" and not file.name.startswith(".z"):
                 file.write_bytes(b"?")
-        with pytest.raises(InputError, match=r"cells.zarr cannot be read as a zarr store \(.*\); expected a whole one"):
+        with pytest.raises(InputError, match=r"cells.zarr cannot be read as a zarr store \(.*\); expected a complete store"):
             read_any(store)
 
     def test_a_store_of_something_else_is_told(self, tmp_path):
@@ -143,7 +143,7 @@ class TestZarr:
 
         group = zarr.open_group(tmp_path / "a.zarr", mode="w")
         group.create_array("weights", shape=(3,), dtype="f4")
-        with pytest.raises(InputError, match=r"a.zarr is no h5ad \(it holds weights\); expected obs and var"):
+        with pytest.raises(InputError, match=r"a.zarr is not an h5ad \(it holds weights\); expected obs and var"):
             read_any(tmp_path / "a.zarr")
 
 

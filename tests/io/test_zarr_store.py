@@ -116,10 +116,10 @@ def test_a_store_is_replaced_whole_and_nothing_else_is(planted, tmp_path):
     folder = tmp_path / "mine.zarr"
     folder.mkdir()
     (folder / "thesis.txt").write_text("")
-    with pytest.raises(UsageError, match=r"mine\.zarr is no zarr store; expected a name that is free"):
+    with pytest.raises(UsageError, match=r"mine\.zarr is not a zarr store; expected a name that is free"):
         write_h5ad(planted, folder)
     assert (folder / "thesis.txt").exists()
-    with pytest.raises(UsageError, match=r"mine\.zarr is no zarr store"):
+    with pytest.raises(UsageError, match=r"mine\.zarr is not a zarr store"):
         check_destination(folder)
     with pytest.raises(UsageError, match="does not exist"):
         write_h5ad(planted, tmp_path / "none" / "a.zarr")
