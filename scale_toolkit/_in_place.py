@@ -1,4 +1,4 @@
-"""What `tl` and `pp` share: a stage that works on an AnnData in place, as scanpy's functions do."""
+"""Run a stage in place on an AnnData, as scanpy's functions do; for `tl` and `pp`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 def run(
     stage: str, adata: AnnData, *, copy: bool, name: str | None = None, **keywords: Any
 ) -> AnnData | None:
-    """Call a stage and put what it returns into `adata`, or with `copy` return it and leave `adata`
-    alone.
+    """Call a stage and write its result into `adata`, or with `copy` return it and leave `adata`
+    unchanged.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def run(
     copy
         Work on a copy.
     name
-        The function in it, where it is called otherwise.
+        The function of the module, if it has another name.
     **keywords
-        The stage's own.
+        Options and inputs of the stage.
     """
     function: Callable[..., AnnData] = getattr(
         import_module(f"scale_toolkit.stages.{stage}"), name or stage
@@ -42,19 +42,18 @@ def run(
     result = function(adata.copy() if copy else adata, **keywords)
     if copy:
         return result
-    if result is not adata:  # a stage that keeps some of the cells or peaks makes a new AnnData
+    if result is not adata:
+        # a stage that keeps some of the cells or peaks returns a new AnnData
         adata._init_as_actual(result)
     return None
 
 
 def with_options(config: type[Config]) -> Callable[[Function], Function]:
-    """Show a config's fields, with their defaults, where a function's signature says
-    ``**options``.
-    """
+    """Replace ``**options`` in a function's signature by a config's fields with their defaults."""
 
     def show(function: Function) -> Function:
-        own = list(inspect.signature(function).parameters.values())
-        shown = [
+        own_parameters = list(inspect.signature(function).parameters.values())
+        options = [
             inspect.Parameter(
                 spec.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -63,7 +62,7 @@ def with_options(config: type[Config]) -> Callable[[Function], Function]:
             )
             for spec in fields(config)
         ]
-        parameters = [p for p in own if p.kind is not p.VAR_KEYWORD] + shown
+        parameters = [p for p in own_parameters if p.kind is not p.VAR_KEYWORD] + options
         function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return function
 

@@ -1,4 +1,4 @@
-"""The version: that of the release, and in a checkout the commit after it."""
+"""The version: that of the release, in a checkout with the commit."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ VERSION = "0.1.0"
 
 
 def commit_of(checkout: Path) -> str | None:
-    """Return the first nine digits of the commit that is checked out; None if there is no git
-    folder.
-
-    The files are read directly: `scale --version` and every import would otherwise wait for git.
-    """
+    """Return the first nine digits of the commit that is checked out; None without a git folder."""
+    # the files are read directly, so that `scale --version` and every import need not wait for git
     folder = checkout / ".git"
     try:
-        if folder.is_file():  # a worktree: the file names the folder
+        if folder.is_file():
+            # a worktree: the file names the folder
             folder = checkout / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
         head = (folder / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref:"):

@@ -1,5 +1,5 @@
-"""`SCALE`: the model as an object, as users of scvi-tools expect it. A thin face over the
-stages: nothing is computed here.
+"""`SCALE`: the model as an object, as in scvi-tools. It calls the stages and computes nothing
+itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SCALE"]
 
-MODEL, CELLS = "model.pt", "adata.h5ad"  # in the folder of `save`, as in that of `scale run`
+# File names in the folder of `save`, as in that of `scale run`.
+MODEL, CELLS = "model.pt", "adata.h5ad"
 _CURVES = ("loss", "reconstruction", "divergence", "held_out")
 
 
@@ -34,14 +35,14 @@ class SCALE:
     """SCALE (Xiong et al. 2019, Nat Commun 10:4576): a variational autoencoder of peaks with a
     Gaussian-mixture prior.
 
-    The object holds the AnnData, the options and the trained model; everything it finds is in the
-    AnnData too, in the slots that the functions of `scale_toolkit` read and write, so the two can
-    be mixed freely.
+    The object holds the AnnData, the options and the trained model. All results are also in the
+    AnnData, in the slots that the functions of `scale_toolkit` read and write, so both can be
+    combined.
 
     Parameters
     ----------
     adata
-        Counts in ``X``, cells × peaks, as `scale_toolkit.pp.prepare` leaves them. Where
+        Counts in ``X``, cells × peaks, as `scale_toolkit.pp.prepare` leaves them. If
         ``var['selected']`` marks peaks, the model sees only those. No set-up is needed. `train`
         writes into it; of a view, a copy is taken.
     n_components
@@ -130,7 +131,7 @@ class SCALE:
         InputError
             ``X`` holds no counts, or fewer than two cells.
         DeviceError
-            The device asked for is not there.
+            The requested device is not available.
         TrainingError
             The loss was not a number in the first epoch.
         """
@@ -242,7 +243,7 @@ class SCALE:
         ``divergence`` (nats a cell, mean).
 
         With early stopping also ``held_out``, the mean log-likelihood of the held-out open peaks,
-        which begins with the start's own, in row 0. Empty where the model was loaded without the
+        which begins with the start's own, in row 0. Empty if the model was loaded without the
         AnnData it was trained on.
         """
         import numpy as np
@@ -253,7 +254,8 @@ class SCALE:
         n_epochs = len(curves.get("loss", ()))
         first = 0 if len(curves.get("held_out", ())) > n_epochs else 1
         table = pd.DataFrame(index=pd.RangeIndex(first, n_epochs + 1, name="epoch"))
-        for name in sorted(curves, key=_CURVES.index):  # a file gives them in another order
+        # a file may store the curves in another order
+        for name in sorted(curves, key=_CURVES.index):
             curve = curves[name]
             table[name] = np.concatenate([np.full(len(table) - len(curve), np.nan), curve])
         return table
@@ -265,7 +267,7 @@ class SCALE:
         overwrite: bool = False,
         save_anndata: bool = False,
     ) -> None:
-        """Write the model to the folder `dir_path`, which is made where it is missing, as
+        """Write the model to the folder `dir_path`, which is made if it is missing, as
         ``model.pt``.
 
         Parameters
@@ -274,16 +276,16 @@ class SCALE:
             The folder; ``scale train --pretrain dir_path/model.pt`` encodes with what is written
             too.
         overwrite
-            Replace files that are there.
+            Replace existing files.
         save_anndata
             Write the cells as well, as ``adata.h5ad``.
 
         Raises
         ------
         UsageError
-            The model is not trained, or a file is there already.
+            The model is not trained, or a file exists.
         ScaleError
-            The disk is full or refuses the write; a file appears whole or not at all.
+            The disk is full or refuses the write; a file appears completely or not at all.
         """
         from scale_toolkit.io.files import private_folder, write_bytes
         from scale_toolkit.io.h5ad import write_h5ad
@@ -334,13 +336,13 @@ class SCALE:
             (`scale_toolkit.encode`), which writes into them. None: those of ``adata.h5ad`` in the
             folder.
         **options
-            ``device``, ``n_threads`` and ``seed``, where others are wanted than the model was
-            trained with.
+            ``device``, ``n_threads`` and ``seed``, to use other values than those of the training.
 
         Raises
         ------
         InputError
-            No such file, no model of ours, no cells, or cells that share no peak with it.
+            The file is missing or not a model of this package; no cells, or cells that share no
+            peak with it.
         """
         from scale_toolkit import tl
         from scale_toolkit.io.files import existing_file
@@ -386,7 +388,7 @@ class SCALE:
         return ", ".join([*parts, f"trained for {epochs} epochs" if epochs else "trained"])
 
     def _trained(self) -> bytes:
-        """The model's bytes, or an error where there are none."""
+        """Return the model's bytes; raise `UsageError` if the model is not trained."""
         if self._model is None:
             raise UsageError(
                 "the model is not trained", "a trained model", "call train() first, or SCALE.load()"
@@ -408,7 +410,8 @@ class SCALE:
         # encode only reads X, so that the copy may share it
         beside = AnnData(counts_of(adata), obs=adata.obs[[]].copy(), var=adata.var[[]].copy())
         encoded = encode(beside, self._trained_with or self.config, model=data, peaks=self._peaks)
-        if keys.MEDIAN_OFFSET.found_in(self.adata):  # equal depth is that of the model's own cells
+        if keys.MEDIAN_OFFSET.found_in(self.adata):
+            # equal depth is that of the model's own cells, so that values can be compared
             keys.MEDIAN_OFFSET.set(encoded, keys.MEDIAN_OFFSET.get(self.adata))
         return encoded
 

@@ -58,9 +58,9 @@ def bar(label: str = "") -> Iterator[Progress]:
     drawn = console.is_terminal or console.is_jupyter
     with Bar(
         *columns, console=console, transient=True, redirect_stdout=False, disable=not drawn
-    ) as shown:
-        task = shown.add_task(label, total=None)
-        yield lambda message, done, total: shown.update(
+    ) as display:
+        task = display.add_task(label, total=None)
+        yield lambda message, done, total: display.update(
             task, description=labelled(label, message), completed=done, total=total or None
         )
 
@@ -120,8 +120,8 @@ def labelled(label: str, message: str) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time as a person writes it: ``40 s``, ``1 min 30 s``, ``2 h 5 min``."""
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, remaining = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {remaining} s" if minutes else f"{remaining} s"

@@ -1,6 +1,4 @@
-"""The errors a user can meet: one line that says what was found, what was expected and what to
-do next.
-"""
+"""Errors for users: one line with what was found, what was expected and what to do next."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ class ScaleError(Exception):
     found
         What was found, with the figures.
     expected
-        What was expected instead; may be empty where `found` says it.
+        What was expected instead; may be empty if `found` says it.
     do
         What to do next: a command, an option, or what to look at.
     """
@@ -26,11 +24,11 @@ class ScaleError(Exception):
     def __init__(self, found: str, expected: str = "", do: str = "") -> None:
         self.found, self.expected, self.do = found, expected, do
         parts = [found, f"expected {expected}" if expected else "", do]
-        super().__init__("; ".join(part for part in parts if part))
+        super().__init__("; ".join(phrase for phrase in parts if phrase))
 
 
 class UsageError(ScaleError):
-    """The words of the call are off (exit code 2)."""
+    """Invalid command line (exit code 2)."""
 
     exit_code = 2
 
@@ -54,7 +52,7 @@ class NothingLeftError(ScaleError):
 
 
 class DeviceError(ScaleError):
-    """The device asked for is not there."""
+    """The requested device is not available."""
 
 
 class TrainingError(ScaleError):
@@ -62,15 +60,15 @@ class TrainingError(ScaleError):
 
 
 class MemoryLimitError(ScaleError):
-    """The work takes more memory than the job may use; told before it begins."""
+    """The work takes more memory than the job may use; raised before it begins."""
 
 
 class NotReproducedError(ScaleError):
-    """A result's receipts, done again, gave something else."""
+    """Replaying a result's receipts gave a different result."""
 
 
 class ScaleWarning(UserWarning):
-    """Something the user should know that does not stop the work; always one line."""
+    """Something that the user should know and that does not stop the work; always one line."""
 
 
 def warn(message: str) -> None:

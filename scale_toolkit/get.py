@@ -89,7 +89,9 @@ def _of_cluster(table: pd.DataFrame, cluster: str | None) -> pd.DataFrame:
         return table.copy()
     clusters = table["cluster"].astype("category").cat.categories.astype(str)
     if cluster not in clusters:
-        raise InputError(f"there is no cluster {cluster!r}", "one of " + first_names(clusters, 12))
+        raise InputError(
+            f"the cluster {cluster!r} is missing", "one of " + first_names(clusters, 12)
+        )
     return table[table["cluster"].astype(str) == cluster].copy()
 
 

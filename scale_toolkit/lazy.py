@@ -43,7 +43,8 @@ def in_order(make: Callable[[From], Made], items: Iterable[From], n_threads: int
     is used (0: one a core).
     """
     n_threads = n_threads or available_cores()
-    if n_threads == 1:  # one thread means one: then nothing is made ahead
+    if n_threads == 1:
+        # a budget of one thread leaves none that could compute ahead
         yield from map(make, items)
         return
     waiting: deque[Future[Made]] = deque()

@@ -1,4 +1,4 @@
-"""How much memory this job may still use, and a refusal with figures where something cannot fit."""
+"""The memory that this job may still use, and errors for work that cannot fit."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | None:
-    """Bytes this process may still take, and what sets the bound; None where the system does not
-    tell.
+    """Return the bytes that this process may still use and the origin of the bound; None if
+    unknown.
 
     The least of: the limits of its cgroups (version 1 or 2: Slurm, Docker, Kubernetes) less what
     they hold besides the page cache, the machine's available memory and swap, and the limit on
     address space (``ulimit -v``).
     """
-    found = [*_of_cgroups(proc, cgroup)]
+    bounds = [*_of_cgroups(proc, cgroup)]
     with contextlib.suppress(OSError, KeyError, ValueError):
         table = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
         free = sum(int(table[name].split()[0]) for name in ("MemAvailable", "SwapFree")) * 1024
-        found.append((free, "what this machine has free"))
+        bounds.append((free, "what this machine has free"))
     with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY:
             pages = int((proc / "self" / "statm").read_text().split()[0])
-            found.append((limit - pages * resource.getpagesize(), "ulimit -v"))
-    return min(found) if found else None
+            bounds.append((limit - pages * resource.getpagesize(), "ulimit -v"))
+    return min(bounds) if bounds else None
 
 
 def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
@@ -39,7 +39,7 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
         lines = [line.split(":", 2) for line in (proc / "self" / "cgroup").read_text().splitlines()]
     except OSError:
         return []
-    found = []
+    bounds = []
     for _, controllers, path in lines:
         if controllers == "":
             root, limit_file, held = cgroup, "memory.max", "anon"
@@ -47,49 +47,48 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
             root, limit_file, held = cgroup / "memory", "memory.limit_in_bytes", "total_rss"
         else:
             continue
-        own = root / path.lstrip("/")
-        # the limit of any cgroup above holds too; in a container the path may be the host's, and
-        # the root its own
-        for place in (own, *own.parents):
-            if place.is_relative_to(root):
+        job_folder = root / path.lstrip("/")
+        # limits of all parent cgroups apply too; in a container the path may be the host's, and the
+        # root the container's own
+        for folder in (job_folder, *job_folder.parents):
+            if folder.is_relative_to(root):
                 with contextlib.suppress(OSError, ValueError, KeyError):
-                    limit = int((place / limit_file).read_text())  # "max": no limit
+                    limit = int((folder / limit_file).read_text())  # "max": no limit
                     stat = dict(
-                        line.split() for line in (place / "memory.stat").read_text().splitlines()
+                        line.split() for line in (folder / "memory.stat").read_text().splitlines()
                     )
                     if limit < 1 << 60:
-                        found.append((limit - int(stat[held]), "the limit of this job's cgroup"))
-    return found
+                        bounds.append((limit - int(stat[held]), "the limit of this job's cgroup"))
+    return bounds
 
 
 @contextlib.contextmanager
 def bounded(extra: int) -> Iterator[None]:
-    """Let this process take at most `extra` bytes of address space more than it has, where the
-    system can hold it to that.
+    """Limit this process to `extra` more bytes of address space, if the system supports it.
 
-    Damaged HDF5 can make its library ask for memory without an end: it is then refused, instead of
-    all that the machine has.
+    Damaged HDF5 files can make the library request unlimited memory: the request is then refused
+    before it exhausts the machine.
     """
     try:
         import resource
 
-        before = resource.getrlimit(resource.RLIMIT_AS)
+        previous = resource.getrlimit(resource.RLIMIT_AS)
         pages = int((_PROC / "self" / "statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + extra
-        if before[0] != resource.RLIM_INFINITY:
-            limit = min(limit, before[0])
-        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+        if previous[0] != resource.RLIM_INFINITY:
+            limit = min(limit, previous[0])
+        resource.setrlimit(resource.RLIMIT_AS, (limit, previous[1]))
     except (ImportError, OSError, ValueError, IndexError):
         yield
         return
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        resource.setrlimit(resource.RLIMIT_AS, previous)
 
 
 def check_fits(size: float, what: str, do: str) -> None:
-    """Refuse what takes more bytes than this job may use.
+    """Refuse work that takes more bytes than this job may use.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What a stage needs of a machine: memory, time and disk, by cells, peaks and stored counts.
+"""Memory, time and disk that a stage needs, by cells, peaks and stored counts.
 
-Fitted to measured runs (`benchmarks/needs.py`; the table is in docs/pipeline.md). The pipeline asks
-a scheduler for what this says.
+Fitted to measured runs (`benchmarks/needs.py`; the table is in docs/pipeline.md). The pipeline
+requests these resources from a scheduler.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Size(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a stage needs: memory to ask for, time to expect, and what it writes; MB are 10⁶
-    bytes.
+    """Resources of a stage: memory to request, expected time, and the size of its output; MB are
+    10⁶ bytes.
     """
 
     memory_mb: int
@@ -114,7 +114,7 @@ _BINARY = {"csr": (0.17, 0.0075), "packed": (0.125, 0.0075)}
 def needs(
     stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, cluster: ClusterConfig
 ) -> Needs:
-    """Memory, time and disk of one stage on an input of this size.
+    """Estimate memory, time and disk of one stage for an input of this size.
 
     Parameters
     ----------
@@ -149,17 +149,15 @@ def needs(
         numeric = impute.numeric or not (impute.binary or impute.per_group or impute.validate)
         kinds = [_NUMERIC[impute.numeric_format]] if numeric else []
         kinds += [_BINARY[impute.binary_format]] if impute.binary else []
-        disk += sum(one for one, _ in kinds) * size.n_values / 1e6
-        seconds += sum(one for _, one in kinds) * size.n_values / 1e6
+        disk += sum(bytes_a_value for bytes_a_value, _ in kinds) * size.n_values / 1e6
+        seconds += sum(seconds_a_value for _, seconds_a_value in kinds) * size.n_values / 1e6
     return Needs(math.ceil(memory), math.ceil(seconds), math.ceil(disk))
 
 
 def together(sizes: Sequence[Size]) -> Size:
-    """The size of several inputs analysed as one: all cells, and at most the peaks of the
-    widest.
-    """
+    """Return the size of several inputs analysed as one: all cells, and the peaks of the widest."""
     return Size(
-        sum(one.n_cells for one in sizes),
-        max(one.n_peaks for one in sizes),
-        sum(one.n_open for one in sizes),
+        sum(size.n_cells for size in sizes),
+        max(size.n_peaks for size in sizes),
+        sum(size.n_open for size in sizes),
     )

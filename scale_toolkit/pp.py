@@ -1,5 +1,5 @@
-"""Before training, the way scanpy does it: ``scale.pp.prepare(adata)`` changes `adata`;
-``copy=True`` returns another.
+"""Preprocessing in scanpy's manner: ``scale.pp.prepare(adata)`` changes `adata`, with ``copy=True``
+it returns a new AnnData.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def prepare(
     Parameters
     ----------
     adata
-        Whole counts, cells × peaks. (Several inputs are joined by `scale_toolkit.prepare`, which
-        returns a new AnnData.)
+        Counts (integers), cells × peaks. (Several inputs are joined by `scale_toolkit.prepare`,
+        which returns a new AnnData.)
     copy
         Leave `adata` as it is and return a new one.
     blacklist

@@ -44,7 +44,7 @@ def train(
     Parameters
     ----------
     adata
-        Counts, cells × peaks; where ``var['selected']`` marks peaks, the model sees only those.
+        Counts, cells × peaks; if ``var['selected']`` marks peaks, the model sees only those.
     copy
         Leave `adata` as it is and return a new one.
     progress
@@ -67,7 +67,7 @@ def train(
     InputError
         ``X`` holds no counts, or fewer than two cells.
     DeviceError
-        The device asked for is not there.
+        The requested device is not available.
     TrainingError
         The loss was not a number in the first epoch.
     """
@@ -106,7 +106,7 @@ def encode(
     Raises
     ------
     InputError
-        The bytes are no model, or model and cells share no peak.
+        The bytes are not a model, or model and cells share no peak.
     """
     return run("encode", adata, copy=copy, model=model, peaks=peaks, **options)
 

@@ -83,5 +83,5 @@ def test_tables_are_read_by_get(planted):
     scale.tl.markers(planted, cluster_by="cell_type", n_threads=1)
     table = scale.get.markers(planted, "type1")
     assert set(table["cluster"]) == {"type1"} and len(table) < len(scale.get.markers(planted))
-    with pytest.raises(InputError, match="no cluster 'type9'"):
+    with pytest.raises(InputError, match="the cluster 'type9' is missing"):
         scale.get.markers(planted, "type9")
