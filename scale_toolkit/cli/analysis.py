@@ -39,9 +39,7 @@ FEW_DROPPED = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `analyse` is to do: one config per stage, where the files go, and what stages are given
-    besides the cells.
-    """
+    """The work of `analyse`: one config per stage, the folder, and the inputs besides the cells."""
 
     folder: Path
     prepare: PrepareConfig
@@ -59,9 +57,9 @@ class Plan:
 
 
 def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnData:
-    """Run the stages, write the folder of results, and report what was made.
+    """Run the stages, write the folder of results, and report them.
 
-    A stage that fails does not take the others' results with it: everything that could be made is
+    A failed stage does not discard the results of the others: everything that was computed is
     written first, then the error is raised.
 
     Parameters
@@ -71,7 +69,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     plan
         The stages' options, and the folder.
     talk
-        Where progress, warnings and the summary go.
+        Receives progress, warnings and the summary.
 
     Returns
     -------
@@ -91,9 +89,8 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.stages.impute import streamed
     from scale_toolkit.stages.prepare import prepare
 
-    find_device(
-        plan.train.device
-    )  # an absent GPU is an error before the work, not after half of it
+    # a missing GPU is an error before the work, not after half of it
+    find_device(plan.train.device)
     _check_n_clusters(sum(batch.n_obs for batch in _parts(cells)), plan)
     if plan.genes is not None:
         require_intervals(_parts(cells)[0].var_names, "--gtf")
@@ -115,7 +112,8 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
         try:
             with talk.progress(name) as progress:
                 return work(progress)
-        except Exception as error:  # kept: what was made before is written first
+        except Exception as error:
+            # raised at the end, after the other results are written
             failures[name] = error
             return None
 
@@ -166,9 +164,9 @@ def _check_n_clusters(n_cells: int, plan: Plan) -> None:
     k = plan.cluster.n_clusters
     if k is not None and k > n_cells:
         raise InputError(
-            f"{k} clusters asked of {n_cells:,} cells",
-            "no more clusters than cells",
-            "ask for fewer with -k",
+            f"{k} clusters requested of {n_cells:,} cells",
+            "at most as many clusters as cells",
+            "request fewer with -k",
         )
 
 
@@ -198,8 +196,8 @@ def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
 
 
 def _with_markers(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:
-    """Find marker peaks; clusters that cannot be compared are a warning, for the analysis is
-    complete without markers.
+    """Find marker peaks; clusters that cannot be compared are only a warning, as the other results
+    do not depend on markers.
     """
     from scale_toolkit.stages.markers import markers
 

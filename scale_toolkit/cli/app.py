@@ -1,6 +1,4 @@
-"""The ``scale`` command: its subcommands, ``--version``, and what happens to errors in the words
-of the call.
-"""
+"""The ``scale`` command: its subcommands, ``--version``, and errors in the command line."""
 
 from __future__ import annotations
 
@@ -87,11 +85,10 @@ def scale(
 def main(arguments: list[str] | None = None) -> None:
     """Run ``scale`` with `arguments` (the process's own by default), and exit with its code.
 
-    Exit codes: 0 good, 1 the data or the work failed, 2 the words of the call are off, 130
-    interrupted.
+    Exit codes: 0 success, 1 the data or the work failed, 2 invalid command line, 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    # so that temporary files are removed
+    # SIGTERM raises SystemExit, so that temporary files are removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # OpenMP threads that wait by spinning take the core that their own main thread needs as soon as
     # anything else runs on the machine: a training of 7 s took 30 to 54 s beside one busy process

@@ -1,4 +1,4 @@
-"""SCALE.py's spellings made plain: options with many values, and ``--gpu`` with or without a
+"""Rewrite SCALE.py's spellings: options with several values, and ``--gpu`` with or without a
 number.
 
 Typer has neither, so the argument list is rewritten before Typer reads it:
@@ -11,7 +11,7 @@ Typer has neither, so the argument list is rewritten before Typer reads it:
 ``--gpu 1``, ``-g 1``             ``--gpu=1``
 ================================  ================================
 
-Everything else, and everything after ``--``, is left as it is. ``_`` for ``-`` is Typer's own doing
+Everything else, and everything after ``--``, is not changed. Typer itself reads ``_`` as ``-``
 (`app.spelling`).
 """
 
@@ -23,35 +23,36 @@ INPUTS = {"-d", "--data-list"}
 WIDTHS = {"--encode-dim", "--decode-dim"}
 GPU = {"-g", "--gpu"}
 
-_VALUE = r"(?!-.).*"  # anything but an option; - is standard input
+# Anything but an option; - is standard input.
+_VALUE = r"(?!-.).*"
 _NUMBER = r"[0-9]+"
 _NUMBERS = r"[0-9]+(,[0-9]+)*"
 
 
 def normalised(arguments: list[str]) -> list[str]:
-    """Rewrite SCALE.py's spellings; a rewritten list is left alone by a second call.
+    """Rewrite SCALE.py's spellings; a second call does not change a rewritten list.
 
     Parameters
     ----------
     arguments
         The words of the call, without the program's name.
     """
-    rest, plain = list(arguments), []
-    while rest:
-        word = rest.pop(0)
+    remaining, plain = list(arguments), []
+    while remaining:
+        word = remaining.pop(0)
         option = word.replace("_", "-") if word.startswith("--") else word
         if word == "--":
-            return [*plain, word, *rest]
+            return [*plain, word, *remaining]
         if option in INPUTS:
-            paths = _take(rest, _VALUE)
-            plain += [part for path in paths for part in (word, path)] or [word]
+            paths = _take(remaining, _VALUE)
+            plain += [word_or_path for path in paths for word_or_path in (word, path)] or [word]
         elif option in WIDTHS:
-            widths = _take(rest, _VALUE, at_most=1)
+            widths = _take(remaining, _VALUE, at_most=1)
             plain.append(
-                f"{option}=" + ",".join(widths + (_take(rest, _NUMBERS) if widths else []))
+                f"{option}=" + ",".join(widths + (_take(remaining, _NUMBERS) if widths else []))
             )
         elif option in GPU:
-            plain.append("--gpu=" + "".join(_take(rest, _NUMBER, at_most=1)))
+            plain.append("--gpu=" + "".join(_take(remaining, _NUMBER, at_most=1)))
         else:
             plain.append(word)
     return plain
@@ -59,7 +60,7 @@ def normalised(arguments: list[str]) -> list[str]:
 
 def _take(rest: list[str], pattern: str, at_most: int | None = None) -> list[str]:
     """Move the words at the head of `rest` that match `pattern` out of it."""
-    taken: list[str] = []
-    while rest and len(taken) != at_most and re.fullmatch(pattern, rest[0], re.DOTALL):
-        taken.append(rest.pop(0))
-    return taken
+    values: list[str] = []
+    while rest and len(values) != at_most and re.fullmatch(pattern, rest[0], re.DOTALL):
+        values.append(rest.pop(0))
+    return values

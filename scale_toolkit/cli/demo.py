@@ -25,7 +25,7 @@ def demo(
     *,
     talk: Talk,
 ) -> None:
-    """Simulate 1,000 cells of 8 types, analyse them as `scale run` does, and say how well the
+    """Simulate 1,000 cells of 8 types, analyse them as `scale run` does, and report how well the
     types were found.
     """
     check_folder(outdir)

@@ -22,7 +22,7 @@ Figure = Annotated[
     given(
         "--figure",
         metavar="FILE",
-        help="Draw the cells too (.pdf, .png or .svg), by cluster where `scale cluster` was run.",
+        help="Draw the cells too (.pdf, .png or .svg), by cluster if `scale cluster` was run.",
     ),
 ]
 
@@ -54,8 +54,8 @@ def embed(
 
 
 def _columns(adata: AnnData) -> list[str | None]:
-    """What a figure is coloured by: the clusters, and the known labels they were compared with;
-    else one colour.
+    """Return the colours of a figure: the clusters, and the labels they were compared with; without
+    clusters one colour.
     """
     from scale_toolkit.stages.receipts import receipts
 

@@ -35,13 +35,13 @@ def export(source: Input = "-", *, output: Place, config: ExportConfig, talk: Ta
     if config.to != "mtx":
         check_destination(output, [source])
     large = tuple(path for path in keys.LARGE if path != "X")
-    without = (
+    not_loaded = (
         ()
         if config.to == "h5mu"
         else tuple(path for path in large if not (config.layer and path == "layers"))
     )
     with open_h5ad(source) as file:
-        adata = file.read(without)
+        adata = file.read(not_loaded)
     missing = exporting.export(adata, output, config.to, layer=config.layer)
     if missing:
         talk.info(

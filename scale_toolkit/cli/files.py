@@ -1,5 +1,5 @@
-"""What the stages' commands share: one h5ad in, one h5ad out, and every path checked before the
-work starts.
+"""Inputs and outputs of the stages' commands: one h5ad in, one h5ad out, all paths checked
+first.
 """
 
 from __future__ import annotations
@@ -21,16 +21,14 @@ if TYPE_CHECKING:
 
 
 class Cells:
-    """The cells a stage works on, and the way to hand its result on."""
+    """The cells of a stage, and the output of its result."""
 
     def __init__(self, file: H5adFile, adata: AnnData, output: str, talk: Talk) -> None:
         self.adata = adata
         self._file, self._output, self._talk = file, output, talk
 
     def forget(self, *paths: str) -> None:
-        """Do not hand on these elements, which `through` left on disk: the stage makes them
-        stale.
-        """
+        """Do not copy these elements, which `through` left on disk: the stage makes them stale."""
         left_out = [(path, self._file.root[path]) for path in self._file.left_out]
         carried = [
             f"{path}/{name}" for path, group in left_out if path == "layers" for name in group
@@ -63,7 +61,7 @@ def through(
     source, output
         Paths, or ``-``.
     talk
-        The command's voice; it keeps the real stdout.
+        The command's messages; it keeps the real stdout.
     without
         Elements the stage does not need: they stay on disk and are copied to the output.
     """
@@ -100,8 +98,8 @@ def check_readable(path: str | Path | None) -> None:
 
 
 def check_pretrain(model: Path | None, peaks: Path | None) -> None:
-    """Refuse a ``--pretrain`` or ``--pretrain-peaks`` that is not there, and the second without
-    the first.
+    """Refuse a missing ``--pretrain`` or ``--pretrain-peaks`` file, and the second without the
+    first.
     """
     if peaks is not None and model is None:
         raise UsageError(
@@ -114,7 +112,7 @@ def check_pretrain(model: Path | None, peaks: Path | None) -> None:
 
 
 def check_column(adata: AnnData, reference: str | None) -> None:
-    """Refuse a ``--reference`` that is not there before the long work, not after it."""
+    """Refuse a missing ``--reference`` column before the long work, not after it."""
     if reference is not None and reference not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns))
         raise InputError(
@@ -125,9 +123,7 @@ def check_column(adata: AnnData, reference: str | None) -> None:
 
 
 def check_folder(folder: Path, flag: str = "--outdir") -> None:
-    """Refuse a folder of results that cannot be one; it is made when there is something to put
-    into it.
-    """
+    """Refuse a folder of results that cannot be made or written; it is made with the first file."""
     nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
     if not nearest.is_dir():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What the help of a command shows besides its options: an example, and switches without a type."""
+"""Help of a command: an example below its options, and switches without a type."""
 
 from __future__ import annotations
 

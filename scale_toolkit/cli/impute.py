@@ -68,7 +68,7 @@ Model = Annotated[
         panel=_PROOF,
         help="With --validate: encode thinned counts with this model (of `scale train --model`) "
         "instead of training again. "
-        "Quick, but optimistic: the decoder has seen what is hidden.",
+        "Fast, but optimistic: the decoder was trained on the hidden peaks.",
     ),
 ]
 ValidateDir = Annotated[
@@ -139,7 +139,8 @@ def impute(
         former_peaks = _imputed_peaks(file.adata)
         with talk.progress() as progress:
             adata, blocks = streamed(file.adata, config, progress=progress, **inputs)
-        if former_peaks not in (None, _imputed_peaks(adata)):  # the file has columns of other peaks
+        if former_peaks not in (None, _imputed_peaks(adata)):
+            # the columns of the file are other peaks
             file.forget(*(slot.path for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)))
         if config.validate:
             talk.show(*validation(adata))

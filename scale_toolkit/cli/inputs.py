@@ -123,9 +123,7 @@ def _by_batch(
 
 
 def batch_names(sources: Sequence[str]) -> list[str]:
-    """Name batches after their files, without suffixes; with their folders where file names are
-    the same.
-    """
+    """Name batches after their files, without suffixes; with folders if file names are equal."""
     paths = [Path("stdin") if source == "-" else _bare(Path(source)) for source in sources]
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]

@@ -96,7 +96,7 @@ def markers(
         raise UsageError(
             "one of --genome and --motifs",
             "both or neither",
-            "motifs are sought in the genome's sequence",
+            "motifs are searched in the genome's sequence",
         )
     if motif_table is not None and motifs is None:
         raise UsageError(
@@ -110,13 +110,14 @@ def markers(
         check_folder(bed_dir, "--bed-dir")
     for path in (gtf, genome, motifs):
         check_readable(path)
-    without = tuple(path for path in keys.LARGE if path != "X")
-    with through(source, output, talk, without=without) as cells:
+    not_loaded = tuple(path for path in keys.LARGE if path != "X")
+    with through(source, output, talk, without=not_loaded) as cells:
         from scale_toolkit.core.intervals import require_intervals
         from scale_toolkit.stages.markers import markers as stage
 
         for flag, given_path in (("--bed-dir", bed_dir), ("--gtf", gtf), ("--genome", genome)):
-            if given_path is not None:  # before the work, not after it
+            if given_path is not None:
+                # an error before the work, not after it
                 require_intervals(cells.adata.var_names, flag)
         inputs = _inputs(cells.adata, gtf, genome, motifs)
         with talk.progress() as progress:
@@ -128,12 +129,12 @@ def markers(
 def _inputs(
     adata: AnnData, gtf: Path | None, genome: Path | None, motifs: Path | None
 ) -> dict[str, Any]:
-    """What the stage takes besides the cells, read from the files given."""
-    found: dict[str, Any] = {}
+    """Read the inputs of the stage besides the cells."""
+    inputs: dict[str, Any] = {}
     if gtf is not None:
         from scale_toolkit.io.genes import read_gtf
 
-        found["genes"] = read_gtf(gtf)
+        inputs["genes"] = read_gtf(gtf)
     if genome is not None and motifs is not None:
         from scale_toolkit.core.intervals import parse_names
         from scale_toolkit.extras import library
@@ -141,9 +142,9 @@ def _inputs(
         from scale_toolkit.io.motifs import read_motifs
 
         library("lightmotif")
-        found["motifs"] = read_motifs(motifs)
-        found["sequences"] = read_sequences(genome, parse_names(adata.var_names))
-    return found
+        inputs["motifs"] = read_motifs(motifs)
+        inputs["sequences"] = read_sequences(genome, parse_names(adata.var_names))
+    return inputs
 
 
 def _write(
@@ -153,17 +154,15 @@ def _write(
     motif_table: Path | None,
     config: MarkersConfig,
 ) -> None:
-    """The tables and BED files asked for; nothing where there is no marker, which the stage has
-    said.
-    """
+    """Write the requested tables and BED files; without markers nothing, as the stage warned."""
     from scale_toolkit.io.markers import write_beds, write_table
 
-    found = keys.MARKERS.get(adata)
-    if not len(found):
+    table_of_markers = keys.MARKERS.get(adata)
+    if not len(table_of_markers):
         return
     if table is not None:
-        write_table(table, found)
+        write_table(table, table_of_markers)
     if bed_dir is not None:
-        write_beds(bed_dir, config.cluster_by, found)
+        write_beds(bed_dir, config.cluster_by, table_of_markers)
     if motif_table is not None and len(keys.MOTIFS.get(adata)):
         write_table(motif_table, keys.MOTIFS.get(adata))

@@ -1,13 +1,13 @@
-"""Commands made from configs: an option is written once, in `scale_toolkit.config`, and read here.
+"""Commands from configs: an option is defined once, in `scale_toolkit.config`.
 
-A command is a function whose parameters say what it needs::
+The parameters of a command are what it needs::
 
     @command
     def cluster(source: Input = "-", *, config: ClusterConfig, talk: Talk) -> None:
 
 `command` turns every parameter annotated with a `Config` into one command-line option per field,
 and `Talk` into ``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated
-config and the voice to speak with.
+config and the object for messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from scale_toolkit.validation import field_types
 
 
 def given(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
-    """Declare an option that is off, or not given, by default."""
+    """Declare an option that is False or absent by default."""
     return typer.Option(
         *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False
     )
@@ -49,8 +49,8 @@ Gpu = Annotated[
         "--gpu",
         "-g",
         metavar="[N]",
-        help="Train on a GPU, the N-th where there are several: --device cuda or cuda:N. An error "
-        "where there is none.",
+        help="Train on a GPU, the N-th if there are several: --device cuda or cuda:N. An error "
+        "if there is none.",
     ),
 ]
 Pretrain = Annotated[
@@ -79,7 +79,8 @@ PretrainPeaks = Annotated[
         "names no peaks. Left out, the adata.h5ad beside --pretrain.",
     ),
 ]
-BARE_GPU = ""  #: what `arguments.normalised` makes of ``--gpu`` without a number
+#: Value of ``--gpu`` without a number, from `arguments.normalised`.
+BARE_GPU = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +91,17 @@ class Options:
     ----------
     panel
         Title of the options' group in the help.
-    only, without
-        The fields shown, where not all are: the command sets the others, or leaves them at their
-        defaults.
+    only, excluded
+        The fields that are shown or hidden, if not all are shown: the command sets the others, or
+        leaves them at their defaults.
     names
-        Fields that go by another name on this command, with any further flags: ``{"method":
+        Fields with another name on this command, with any further flags: ``{"method":
         ("--embed",)}``.
     """
 
     panel: str | None = None
     only: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     names: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
@@ -113,10 +114,10 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     plain: list[inspect.Parameter] = []
     options: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(body).parameters.items():
-        kind, how = _parts(hints[name])
+        kind, display = _parts(hints[name])
         if isinstance(kind, type) and issubclass(kind, Config):
-            configs[name] = (kind, how)
-            options += [_parameter(name, spec, kind, how) for spec in _shown(kind, how)]
+            configs[name] = (kind, display)
+            options += [_parameter(name, spec, kind, display) for spec in _shown(kind, display)]
         elif kind is not Talk:
             plain.append(
                 parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -129,7 +130,10 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
         talk.label = body.__name__.replace("_", "-")
         talk.spellings = INPUTS | _spellings(configs)
         with outcome(talk, _spellings(configs)), talk.listening():
-            built = {name: _build(name, kind, how, words) for name, (kind, how) in configs.items()}
+            built = {
+                name: _build(name, kind, display, words)
+                for name, (kind, display) in configs.items()
+            }
             body(**words, **built, talk=talk)
 
     run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
@@ -139,7 +143,7 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
 
 
 def on_gpu(config: Any, gpu: str | None) -> Any:
-    """Return a train config with the device that ``--gpu`` asks for."""
+    """Return a train config with the device of ``--gpu``."""
     if gpu is None:
         return config
     device = "cuda" if gpu == BARE_GPU else f"cuda:{gpu}"
@@ -152,7 +156,7 @@ def on_gpu(config: Any, gpu: str | None) -> Any:
     return dataclasses.replace(config, device=device)
 
 
-def flags(spec: dataclasses.Field, how: Options) -> tuple[str, ...]:
+def flags(spec: dataclasses.Field, display: Options) -> tuple[str, ...]:
     """Return the command-line spellings of a field; the first is the one errors use.
 
     A switch that is on by default gets a second spelling that turns it off:
@@ -161,33 +165,35 @@ def flags(spec: dataclasses.Field, how: Options) -> tuple[str, ...]:
     long = "--" + spec.name.replace("_", "-")
     if spec.default is True:
         long = f"{long}/--no-{long[2:]}"
-    return how.names.get(spec.name) or (long, *spec.metadata["flags"])
+    return display.names.get(spec.name) or (long, *spec.metadata["flags"])
 
 
 def _parts(hint: Any) -> tuple[Any, Options]:
     if typing.get_origin(hint) is Annotated:
-        kind, *rest = typing.get_args(hint)
-        return kind, next((part for part in rest if isinstance(part, Options)), Options())
+        kind, *annotations = typing.get_args(hint)
+        return kind, next(
+            (annotation for annotation in annotations if isinstance(annotation, Options)), Options()
+        )
     return hint, Options()
 
 
-def _shown(kind: type[Config], how: Options) -> list[dataclasses.Field]:
+def _shown(kind: type[Config], display: Options) -> list[dataclasses.Field]:
     fields = dataclasses.fields(kind)
     return [
         spec
         for spec in fields
-        if spec.name in (how.only or (spec.name,)) and spec.name not in how.without
+        if spec.name in (display.only or (spec.name,)) and spec.name not in display.excluded
     ]
 
 
 def _parameter(
-    name: str, spec: dataclasses.Field, kind: type[Config], how: Options
+    name: str, spec: dataclasses.Field, kind: type[Config], display: Options
 ) -> inspect.Parameter:
     """One field as a Typer option: its Python name carries the config's, so that two configs may
     share a field.
     """
     rule, (value, many, _) = spec.metadata, field_types(kind)[spec.name]
-    settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": how.panel}
+    settings: dict[str, Any] = {"help": rule["help"], "rich_help_panel": display.panel}
     if value is not bool:
         settings["metavar"] = rule["metavar"] or _metavar(value, many, rule)
     if many:
@@ -200,14 +206,14 @@ def _parameter(
         default=None if many else spec.default,
         annotation=Annotated[
             annotation | None if optional else annotation,
-            typer.Option(*flags(spec, how), **settings),
+            typer.Option(*flags(spec, display), **settings),
         ],
     )
 
 
 def _metavar(value: type, many: bool, rule: Any) -> str:
-    """Say what an option takes: ``[umap|tsne]``, ``INT,INT``, ``FLOAT 0..1``. The config checks
-    it, in its own words.
+    """Return the form of a value: ``[umap|tsne]``, ``INT,INT``, ``FLOAT 0..1``; the config checks
+    it.
     """
     if rule["choices"]:
         return f"[{'|'.join(rule['choices'])}]"
@@ -223,24 +229,25 @@ def _metavar(value: type, many: bool, rule: Any) -> str:
     return (f"{word},{word}" if many else word) + limits
 
 
-def _build(name: str, kind: type[Config], how: Options, words: dict[str, Any]) -> Config:
+def _build(name: str, kind: type[Config], display: Options, words: dict[str, Any]) -> Config:
     values = {}
-    for spec in _shown(kind, how):
+    for spec in _shown(kind, display):
         value = words.pop(f"{name}__{spec.name}")
         item, many, _ = field_types(kind)[spec.name]
         if many:
-            if not value:  # not given: the config's own default
+            if not value:
+                # an absent option has the default of the config
                 continue
-            value = tuple(_items(",".join(value), item, flags(spec, how)[0]))
+            value = tuple(_items(",".join(value), item, flags(spec, display)[0]))
         elif spec.metadata["choices"] and value is not None:
-            value = value.lower()  # SCALE's users write UMAP and tSNE
+            # SCALE's users write UMAP and tSNE
+            value = value.lower()
         values[spec.name] = value
     try:
         return kind(**values)
-    except (
-        OptionError
-    ) as error:  # spelled here, for another config of the command may have a field of that name
-        raise spelled(error, _spellings({name: (kind, how)})) from None
+    except OptionError as error:
+        # spelled for this config: another one of the command may have a field of the same name
+        raise spelled(error, _spellings({name: (kind, display)})) from None
 
 
 def _items(text: str, kind: type, flag: str) -> list[Any]:
@@ -255,8 +262,10 @@ def _spellings(configs: dict[str, tuple[type[Config], Options]]) -> dict[str, st
     """Map a field's name to its spelling on this command, for errors raised by a config or a
     stage.
     """
-    pairs = [(spec, how) for kind, how in configs.values() for spec in dataclasses.fields(kind)]
-    return {spec.name: flags(spec, how)[0] for spec, how in pairs}
+    pairs = [
+        (spec, display) for kind, display in configs.values() for spec in dataclasses.fields(kind)
+    ]
+    return {spec.name: flags(spec, display)[0] for spec, display in pairs}
 
 
 def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:
@@ -267,7 +276,7 @@ def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:
 
 
 _TALK = [
-    _flag("quiet", "--quiet", "Say nothing but warnings and errors."),
+    _flag("quiet", "--quiet", "Show only warnings and errors."),
     _flag("json_logs", "--json-logs", "Messages as JSON, one object a line."),
     _flag("debug", "--debug", "Show tracebacks and other libraries' warnings."),
 ]

@@ -1,5 +1,5 @@
-"""From an exception to one line on stderr and an exit code: 0 good, 1 the data or the work
-failed, 2 the call is off.
+"""Translate an exception into one line on stderr and an exit code: 0 success, 1 the data or the
+work failed, 2 invalid command line.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import typer
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import ScaleError, UsageError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-BROKEN_PIPE = 141  # 128 + SIGPIPE
+# As in shells: 128 + SIGINT, 128 + SIGPIPE.
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: What Typer raises for words it cannot parse (`ClickException` of the click it uses, bundled or
+#: Typer's error for an invalid command line (`ClickException` of the click it uses, bundled or
 #: not).
 CallError = typer.BadParameter.__mro__[2]
 
@@ -48,7 +48,8 @@ def outcome(talk: Talk, spellings: dict[str, str] | None = None) -> Iterator[Non
         talk.error(error, message, code)
         if isinstance(error, OSError) and error.errno in _FULL:
             sys.stderr.flush()
-            os._exit(code)  # HDF5 would crash at exit over the file that it could not finish
+            # HDF5 would crash at exit on the file that it could not finish
+            os._exit(code)
         raise typer.Exit(code) from error
 
 
@@ -74,7 +75,7 @@ def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, st
 
 
 def _of_the_system(error: OSError) -> str:
-    """Say what the operating system refused, in its words: HDF5's own run over several lines."""
+    """Return the operating system's message: HDF5's own takes several lines."""
     message = os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
     if error.errno in _FULL:
         message += "; make room, or choose another -o (between pipes, another TMPDIR)"
@@ -85,15 +86,13 @@ def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:
     """Name an option as the user types it: ``--n-peaks is 0`` for ``n_peaks is 0``; other errors
     stay as they are.
     """
-    name, _, rest = error.found.partition(" ")
+    name, _, problem = error.found.partition(" ")
     if not isinstance(error, UsageError) or name not in spellings:
         return error
-    return UsageError(f"{spellings[name]} {rest}", error.expected, error.do)
+    return UsageError(f"{spellings[name]} {problem}", error.expected, error.do)
 
 
 def _close_stdout() -> None:
-    """Point stdout nowhere: its reader has gone, and Python would complain again when it flushes
-    at exit.
-    """
+    """Redirect stdout to the null device: its reader has gone, and Python flushes it at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

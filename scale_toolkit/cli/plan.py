@@ -1,6 +1,4 @@
-"""``scale plan``, and ``--dry-run`` of the long stages: what the work would take, without doing
-it.
-"""
+"""``scale plan``, and ``--dry-run`` of the long stages: estimate the resources of the work."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ DryRun = Annotated[
     bool,
     given(
         "--dry-run",
-        help="Check the options, say what the work would take (memory, time, disk), and do "
-        "nothing.",
+        help="Check the options and estimate memory, time and disk, without doing the work.",
         panel="Messages",
     ),
 ]
@@ -44,9 +41,7 @@ def plan(
     ],
     talk: Talk,
 ) -> None:
-    """Say how much memory, time and disk every stage would take on this input; only its header
-    is read.
-    """
+    """Estimate memory, time and disk of every stage on this input; only its header is read."""
     from scale_toolkit.io.files import check_destination, write_bytes
     from scale_toolkit.needs import STAGES
 
@@ -83,48 +78,49 @@ def foresee(
     writes: Sequence[str] | None = None,
     silent: bool = False,
 ) -> dict[str, Any]:
-    """Look up how large the inputs are, show what these stages need and whether this machine has
-    it, and return the same.
+    """Estimate what these stages need, compare it with this machine, and show and return it.
 
-    `writes` are the stages that write a file, where not all do.
+    `writes` are the stages that write a file, if not all do.
     """
     from scale_toolkit.io.size import size_of
     from scale_toolkit.memory import available
     from scale_toolkit.needs import needs, together
 
     size = together([size_of(source, modality=modality) for source in sources])
-    asked = {
+    configs = {
         "train": train or TrainConfig(),
         "impute": impute or ImputeConfig(),
         "cluster": cluster or ClusterConfig(),
     }
-    found = {stage: needs(stage, size, **asked) for stage in stages}
-    found = {
-        stage: one if stage in (writes or stages) else one._replace(disk_mb=0)
-        for stage, one in found.items()
+    estimates = {stage: needs(stage, size, **configs) for stage in stages}
+    estimates = {
+        stage: estimate if stage in (writes or stages) else estimate._replace(disk_mb=0)
+        for stage, estimate in estimates.items()
     }
     free = available()
     facts = {
         "cells": size.n_cells,
         "peaks": size.n_peaks,
         "open": size.n_open,
-        "stages": {stage: one._asdict() for stage, one in found.items()},
+        "stages": {stage: estimate._asdict() for stage, estimate in estimates.items()},
         "memory_free_mb": None if free is None else round(free[0] / 1e6),
         "disk_free_mb": round(shutil.disk_usage(".").free / 1e6),
     }
     if silent:
         return facts
-    talk.show(_table(size, found, facts), facts)
-    largest = max(found, key=lambda stage: found[stage].memory_mb)
-    if free is not None and found[largest].memory_mb * 1e6 > free[0]:
+    talk.show(_table(size, estimates, facts), facts)
+    largest = max(estimates, key=lambda stage: estimates[stage].memory_mb)
+    if free is not None and estimates[largest].memory_mb * 1e6 > free[0]:
         talk.say(
             "warning",
-            f"{spoken(largest)} asks for {_bytes(found[largest].memory_mb)} of memory, and "
+            f"{spoken(largest)} needs {_bytes(estimates[largest].memory_mb)} of memory, and "
             f"{_bytes(facts['memory_free_mb'])} "
-            f"are left here ({free[1]}); ask for more, or keep fewer peaks (`scale select-peaks "
+            f"are free here ({free[1]}); request more, or keep fewer peaks (`scale select-peaks "
             "--n-peaks`)",
         )
-    if (written := sum(one.disk_mb for one in found.values())) > facts["disk_free_mb"]:
+    if (written := sum(estimate.disk_mb for estimate in estimates.values())) > facts[
+        "disk_free_mb"
+    ]:
         talk.say(
             "warning",
             f"{_bytes(written)} would be written, and "
@@ -134,7 +130,7 @@ def foresee(
 
 
 def spoken(stage: str) -> str:
-    """A stage as its command is called."""
+    """Return the command of a stage."""
     return stage.replace("_", "-")
 
 
@@ -146,20 +142,21 @@ def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
     table = Table(
         "stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False
     )
-    for stage, one in found.items():
+    for stage, estimate in found.items():
         table.add_row(
             spoken(stage),
-            _bytes(one.memory_mb),
-            _span(one.seconds),
-            _bytes(one.disk_mb) if one.disk_mb else "",
+            _bytes(estimate.memory_mb),
+            _span(estimate.seconds),
+            _bytes(estimate.disk_mb) if estimate.disk_mb else "",
         )
     free = facts["memory_free_mb"]
-    here = "" if free is None else f"{_bytes(free)} of memory, "
+    memory = "" if free is None else f"{_bytes(free)} of memory, "
     return Group(
         f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts "
         f"({share:.1%})",
         table,
-        f"free here: {here}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of a "
+        f"free here: {memory}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of "
+        "a "
         "CPU",
     )
 

@@ -29,7 +29,7 @@ from scale_toolkit.errors import InputError, UsageError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-#: Columns of obs that may hold known labels, where none is named.
+#: Columns of obs that may hold known labels, if none is named.
 LABELS = ("cell_type", "celltype", "label")
 
 Figure = Annotated[
@@ -47,7 +47,7 @@ Gtf = Annotated[
         help="Genes (GTF, plain or gzip), to colour cells by a gene's promoter: --color Gad1.",
     ),
 ]
-#: What imputed values are decoded from.
+#: Slots from which imputed values are decoded.
 DECODING = tuple(
     slot.path
     for slot in (
@@ -69,7 +69,8 @@ def plot() -> None:
 def embedding(
     output: Figure, source: Input = "-", gtf: Gtf = None, *, config: PlotEmbeddingConfig, talk: Talk
 ) -> None:
-    """Draw cells as points, coloured by columns of obs, or by how open peaks, regions or genes are.
+    """Draw cells as points, coloured by columns of obs, or by the accessibility of peaks, regions
+    or genes.
 
     A peak, a region or a gene is coloured by imputed values at equal depth if the file comes from
     `scale train`; else only peaks can be drawn, by their counts.
@@ -80,22 +81,22 @@ def embedding(
     from scale_toolkit.io.h5ad import open_h5ad
 
     bases = [config.basis, f"X_{config.basis}"] if config.basis else []
-    wanted = [f"obsm/{name}" for name in (*bases, keys.UMAP.name, keys.TSNE.name)]
+    paths = [f"obsm/{name}" for name in (*bases, keys.UMAP.name, keys.TSNE.name)]
     titles = list(config.color)
     with open_h5ad(source) as file:
-        adata = file.read_only(wanted)
+        adata = file.read_only(paths)
         regions = [
             name for name in config.color if name not in adata.obs and name != keys.CLUSTER.name
         ]
         if regions and f"varm/{keys.DECODER.name}" in file.root:
             from scale_toolkit.stages.region_values import region_values
 
-            adata = file.read_only([*wanted, *DECODING])
+            adata = file.read_only([*paths, *DECODING])
             values = region_values(adata, regions, read_genes(gtf))
             adata.obs[list(values.columns)] = values
             titles = [f"{name} (imputed)" if name in regions else name for name in titles]
         elif any(name in adata.var_names for name in regions):
-            adata = file.read_only([*wanted, "X"])
+            adata = file.read_only([*paths, "X"])
     color = titles[0] if len(titles) == 1 else titles
     adata.obs = adata.obs.rename(columns=dict(zip(config.color, titles, strict=True)))
     plot.embedding(
@@ -169,7 +170,7 @@ def qc(output: Figure, source: Input = "-", *, config: PlotQcConfig, talk: Talk)
 
 
 def check_figure(path: Path, source: str) -> None:
-    """Refuse a figure that cannot be written, or has no format we know, before anything is read."""
+    """Refuse a figure that cannot be written or has an unknown format, before anything is read."""
     from scale_toolkit.io.files import check_destination
 
     if path.suffix.lower() not in FIGURES:
@@ -178,8 +179,8 @@ def check_figure(path: Path, source: str) -> None:
 
 
 def label_of(adata: AnnData, named: str | None, flag: str) -> str | None:
-    """Return the column of known labels: the one that was named, which must be there, or the
-    first that is.
+    """Return the column of known labels: the named one, which must exist, or the first of
+    `LABELS`.
     """
     if named is not None and named not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns))
@@ -197,7 +198,7 @@ def _draw(
     talk: Talk,
     wanted: list[str],
 ) -> None:
-    """Read what the figure needs, and nothing more; draw it, and say where it is."""
+    """Read only what the figure needs, draw it, and report its path."""
     check_figure(output, source)
     from scale_toolkit import plot
     from scale_toolkit.io.h5ad import open_h5ad

@@ -39,8 +39,8 @@ def report(
     *,
     talk: Talk,
 ) -> None:
-    """Write one HTML page about an analysis: what was run and kept, cells, clusters, markers,
-    and what to look at twice.
+    """Write one HTML page about an analysis: stages, filters, cells, clusters, markers, and what to
+    check.
     """
     from scale_toolkit.io.files import check_destination, write_bytes
 
@@ -60,7 +60,7 @@ def report(
 
 
 def _title(source: str) -> str:
-    """Name the page after the file, or after its folder where `scale run` named the file."""
+    """Name the page after the file, or after its folder if `scale run` named the file."""
     path = Path(source).resolve()
     if source == "-":
         return "cells"

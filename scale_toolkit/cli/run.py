@@ -122,13 +122,13 @@ def run(
     dry_run: DryRun = False,
     *,
     counting: Annotated[FragmentsConfig, Options(_FRAGMENTS)],
-    prepare: Annotated[PrepareConfig, Options(_PEAKS, without=("min_cells",))],
+    prepare: Annotated[PrepareConfig, Options(_PEAKS, excluded=("min_cells",))],
     select: Annotated[
         SelectPeaksConfig, Options(_PEAKS, only=("n_peaks",), names={"n_peaks": ("--n-feature",)})
     ],
     train: Annotated[
         TrainConfig,
-        Options(_MODEL, without=("n_components",), names={"n_components": ("--n-centroids",)}),
+        Options(_MODEL, excluded=("n_components",), names={"n_components": ("--n-centroids",)}),
     ],
     embed: Annotated[
         EmbedConfig, Options(_RESULTS, only=("method",), names={"method": ("--embed",)})
@@ -184,12 +184,12 @@ def run(
             *(["impute"] if plan.impute else []),
             "report",
         ]
-        asked = {"train": plan.train, "impute": plan.impute, "cluster": plan.cluster}
+        configs = {"train": plan.train, "impute": plan.impute, "cluster": plan.cluster}
         foresee(
             sources,
             stages,
             talk,
-            **asked,
+            **configs,
             modality=modality,
             writes=["impute" if plan.impute else "embed"],
         )
@@ -197,7 +197,7 @@ def run(
     from scale_toolkit.io.cells import read_cells, read_metadata
     from scale_toolkit.io.genes import read_gtf
 
-    # each file is read once, even where two stages use it: any of them may be a pipe
+    # each file is read once, even if two stages use it: any of them may be a pipe
     genes = read_gtf(gtf) if gtf else None
     listed = read_cells(barcodes) if barcodes else None
     table = read_metadata(metadata) if metadata else None
@@ -232,9 +232,7 @@ def check_sources(
 
 
 def check_measurable(fragments: list[str] | None, barcodes: Path | None) -> None:
-    """Refuse --dry-run with what leaves the number of cells and open peaks unknown before the
-    counts are read.
-    """
+    """Refuse --dry-run with inputs whose size is unknown before the counts are read."""
     if barcodes:
         raise UsageError(
             "--dry-run with --barcodes",

@@ -9,7 +9,7 @@ from scale_toolkit.config import SimulateConfig
 
 @command
 def simulate(output: Output = "-", *, config: SimulateConfig, talk: Talk) -> None:
-    """Make cells with planted clusters, a block at a time, with the truth in obs."""
+    """Simulate cells with planted clusters, in blocks, with the true labels in obs."""
     from scale_toolkit.io.files import check_destination
     from scale_toolkit.io.h5ad import write_h5ad
 

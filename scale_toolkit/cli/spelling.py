@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-#: Data that a stage is given besides its options -> the flag that names its file.
+#: Inputs of a stage besides its options -> the flag that names the file.
 INPUTS = {
     "blacklist": "--blacklist",
     "cells": "--cells",

@@ -1,5 +1,5 @@
-"""What a person reads at the end: scores against known labels, the matched confusion table, and
-where the files are.
+"""Summary at the end of a command: scores against known labels, the matched confusion table, and
+the files.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def scores(adata: AnnData, reference: str) -> Shown:
     """
     from rich.console import Group
 
-    found = _agreement(adata)
-    return Group(_figures(found, reference), _confusion(found, reference)), _facts(found, reference)
+    agreement = _agreement(adata)
+    return Group(_figures(agreement, reference), _confusion(agreement, reference)), _facts(
+        agreement, reference
+    )
 
 
 class Dropped(NamedTuple):
@@ -61,8 +63,8 @@ def results(
     *,
     imputed: bool,
 ) -> Shown:
-    """Show what an analysis made: its size, clusters, scores if labels are known, its files, and
-    the next command.
+    """Show the results of an analysis: size, clusters, scores if labels are known, files, and the
+    next command.
     """
     from rich.table import Table
 
@@ -90,7 +92,7 @@ def results(
 
 
 def verdict(found: Verdict) -> Shown:
-    """Show what `verify` found: what was run again, and every slot that is not the same."""
+    """Show the outcome of `verify`: the replayed stages, and every slot that differs."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
@@ -122,7 +124,7 @@ def verdict(found: Verdict) -> Shown:
 
 
 def validation(adata: AnnData) -> Shown:
-    """Show what `impute --validate` found: recovery beside the baselines, calibration, trusted
+    """Show the outcome of `impute --validate`: recovery beside the baselines, calibration, trusted
     peaks.
     """
     import json
@@ -145,17 +147,20 @@ def validation(adata: AnnData) -> Shown:
         "tfidf_svd": "TF-IDF+SVD",
     }
     for method, name in names.items():
-        table.add_row(name, *(_pair(report[way][method]) for way in ("matched", "unmatched")))
+        table.add_row(
+            name, *(_pair(report[matching][method]) for matching in ("matched", "unmatched"))
+        )
     table.add_row("chance", *[_pair(report["chance"])] * 2)
-    found, peaks, meta = report["calibration"], report["peaks"], report["metacell"]
+    calibration, peaks, meta = report["calibration"], report["peaks"], report["metacell"]
     lines = [
         f"{report['hidden']:,} of the open peaks were hidden ({report['share']:.1%}); the "
         f"model is {report['way']}"
     ]
     lines.append(
-        f"calibration: slope {found['slope']:.2f}, seen over predicted {min(found['ratio']):.2f} "
-        f"to {max(found['ratio']):.2f} "
-        f"in {len(found['ratio'])} bins of equal mass"
+        f"calibration: slope {calibration['slope']:.2f}, seen over predicted "
+        f"{min(calibration['ratio']):.2f} "
+        f"to {max(calibration['ratio']):.2f} "
+        f"in {len(calibration['ratio'])} bins of equal mass"
     )
     if meta["imputed"] is not None:
         lines.append(
@@ -172,8 +177,8 @@ def validation(adata: AnnData) -> Shown:
             f"{auc['equal']:.3f} at equal depth"
         )
     lines.append(f"trusted: {peaks['trusted']:,} of {peaks['all']:,} peaks")
-    shown = ("way", "hidden", "matched", "unmatched", "calibration", "metacell", "between_cells")
-    facts = {name: report[name] for name in shown}
+    reported = ("way", "hidden", "matched", "unmatched", "calibration", "metacell", "between_cells")
+    facts = {name: report[name] for name in reported}
     return Group(table, *lines), facts | {"trusted": peaks["trusted"]}
 
 

@@ -1,4 +1,4 @@
-"""What a command says: progress, information, warnings and errors, all of it on stderr."""
+"""Messages of a command: progress, information, warnings and errors, all on stderr."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SECONDS_BETWEEN_LINES = 1.0
 
 
 class Talk:
-    """The voice of one command.
+    """The messages of one command.
 
     Parameters
     ----------
     quiet
-        Say nothing but warnings and errors.
+        Show only warnings and errors.
     json_logs
         One JSON object a line, with ``level`` and ``message``.
     debug
@@ -39,14 +39,14 @@ class Talk:
         self.quiet, self.json_logs, self.debug = quiet, json_logs, debug
         self.stdout = sys.stdout
         self.verbose = False
-        self.spellings: dict[str, str] = {}  # keyword -> flag of this command
-        self.label = ""  # the command's name, in front of its progress
+        #: Keyword -> flag of this command.
+        self.spellings: dict[str, str] = {}
+        #: The command's name, in front of its progress.
+        self.label = ""
         self.line_seconds = LINE_SECONDS
 
     def binary_stdout(self) -> BinaryIO | None:
-        """The process's stdout for h5ad bytes, whatever `listening` has put in its place for
-        prints.
-        """
+        """Return the process's stdout for h5ad bytes, which `listening` replaces for prints."""
         return getattr(self.stdout, "buffer", None)
 
     @contextlib.contextmanager
@@ -81,9 +81,7 @@ class Talk:
                 package.propagate = propagate
 
     def say(self, level: str, message: str, **facts: Any) -> None:
-        """Write one line: ``warning: ...``, ``error: ...``, or the bare message where the level
-        is ``info``.
-        """
+        """Write one line: ``warning: ...``, ``error: ...``, or for ``info`` the bare message."""
         line = as_typed(" ".join(message.split()), self.spellings)
         if self.json_logs:
             line = json.dumps({"level": level, "message": line, **facts}, ensure_ascii=False)
@@ -93,12 +91,12 @@ class Talk:
             print(line, file=sys.stderr, flush=True)
 
     def info(self, message: str, **facts: Any) -> None:
-        """Say something the user may like to know."""
+        """Show information for the user."""
         if not self.quiet:
             self.say("info", message, **facts)
 
     def error(self, error: BaseException, message: str, exit_code: int) -> None:
-        """Say why the command ends, with the traceback where ``--debug`` asks for it."""
+        """Report why the command ends, with the traceback if ``--debug`` is given."""
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
         self.say("error", message, exit_code=exit_code)
@@ -143,9 +141,9 @@ class Talk:
         def progress(message: str, done: int, total: int) -> None:
             nonlocal last
             lines(message, done, total)
-            now = time.monotonic()
-            if self.verbose or done >= total or now - last >= _SECONDS_BETWEEN_LINES:
-                last = now
+            seconds = time.monotonic()
+            if self.verbose or done >= total or seconds - last >= _SECONDS_BETWEEN_LINES:
+                last = seconds
                 self._progress_line(labelled(label, message), done, total)
 
         return progress
@@ -156,26 +154,26 @@ class Talk:
     def _show_warning(
         self, message: Any, category: type, filename: str, lineno: int, *_: Any
     ) -> None:
-        where = (
+        origin = (
             ""
             if issubclass(category, ScaleWarning)
             else (f" ({category.__name__}, {filename}:{lineno})")
         )
-        self.say("warning", f"{message}{where}")
+        self.say("warning", f"{message}{origin}")
 
 
 @contextlib.contextmanager
 def _replaced(place: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(place, name)
+    previous = getattr(place, name)
     setattr(place, name, value)
     try:
         yield
     finally:
-        setattr(place, name, before)
+        setattr(place, name, previous)
 
 
 class _Handler(logging.Handler):
-    """Say the package's log records."""
+    """Show the package's log records."""
 
     def __init__(self, talk: Talk) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from scale_toolkit.errors import UsageError
 
 _RESUME = "After an interruption"
 _CHECKPOINT = (
-    "Keep checkpoints here, and go on from the last one that is here: the result is that "
+    "Keep checkpoints in this folder, and resume from the last one in it: the result is that "
     "of an uninterrupted run."
 )
 _EVERY = "Minutes between checkpoints; 0: one after every epoch."
@@ -78,8 +78,8 @@ def train(
     if dry_run:
         foresee([source], ["train"], talk, train=config)
         return
-    without = tuple(path for path in keys.LARGE if path != "X")
-    with through(source, output, talk, without=without) as cells:
+    not_loaded = tuple(path for path in keys.LARGE if path != "X")
+    with through(source, output, talk, without=not_loaded) as cells:
         from scale_toolkit.io.checkpoints import Checkpoints
         from scale_toolkit.io.files import write_bytes
         from scale_toolkit.io.regions import model_peaks
@@ -94,11 +94,11 @@ def train(
                 )
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None
-                at = Checkpoints(checkpoint, every) if checkpoint else None
+                store = Checkpoints(checkpoint, every) if checkpoint else None
                 result = stage(
-                    cells.adata, config, progress=progress, keep_model=keep, checkpoints=at
+                    cells.adata, config, progress=progress, keep_model=keep, checkpoints=store
                 )
         names = (keys.IMPUTED.name, keys.BINARY.name, keys.BINARY_PACKED.name)
-        # of a former model
-        cells.forget(*(f"{where}/{name}" for where in ("obsm", "layers") for name in names))
+        # imputed values of an earlier model are stale
+        cells.forget(*(f"{mapping}/{name}" for mapping in ("obsm", "layers") for name in names))
         cells.write(result)

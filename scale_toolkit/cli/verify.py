@@ -21,8 +21,8 @@ Result = Annotated[
     ),
 ]
 _INPUT = (
-    "What the first stage read; several: give the option again, in the same order. Without "
-    "it, later stages only."
+    "Input of the first stage; repeat the option for several, in the same order. Without "
+    "it, only later stages are replayed."
 )
 Originals = Annotated[list[str] | None, given("--input", "-i", metavar="ORIGINAL", help=_INPUT)]
 BatchNames = Annotated[
@@ -56,7 +56,7 @@ def verify(
     *,
     talk: Talk,
 ) -> None:
-    """Run the stages of a result's receipts again, and say whether the same comes out, bit for
+    """Replay the stages of a result's receipts, and report whether the result is the same, bit for
     bit.
     """
     for path in (blacklist, barcodes, metadata, model):
@@ -79,7 +79,7 @@ def verify(
     original = read_inputs(inputs, names, modality, listed) if inputs else None
     regions = read_bed(blacklist) if blacklist else None
     with talk.progress() as progress:
-        found = check(
+        verdict = check(
             result,
             original,
             blacklist=regions,
@@ -87,19 +87,19 @@ def verify(
             model=model.read_bytes() if model else None,
             progress=progress,
         )
-    talk.show(*shown(found))
-    if found.reproduced:
-        talk.info(f"reproduced bit for bit: {', '.join(found.replayed)}")
-    elif found.close:
+    talk.show(*shown(verdict))
+    if verdict.reproduced:
+        talk.info(f"reproduced bit for bit: {', '.join(verdict.replayed)}")
+    elif verdict.close:
         talk.say(
             "warning",
-            f"reproduced within the tolerance, not bit for bit{_because(found.elsewhere)}",
+            f"reproduced within the tolerance, not bit for bit{_because(verdict.elsewhere)}",
         )
     else:
         raise NotReproducedError(
-            f"not reproduced: {found.first()}",
+            f"not reproduced: {verdict.first()}",
             "what the file holds",
-            f"look at what is different{_because(found.elsewhere)}",
+            f"look at what is different{_because(verdict.elsewhere)}",
         )
 
 

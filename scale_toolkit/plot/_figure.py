@@ -1,4 +1,4 @@
-"""What every figure shares: its style, its colours, where it is drawn and how it is written."""
+"""Style, colours, axes and files of all figures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ FORMATS = ("pdf", "png", "svg")
 
 STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # matplotlib's own: the same figure on every machine
+    # shipped with matplotlib: the same figure on every machine
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -45,22 +46,25 @@ STYLE = {
     "legend.title_fontsize": 9,
     "figure.dpi": 100,
     "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # letters stay letters in an editor
+    # text stays text in an editor
+    "pdf.fonttype": 42,
     "svg.fonttype": "none",
-    "svg.hashsalt": "scale",  # element ids that repeat
+    # the same element ids in every run
+    "svg.hashsalt": "scale",
 }
 
-#: Okabe and Ito's colours that the colour-blind can tell apart, the strong ones first; yellow last,
-#: as it is faint on white.
+#: Okabe and Ito's palette for colour-blind readers, the strong colours first; yellow last, as it is
+#: faint on white.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#F0E442")
 UNKNOWN = "#D0D0D0"
 
-# what a figure can show; beyond it names are thinned out, never the data
+# Limits of what a figure can show: beyond them some names are left out, never data.
 MOST_INCHES = 16.0
 MOST_TICKS = 80
 MOST_LETTERS = 40
 MOST_IN_LEGEND = 48
-MOST_FIGURES = 900  # in the cells of a table
+# Figures in the cells of a table.
+MOST_FIGURES = 900
 
 
 def colors(n: int) -> list[tuple[float, float, float]]:
@@ -71,7 +75,8 @@ def colors(n: int) -> list[tuple[float, float, float]]:
 
     base = [np.array(to_rgb(color)) for color in OKABE_ITO]
     palette = [*base, *(0.55 * color for color in base), *(0.5 * color + 0.5 for color in base)]
-    golden = 0.618034  # hues that never come close to one another, however many are taken
+    # multiples of the golden ratio modulo 1 stay far from each other, for any number of hues
+    golden = 0.618034
     more = range(len(palette), n)
     palette += [
         hsv_to_rgb([(i * golden) % 1, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.3 * (i % 4) / 3])
@@ -96,8 +101,8 @@ def styled(draw: Callable) -> Callable:
 def _wake_notebook() -> None:
     """Load the backend that a notebook's kernel has chosen, which makes matplotlib interactive.
 
-    Else the first figure would, inside `styled`, where settings are put back: neither it nor a
-    later one would be shown.
+    Otherwise the first figure would load it inside `styled`, which restores the settings: then no
+    figure would be shown.
     """
     name = os.environ.get("MPLBACKEND", "")
     if name.startswith("module://matplotlib_inline"):
@@ -120,8 +125,7 @@ def axes_for(ax: Axes | None, figsize: tuple[float, float]) -> Axes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PDF, PNG or SVG (by the suffix): beside its place first, then renamed, so
-    never half a file.
+    """Write a figure as PDF, PNG or SVG (by the suffix), completely or not at all.
 
     No date or version is written: the same figure gives the same bytes.
     """
@@ -137,37 +141,41 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         "svg": {"Date": None, "Creator": None},
         "png": {"Software": None},
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with mpl.rc_context(STYLE):
             figure.savefig(
-                part, format=kind, metadata=metadata[kind], bbox_inches="tight", facecolor="white"
+                unfinished,
+                format=kind,
+                metadata=metadata[kind],
+                bbox_inches="tight",
+                facecolor="white",
             )
-        part.replace(path)
+        unfinished.replace(path)
     except OSError as error:
         raise ScaleError(
             f"{path} cannot be written ({error.strerror})",
             do="name a folder that exists and is yours",
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
 
 
 def finish(ax: Axes, save: str | Path | None) -> Axes:
-    """Write the figure where that is asked, and give its axes back."""
+    """Write the figure if a path is given, and return its axes."""
     if save is not None and save is not False:
         save_figure(ax.figure, save)
     return ax
 
 
 def inches(width: float, height: float) -> tuple[float, float]:
-    """A size that a page can show, however many clusters there are."""
+    """Return a size that a page can show, for any number of clusters."""
     return min(width, MOST_INCHES), min(height, MOST_INCHES)
 
 
 def ticks(axis: Axis, names: Sequence[str], **style: Any) -> None:
-    """Write the names along an axis: every one, or of too many to read every so manieth."""
+    """Write the names along an axis: every one, or every n-th of more than `MOST_TICKS`."""
     step = -(-len(names) // MOST_TICKS)
     axis.set_ticks(
         range(0, len(names), max(step, 1)),
@@ -177,7 +185,7 @@ def ticks(axis: Axis, names: Sequence[str], **style: Any) -> None:
 
 
 def shortened(name: Any, letters: int = MOST_LETTERS) -> str:
-    """A name of a length that a figure can bear."""
+    """Return a name, truncated to the length that a figure can show."""
     text = str(name)
     return text if len(text) <= letters else text[: letters - 1] + "…"
 
@@ -208,7 +216,8 @@ def as_categories(values: Any) -> pd.Series:
         series = series.cat.remove_unused_categories()
         order = list(series.cat.categories)
         if all(_natural(name)[0] == 0 for name in order):
-            order.sort(key=_natural)  # pandas puts "10" before "2"
+            # pandas sorts "10" before "2"
+            order.sort(key=_natural)
     else:
         order = sorted(series.dropna().unique(), key=_natural)
     text = {name: str(name) for name in order}
@@ -226,13 +235,13 @@ def _natural(name: Any) -> tuple:
 
 
 def check_length(what: str, found: int, expected: int) -> None:
-    """Raise where a list does not have one entry a cell (row, column)."""
+    """Raise if a list does not have one entry for each cell (row, column)."""
     if found != expected:
         raise InputError(f"{found} {what}", f"{expected}")
 
 
 def palette_for(names: Sequence[str], palette: Any) -> list:
-    """Colours of `names`: given by name, in order, or ours."""
+    """Return the colours of `names`: by name, in order, or by default."""
     if palette is None:
         return colors(len(names))
     if isinstance(palette, dict):

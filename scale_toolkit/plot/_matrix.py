@@ -1,4 +1,4 @@
-"""What figures of a matrix share: a frame without spines, a colour bar, coloured strips,
+"""Elements of figures of a matrix: frame without spines, colour bar, coloured strips,
 coordinates.
 """
 
@@ -75,19 +75,19 @@ def strips(
     color_of = dict(zip(names, shades))
     for i, series in enumerate(reversed(labels)):
         row = np.array([color_of.get(name, shades[-1]) for name in series])
-        place = (
+        bounds = (
             [0, 1.01 + 0.045 * i, 1, 0.035] if side == "top" else [-0.045 - 0.045 * i, 0, 0.035, 1]
         )
-        strip = ax.inset_axes(place)
+        strip = ax.inset_axes(bounds)
         strip.imshow(
             row[None] if side == "top" else row[:, None], aspect="auto", interpolation="nearest"
         )
         strip.set_axis_off()
     if legend:
-        shown = list(color_of.items())[: _figure.MOST_IN_LEGEND]
-        patches = [Patch(color=color, label=_figure.shortened(name)) for name, color in shown]
-        if len(color_of) > len(shown):
-            patches.append(Patch(color="none", label=f"and {len(color_of) - len(shown):,} more"))
+        listed = list(color_of.items())[: _figure.MOST_IN_LEGEND]
+        patches = [Patch(color=color, label=_figure.shortened(name)) for name, color in listed]
+        if len(color_of) > len(listed):
+            patches.append(Patch(color="none", label=f"and {len(color_of) - len(listed):,} more"))
         ax.legend(
             handles=patches,
             loc="center left",

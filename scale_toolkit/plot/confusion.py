@@ -55,13 +55,13 @@ def confusion_matrix(
     """
     reference = column_of_labels(adata, reference, cluster or keys.CLUSTER.name)
     known, clusters = _figure.labels_of(adata, reference), _figure.labels_of(adata, cluster)
-    both = known.notna().to_numpy() & clusters.notna().to_numpy()
-    if not both.any():
+    is_labelled = known.notna().to_numpy() & clusters.notna().to_numpy()
+    if not is_labelled.any():
         raise InputError(
             f"no cell has both a label in obs[{reference!r}] and a cluster", "at least one"
         )
     report = metrics.agreement(
-        known[both].astype(str).to_numpy(), clusters[both].astype(str).to_numpy()
+        known[is_labelled].astype(str).to_numpy(), clusters[is_labelled].astype(str).to_numpy()
     )
     table = report.table / report.table.sum(axis=1, keepdims=True) if normalize else report.table
     size = _figure.inches(1.8 + 0.45 * len(report.clusters), 1.2 + 0.4 * len(report.classes))

@@ -137,7 +137,8 @@ def _draw_dendrogram(ax: Axes, tree: np.ndarray | None, sizes: np.ndarray) -> No
     branches = dendrogram(tree, no_plot=True)
     ends = np.cumsum(sizes)
     centres = ends - sizes / 2 - 0.5
-    leaf_positions = 5 + 10 * np.arange(len(sizes))  # where scipy puts the leaves
+    # scipy draws leaf i at 5 + 10 i
+    leaf_positions = 5 + 10 * np.arange(len(sizes))
     above = ax.inset_axes((0, 1.06, 1, 0.12), sharex=ax)
     for x, y in zip(branches["icoord"], branches["dcoord"], strict=True):
         above.plot(np.interp(x, leaf_positions, centres), y, color="#606060", linewidth=0.8)

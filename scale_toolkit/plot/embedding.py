@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-MAX_COLUMNS = 4  # panels side by side
-#: Names of the axes of the embeddings we know.
+#: Panels side by side.
+MAX_COLUMNS = 4
+#: Names of the axes of known embeddings.
 AXES = {
     keys.UMAP.name: "UMAP",
     keys.TSNE.name: "tSNE",
@@ -57,8 +58,8 @@ def embedding(
     adata
         ``obsm[basis]``: cells × 2 or more; the first two are drawn.
     basis
-        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. Left out, X_umap, or
-        X_tsne where only that is there.
+        ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. By default X_umap, or
+        X_tsne if only that exists.
     color
         A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in
         X), None for one colour, or a list of these for one panel each, at most four side by side.
@@ -256,11 +257,11 @@ def draw_categories(
 
 def _move_apart(ax: Axes, texts: list) -> None:
     """Move texts that cover one another up and down until they do not."""
-    _frame(ax)  # the axes take their final shape, which the texts' extents depend on
+    # the extents of texts depend on the final shape of the axes
+    _frame(ax)
     ax.figure.draw_without_rendering()
-    boxes = np.array(
-        [text.get_window_extent().extents for text in texts]
-    )  # left, bottom, right, top in pixels
+    # left, bottom, right, top in pixels
+    boxes = np.array([text.get_window_extent().extents for text in texts])
     for _ in range(200):
         wide = (boxes[:, None, 0] < boxes[None, :, 2]) & (boxes[None, :, 0] < boxes[:, None, 2])
         over = np.minimum(
@@ -270,13 +271,13 @@ def _move_apart(ax: Axes, texts: list) -> None:
         if not len(lower):
             break
         swap = boxes[lower, 1] > boxes[upper, 1]
-        lower, upper, by = (
+        lower, upper, shift = (
             np.where(swap, upper, lower),
             np.where(swap, lower, upper),
             over[lower, upper] / 2 + 0.5,
         )
-        np.subtract.at(boxes, lower, by[:, None] * [0, 1, 0, 1])
-        np.add.at(boxes, upper, by[:, None] * [0, 1, 0, 1])
+        np.subtract.at(boxes, lower, shift[:, None] * [0, 1, 0, 1])
+        np.add.at(boxes, upper, shift[:, None] * [0, 1, 0, 1])
     centres = ax.transData.inverted().transform(
         np.c_[boxes[:, [0, 2]].mean(1), boxes[:, [1, 3]].mean(1)]
     )

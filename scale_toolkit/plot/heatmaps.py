@@ -49,8 +49,8 @@ def heatmap(
     groupby
         Column of obs; left out, ``scale_cluster``. Cells without a label are left out.
     peaks
-        Peaks to show; left out, the best markers of each cluster where `scale markers` has found
-        some of these clusters, else the most specific peaks (`get.specificity`).
+        Peaks to show; left out, the best markers of each cluster if `scale markers` has found
+        some for these clusters, else the most specific peaks (`get.specificity`).
     n_peaks
         How many of each cluster that is.
     relative
@@ -139,8 +139,8 @@ def _most_specific(adata: AnnData, labels: pd.Series, n_peaks: int) -> list[np.n
 
 
 def share_of_open_cells(X: Any, labels: pd.Series) -> np.ndarray:
-    """Share of each category's cells in which a peak is open (categories × peaks); cells without
-    a label count nowhere.
+    """Return the share of each category's cells in which a peak is open (categories × peaks); cells
+    without a label are left out.
     """
     is_open = sparse.csr_matrix(X) > 0
     codes = labels.cat.codes.to_numpy()

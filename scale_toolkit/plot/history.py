@@ -34,7 +34,7 @@ def history(
     """Draw the learning curves that `train` left in ``uns['scale_history']``: one panel a quantity,
     as their scales differ.
 
-    A dotted line marks the epoch whose weights were kept, where it is known.
+    A dotted line marks the epoch whose weights were kept, if it is known.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def history(
 
     Returns
     -------
-    The axes, or an array of axes where there are several.
+    The axes, or an array of axes if there are several.
     """
     stored = keys.HISTORY.get(adata)
     order = [
@@ -63,21 +63,21 @@ def history(
         for name in order
         if np.ndim(stored[name]) == 1 and len(stored[name])
     }
-    wanted = [quantities] if isinstance(quantities, str) else list(quantities or curves)
-    missing = [name for name in wanted if name not in curves]
-    if missing or not wanted:
+    chosen = [quantities] if isinstance(quantities, str) else list(quantities or curves)
+    missing = [name for name in chosen if name not in curves]
+    if missing or not chosen:
         raise MissingSlotError(
             f"{keys.HISTORY} has no curve {', '.join(missing)}".rstrip(),
             "one of " + (", ".join(curves) or "(there is none)"),
         )
     n_epochs = min(map(len, curves.values()))
-    if ax is None and len(wanted) > 1:
-        figure = _figure.new_figure((figsize[0] * len(wanted), figsize[1]))
-        axes = figure.subplots(1, len(wanted), gridspec_kw={"wspace": 0.4})
+    if ax is None and len(chosen) > 1:
+        figure = _figure.new_figure((figsize[0] * len(chosen), figsize[1]))
+        axes = figure.subplots(1, len(chosen), gridspec_kw={"wspace": 0.4})
     else:
         ax = _figure.axes_for(ax, figsize)
-        axes = np.array([ax] * len(wanted))
-    for panel, name, shade in zip(axes, wanted, _figure.colors(len(wanted))):
+        axes = np.array([ax] * len(chosen))
+    for panel, name, shade in zip(axes, chosen, _figure.colors(len(chosen))):
         # a curve with one value more than the others starts before the first epoch
         epochs = np.arange(len(curves[name])) + (1 if len(curves[name]) == n_epochs else 0)
         panel.plot(epochs, curves[name], color=shade, linewidth=1.4, label=name.replace("_", " "))
@@ -90,8 +90,8 @@ def history(
         if ax is None:
             panel.set_title(name.replace("_", " "))
     if ax is not None:
-        ax.set_ylabel(wanted[0].replace("_", " ") if len(wanted) == 1 else "")
-        if len(wanted) > 1:
+        ax.set_ylabel(chosen[0].replace("_", " ") if len(chosen) == 1 else "")
+        if len(chosen) > 1:
             ax.legend()
     _figure.finish(axes[0], save)
     return axes if ax is None else ax

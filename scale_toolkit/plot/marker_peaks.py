@@ -43,7 +43,8 @@ def marker_table(adata: AnnData, labels: pd.Series, column: str) -> pd.DataFrame
     noted = receipt.get("notes", {}).get("clusters")
     if not isinstance(noted, dict):
         return table
-    if keys.N_PEAKS.found_in(adata):  # `markers` leaves out cells without open peaks
+    if keys.N_PEAKS.found_in(adata):
+        # `markers` leaves out cells without open peaks
         labels = labels[np.asarray(keys.N_PEAKS.get(adata)) > 0]
     sizes = labels.value_counts()
     compared = {name: cluster.get("cells") for name, cluster in noted.items()}

@@ -1,6 +1,4 @@
-"""How many peaks are open in a cell, in how many cells a peak is open, and where the limits of
-`prepare` were set.
-"""
+"""Open peaks of cells and open cells of peaks, with the limits of `prepare`."""
 
 from __future__ import annotations
 
@@ -27,16 +25,15 @@ PANELS = ("knee", "histogram", "peaks")
 
 @dataclass(frozen=True)
 class Tally:
-    """How many cells (or peaks) there are of each value, and the limit below which they were left
-    out.
+    """Number of cells (or peaks) with each value, and the limit below which they were left out.
 
     Attributes
     ----------
     values, counts
         Distinct values, ascending, and how many cells (peaks) have each (int64).
     least
-        The limit of `prepare`; None where the file does not tell, and then what was left out is not
-        among the values.
+        The limit of `prepare`; None if the file does not contain it: then the values are those
+        after filtering.
     """
 
     values: np.ndarray
@@ -45,14 +42,14 @@ class Tally:
 
     @classmethod
     def of(cls, adata: AnnData, what: str) -> Tally:
-        """The tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: cells each
-        is open in).
+        """Return the tally of cells (``"cell"``: open peaks of each) or peaks (``"peak"``: number
+        of cells in which each is open).
         """
         if keys.QC.found_in(adata):
-            found = keys.QC.get(adata)
+            table = keys.QC.get(adata)
             return cls(
-                *(np.asarray(found[f"{what}_{part}"]) for part in ("values", "counts")),
-                float(found[f"{what}_least"]),
+                *(np.asarray(table[f"{what}_{suffix}"]) for suffix in ("values", "counts")),
+                float(table[f"{what}_least"]),
             )
         slot = keys.N_PEAKS if what == "cell" else keys.N_CELLS
         return cls(*np.unique(np.asarray(slot.get(adata), np.int64), return_counts=True), None)
@@ -74,16 +71,16 @@ class Tally:
         values, counts = self.values[::-1], self.counts[::-1]
         last = np.cumsum(counts)
         ranks = np.column_stack([last - counts + 1, last]).ravel()
-        both = np.repeat(values, 2)
+        corners = np.repeat(values, 2)
         different = np.r_[True, np.diff(ranks) > 0]
-        return ranks[different], both[different]
+        return ranks[different], corners[different]
 
     def histogram(self, n_bins: int = 50) -> tuple[np.ndarray, np.ndarray]:
-        """Edges (bins + 1, whole numbers, about equally wide in log) and counts; values of 0 are
-        not in it.
+        """Return edges (bins + 1 integers, about equally wide in log) and counts; values of 0 are
+        left out.
 
-        The limit is an edge: no bar lies on both of its sides. Every bin holds a whole number:
-        there are no gaps.
+        The limit is an edge, so that no bar extends over it. Every bin contains an integer, so that
+        none is empty by construction.
         """
         positive = self.values > 0
         values, counts = self.values[positive], self.counts[positive]
@@ -112,8 +109,8 @@ def qc(
 ) -> Axes | np.ndarray:
     """Draw how many peaks are open in a cell, and in how many cells a peak is open.
 
-    What `prepare` left out is grey, its limits are dotted lines. A file that another program made
-    shows only what it holds.
+    Cells and peaks that `prepare` left out are grey, its limits are dotted lines. For a file of
+    another program, only its cells and peaks are shown.
 
     Parameters
     ----------
@@ -121,7 +118,7 @@ def qc(
         A prepared AnnData: ``uns['scale_qc']``, or ``obs['n_peaks']`` and ``var['n_cells']``.
     panel
         ``"knee"`` (open peaks of the cells in falling order), ``"histogram"`` of the same, or
-        ``"peaks"`` (cells a peak is open in); left out, all three.
+        ``"peaks"`` (number of cells in which a peak is open); left out, all three.
     ax
         Draw here: one axes for a panel, three for all.
     save
@@ -131,7 +128,7 @@ def qc(
 
     Returns
     -------
-    The axes; an array of three where no panel is named.
+    The axes; an array of three if no panel is named.
     """
     panels = PANELS if panel is None else (panel,)
     if panel is not None and panel not in PANELS:
@@ -148,9 +145,9 @@ def qc(
             "name one panel, or give three axes",
         )
     draw = {"knee": _knee, "histogram": _histogram, "peaks": _histogram}
-    for place, name in zip(axes, panels):
+    for panel_axes, name in zip(axes, panels):
         draw[name](
-            place,
+            panel_axes,
             Tally.of(adata, "peak" if name == "peaks" else "cell"),
             "peak" if name == "peaks" else "cell",
         )
@@ -166,9 +163,9 @@ def _knee(ax: Axes, tally: Tally, what: str) -> None:
     ranks, values = tally.knee()
     positive = values > 0
     ranks, values = ranks[positive], values[positive]
-    kept = values >= (tally.least or 0)
+    is_kept = values >= (tally.least or 0)
     ax.plot(ranks, values, color=_figure.UNKNOWN, linewidth=1.6)
-    ax.plot(ranks[kept], values[kept], color=SHADES[what], linewidth=2)
+    ax.plot(ranks[is_kept], values[is_kept], color=SHADES[what], linewidth=2)
     ax.set(
         xscale="log",
         yscale="log",
@@ -183,13 +180,13 @@ def _knee(ax: Axes, tally: Tally, what: str) -> None:
 
 def _histogram(ax: Axes, tally: Tally, what: str) -> None:
     edges, counts = tally.histogram()
-    kept = edges[:-1] >= (tally.least or 0)
+    is_kept = edges[:-1] >= (tally.least or 0)
     ax.bar(
         edges[:-1],
         counts,
         np.diff(edges),
         align="edge",
-        color=[SHADES[what] if k else _figure.UNKNOWN for k in kept],
+        color=[SHADES[what] if k else _figure.UNKNOWN for k in is_kept],
         linewidth=0,
     )
     ax.set(xscale="log", xlabel=WORDS[what], ylabel=f"{what}s", title=_title(tally, what))
@@ -198,8 +195,8 @@ def _histogram(ax: Axes, tally: Tally, what: str) -> None:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as numbers a person reads: 1,000 for 10³; few of them where
-    the axis is short.
+    """Write the ticks of a logarithmic axis as plain numbers: 1,000 for 10³; few on a short
+    axis.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

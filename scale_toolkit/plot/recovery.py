@@ -1,4 +1,4 @@
-"""What `impute --validate` found: recovery beside the baselines, and reliability."""
+"""Figures of `impute --validate`: recovery beside the baselines, and reliability."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def recovery(
     ax = _figure.axes_for(ax, (max(figsize[0], 0.55 * len(groups) + 1.4), figsize[1]))
     width = 0.8 / len(NAMES)
     for i, ((method, label), shade) in enumerate(zip(NAMES.items(), _figure.colors(len(NAMES)))):
-        figures = [one["matched"][method] for one in groups.values()]
+        figures = [group["matched"][method] for group in groups.values()]
         heights = [np.nan if f["auprc"] is None else f["auprc"] for f in figures]
         errors = [0 if f["auprc_error"] is None else 2 * f["auprc_error"] for f in figures]
-        places = np.arange(len(groups)) + (i - (len(NAMES) - 1) / 2) * width
+        positions = np.arange(len(groups)) + (i - (len(NAMES) - 1) / 2) * width
         ax.bar(
-            places,
+            positions,
             heights,
             0.92 * width,
             yerr=errors,
@@ -83,7 +83,7 @@ def reliability(
     save: str | Path | None = None,
     figsize: tuple[float, float] = (2.9, 2.7),
 ) -> Axes:
-    """Draw predicted chances to be a hidden open peak against what was seen, in bins of equal mass.
+    """Draw predicted against observed probabilities of a hidden open peak, in bins of equal mass.
 
     A band of 10 % about the diagonal; bars are two standard errors.
 
@@ -94,9 +94,9 @@ def reliability(
     ax, save, figsize
         Draw here; write the figure there; inches.
     """
-    found = _report(adata)["calibration"]
+    calibration = _report(adata)["calibration"]
     predicted, observed, ratio, error = (
-        np.asarray(found[name]) for name in ("predicted", "observed", "ratio", "error")
+        np.asarray(calibration[name]) for name in ("predicted", "observed", "ratio", "error")
     )
     ax = _figure.axes_for(ax, figsize)
     ends = np.array(
@@ -122,7 +122,14 @@ def reliability(
     )
     for axis in (ax.xaxis, ax.yaxis):
         _percent_ticks(axis)
-    ax.text(0.04, 0.95, f"slope {found['slope']:.2f}", transform=ax.transAxes, va="top", fontsize=8)
+    ax.text(
+        0.04,
+        0.95,
+        f"slope {calibration['slope']:.2f}",
+        transform=ax.transAxes,
+        va="top",
+        fontsize=8,
+    )
     return _figure.finish(ax, save)
 
 

@@ -86,7 +86,7 @@ def test_a_value_out_of_range_is_named_as_typed(words, message):
 
 
 def test_a_command_may_rename_and_leave_out_fields():
-    how = Options(only=("whole", "word"), without=("word",), names={"whole": ("--size",)})
+    how = Options(only=("whole", "word"), excluded=("word",), names={"whole": ("--size",)})
     result, seen = call(["--size", "7"], how)
     assert (result.exit_code, seen[0][0]) == (0, Toy(whole=7))
     assert call(["--size", "0"], how)[0].stderr == "error: --size is 0; expected 1 or more\n"

@@ -88,5 +88,5 @@ def test_what_does_not_fit_is_said(scale, cells, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
     _, said = scale("plan cells.h5ad")
     assert "warning: train asks for" in said
-    assert "100 MB are left here (the limit of this job's cgroup)" in said
+    assert "100 MB are free here (the limit of this job's cgroup)" in said
     assert "0 MB of disk are free here" in said

@@ -341,7 +341,7 @@ def test_of_several_failures_the_first_is_raised_and_the_others_are_said(fakes, 
 
 def test_more_clusters_than_cells_are_refused_before_any_stage(fakes, plan):
     plan = dataclasses.replace(plan, cluster=ClusterConfig(n_clusters=3))
-    with pytest.raises(InputError, match="3 clusters asked of 2 cells; expected no more clusters than cells"):
+    with pytest.raises(InputError, match="3 clusters requested of 2 cells; expected at most as many clusters as cells"):
         analysis.analyse(fakes.cells, plan, fakes.talk)
     assert fakes.calls == [("device", "auto")]
     assert not plan.folder.exists()
