@@ -99,6 +99,8 @@ def verdict(found: Verdict) -> Shown:
     table.add_row("run again", ", ".join(found.replayed) or "nothing")
     for stage, reason in found.skipped.items():
         table.add_row("not run", f"{stage}: {reason}")
+    for stage, version in found.changed.items():
+        table.add_row("not run", f"{stage}: its algorithm has changed since version {version}")
     kinds = [kind for kind, _ in found.slots.values()]
     table.add_row(
         "slots", ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
@@ -113,6 +115,7 @@ def verdict(found: Verdict) -> Shown:
         "close": found.close,
         "replayed": found.replayed,
         "skipped": found.skipped,
+        "changed": found.changed,
         "departs": found.departs,
         "slots": {
             slot: {"verdict": kind, "difference": gap if gap == gap else None}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from scale_toolkit import __version__
 from scale_toolkit.cli.files import check_readable
 from scale_toolkit.cli.inputs import read_inputs
 from scale_toolkit.cli.options import Modality, command, given
@@ -94,6 +95,15 @@ def verify(
         talk.say(
             "warning",
             f"reproduced within the tolerance, not bit for bit{_because(verdict.elsewhere)}",
+        )
+    elif found.changed and not found.differs:
+        changed = ", ".join(found.changed)
+        versions = ", ".join(sorted(set(found.changed.values())))
+        raise NotReproducedError(
+            f"{changed} cannot be reproduced: version {versions} wrote the file, and the algorithm "
+            f"of {changed} has changed since",
+            f"a file whose {changed} has run in version {__version__}",
+            f"the file is not damaged: verify it with version {versions}, or run {changed} again",
         )
     else:
         raise NotReproducedError(

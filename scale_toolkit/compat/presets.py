@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scale_toolkit.compat.draws import SequentialDraws
 from scale_toolkit.model.batches import draws_for
-from scale_toolkit.model.cells import EncoderView, OnGpu, place_cells
+from scale_toolkit.model.cells import OnGpu, place_cells
+from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.network import Scale, Shape
 from scale_toolkit.model.recipes import (
@@ -72,7 +74,8 @@ def train_published(
         no early stopping, the last partial batch dropped, and a latent vector that is a random
         sample.
     gpu
-        How a GPU is used.
+        How a GPU is used. Its random numbers and products are the default model's; on the CPU both
+        are those of every earlier version.
     Others
         As in `trainer.fit`.
 
@@ -82,7 +85,8 @@ def train_published(
     """
     rng, _ = generators(seed)
     thinned = source if release else Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
-    cells = place_cells(thinned, EncoderView(log_transform), device, gpu)
+    on_gpu = device.type == "cuda"
+    cells = place_cells(thinned, EncoderView(log_transform, published=True), device, gpu)
     shape = Shape(
         source.n_peaks, latent, n_components, encode_dim, decode_dim, release_prior=release
     )
@@ -103,7 +107,7 @@ def train_published(
         cells,
         np.zeros(source.n_cells),
         rng=rng,
-        draws=draws_for(cells, seed),
+        draws=draws_for(cells, seed) if on_gpu else SequentialDraws(seed, rng),
         batch_size=min(batch_size, source.n_cells),
         max_iter=max_iter,
         max_epochs=max_epochs or max_iter,

@@ -17,6 +17,7 @@ import torch
 
 from scale_toolkit.core.depth import open_sums
 from scale_toolkit.core.rows import MatrixRows, RowSource, binarise
+from scale_toolkit.model.encoder_view import EncoderView, idf_on, is_published
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.packed import (
     Mask,
@@ -27,53 +28,19 @@ from scale_toolkit.model.packed import (
     pack_block,
 )
 from scale_toolkit.model.sparse import Rows, SparseRows, share_rows
+from scale_toolkit.model.torch_rows import TorchRows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from scipy import sparse
 
-    from scale_toolkit.core.weighting import Weighting
-
-    #: Counts of some cells (CSR) to what the encoder sees of them (CSR).
-    EncoderInput = Callable[[sparse.csr_matrix], sparse.csr_matrix]
+    from scale_toolkit.model.encoder_view import EncoderInput
 
 log = logging.getLogger("scale_toolkit")
 
 BLOCK_ON_DEVICE = 32_768  # cells at a time in a pass over all cells on a GPU
 _NO_KEYS, _NO_DATA = np.empty(0, np.uint32), np.empty(0, np.float32)
-
-
-@dataclass(frozen=True)
-class EncoderView:
-    """Encoder input from counts: open peaks, or log2(count + 1), weighted or not; a function of
-    CSR rows.
-
-    Attributes
-    ----------
-    log_transform
-        See log2(count + 1) instead of ones.
-    weighting
-        Weights of the peaks; None: values as they are.
-    """
-
-    log_transform: bool
-    weighting: Weighting | None = None
-
-    def __call__(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Rows of counts as the encoder sees them, CSR float32."""
-        rows = view(counts, log_transform=self.log_transform)
-        return rows if self.weighting is None else self.weighting(rows)
-
-
-def view(counts: sparse.csr_matrix, *, log_transform: bool) -> sparse.csr_matrix:
-    """Open peaks as ones, or log2(count + 1)."""
-    if not log_transform:
-        return binarise(counts)
-    logged = counts.astype(np.float32)
-    logged.eliminate_zeros()
-    logged.data = np.log2(logged.data + 1)
-    return logged
 
 
 class Cells(Protocol):
@@ -133,6 +100,8 @@ class CellsOnHost:
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
         rows = self.source.rows(np.asarray(index))
+        if is_published(self.see) and mask is None:
+            return TorchRows(self.see(rows), self.device)
         if isinstance(self.see, EncoderView) and _all_open(rows):
             return packed_on_host(rows, self.see, mask, self.device)
         if mask is not None:
@@ -142,6 +111,8 @@ class CellsOnHost:
     def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
         """Open peaks of these cells as ones."""
         rows = self.source.rows(np.asarray(index))
+        if is_published(self.see):
+            return TorchRows(binarise(rows), self.device)
         if _all_open(rows) and rows.has_sorted_indices:
             peaks, pointers = (
                 rows.indices.astype(np.int32, copy=False),
@@ -416,7 +387,7 @@ def packed_on_host(
 
 def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.device) -> SparseRows:
     """Rows of several blocks as one operand."""
-    matrices = [rows.csr() for rows in parts if isinstance(rows, SparseRows)]
+    matrices = [rows.csr() for rows in parts if isinstance(rows, (SparseRows, TorchRows))]
     n_entries = sum(matrix.nnz for matrix in matrices)
     peaks, weights = np.empty(n_entries, np.int32), np.empty(n_entries, np.float32)
     pointers, row = np.zeros(shape[0] + 1, np.int64), 0
@@ -427,15 +398,6 @@ def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.de
         pointers[row + 1 : row + 1 + matrix.shape[0]] = first + matrix.indptr[1:]
         row += matrix.shape[0]
     return SparseRows.of_parts(peaks, weights, pointers, shape[1], device)
-
-
-def idf_on(device: torch.device, see: EncoderView) -> torch.Tensor | None:
-    """The view's weights of peaks on a device."""
-    return (
-        None
-        if see.weighting is None
-        else torch.from_numpy(np.ascontiguousarray(see.weighting.idf)).to(device)
-    )
 
 
 def _all_open(rows: sparse.csr_matrix) -> bool:

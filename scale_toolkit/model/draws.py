@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import enum
 import math
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -79,6 +83,13 @@ class Draws:
     def keys(self, purpose: Purpose, step: int | torch.Tensor, n: int) -> torch.Tensor:
         """`n` integers in [0, 2³²), int64: the keys of `kept`."""
         return _shifted(self.bits(purpose, step, n), 32)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint must hold to go on: nothing, as all follows from seed and step."""
+        return {}
+
+    def put_back(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state."""
 
     def permutation(self, purpose: Purpose, step: int, n: int) -> torch.Tensor:
         """0 … n − 1 in a random order, int64."""

@@ -12,11 +12,12 @@ import torch
 
 from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 from scale_toolkit.core.rows import RowSource, blocks
-from scale_toolkit.model.cells import Cells, CellsOnDevice, EncoderView, idf_on
+from scale_toolkit.model.cells import Cells, CellsOnDevice
+from scale_toolkit.model.encoder_view import EncoderView, idf_on
 from scale_toolkit.model.packed import PackedRows, StoredRows
 
 if TYPE_CHECKING:
-    from scale_toolkit.model.cells import EncoderInput
+    from scale_toolkit.model.encoder_view import EncoderInput
     from scale_toolkit.model.views import View
 
 

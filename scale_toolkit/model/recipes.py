@@ -19,8 +19,9 @@ from scale_toolkit.core.rows import RowSource
 from scale_toolkit.core.weighting import Weighting, fit_weighting
 from scale_toolkit.model.batches import Neighbours, draws_for
 from scale_toolkit.model.calibrate import calibrated
-from scale_toolkit.model.cells import Cells, EncoderView, OnGpu, place_cells
+from scale_toolkit.model.cells import Cells, OnGpu, place_cells
 from scale_toolkit.model.em import fit_mixture_on
+from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler
 from scale_toolkit.model.network import Scale, Shape, directions, sample
@@ -90,7 +91,8 @@ class Trained:
     @property
     def encoder_input(self) -> EncoderView:
         """Counts of some cells as the encoder sees them: a function of CSR rows."""
-        return EncoderView(self.log_transform, self.weighting)
+        published = not self.model.shape.spectral_dim
+        return EncoderView(self.log_transform, self.weighting, published)
 
     def offsets(self, n_open: np.ndarray) -> np.ndarray:
         """Return the depth offset of cells from their open peaks, (cells,); 0 if the model has

@@ -2,7 +2,7 @@
 checkpoint.
 
 A training that resumes from a snapshot gives the same result as one without interruption. The
-snapshot holds weights, the optimiser's moments, the generator's state, the number of steps (from
+snapshot holds weights, the optimiser's moments, the generators' states, the number of steps (from
 which random numbers follow, `draws`), the best weights so far and the state of early stopping.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from scale_toolkit.model.draws import Draws
     from scale_toolkit.model.network import Scale
     from scale_toolkit.model.optimiser import Adam
 
@@ -69,6 +70,7 @@ class Course:
     model: Scale
     optimiser: Adam
     rng: np.random.Generator
+    draws: Draws
     history: History = field(default_factory=History)
     rise: Rise = field(default_factory=lambda: Rise(np.inf))
     epoch: int = 0
@@ -89,6 +91,7 @@ class Course:
             for kind, values in moments.items()
             for i, value in enumerate(values)
         }
+        tensors |= {f"draws/{name}": value for name, value in self.draws.state().items()}
         facts = {
             "history": dataclasses.asdict(self.history),
             "rise": dataclasses.asdict(self.rise),
@@ -133,6 +136,7 @@ class Course:
             for i, value in enumerate(values):
                 value.copy_(tensors[f"adam/{kind}/{i}"])
         self.rng.bit_generator.state = facts["rng"]
+        self.draws.put_back({name: tensors[f"draws/{name}"] for name in self.draws.state()})
         self.history, self.rise = History(**facts["history"]), Rise(**facts["rise"])
         self.epoch, self.mixture, self.best_score = (
             facts["epoch"],

@@ -117,7 +117,7 @@ def fit(
         cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler
     )
     held_out = cells.source if isinstance(cells.source, Thinned) else None
-    course = Course(model, Adam(model.parameters(), lr, weight_decay), rng)
+    course = Course(model, Adam(model.parameters(), lr, weight_decay), rng, draws)
     if resume is not None:
         course.put_back(resume)
     elif held_out is not None:

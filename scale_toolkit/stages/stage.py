@@ -103,6 +103,9 @@ class Stage:
     makes_new
         Whether the result is a new AnnData: then ``uns['scale']`` of the input may be another
         program's.
+    revision
+        Number of the algorithm that a config runs, raised when its results change by more than
+        rounding; receipts without one are of revision 1. `verify` does not replay another one.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Stage:
     check: Callable[..., None] | None = None
     loads: Callable[[Any], tuple[str, ...]] = lambda config: ()
     makes_new: bool = False
+    revision: Callable[[Any], int] = lambda config: 1
 
     @property
     def inputs(self) -> set[str]:
@@ -182,6 +186,8 @@ class Stage:
             ),
             "libraries": versions(),
         }
+        if self.revision(config) != 1:
+            receipt["revision"] = self.revision(config)
         started = time.perf_counter()
         for library in self.loads(config):
             import_module(library)
@@ -361,6 +367,7 @@ def stage(
     check: Callable[..., None] | None = None,
     loads: Loads = (),
     makes_new: bool = False,
+    revision: int | Callable[[Any], int] = 1,
 ) -> Callable[[Callable[..., Result]], StageFunction]:
     """Make the public function of a stage from its `run`; its `Stage` is the attribute ``stage``
     (see there).
@@ -377,6 +384,7 @@ def stage(
             check=check,
             loads=_function_of_config(loads),
             makes_new=makes_new,
+            revision=_function_of_config(revision),
         )
         return public_function(value)
 

@@ -44,12 +44,13 @@ READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
 #: another order, and training amplifies the difference.
 TOLERANCE = 1e-2
 
-SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED = (
+SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED, CHANGED = (
     "identical",
     "close",
     "different",
     "not made again",
-    ("not of the receipts"),
+    "not of the receipts",
+    "another algorithm",
 )
 
 
@@ -70,6 +71,9 @@ class Verdict:
     restarted
         Stages that were replayed from the file's own arrays, because those of the replay were
         different.
+    changed
+        Stages that were not run again, as this version computes something else there: stage ->
+        version that wrote the receipt.
     elsewhere
         Differences in versions, threads and device that may explain a difference of the result.
     """
@@ -79,6 +83,7 @@ class Verdict:
     departs: str | None = None
     slots: dict[str, tuple[str, float]] = field(default_factory=dict)
     restarted: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
 
     @property
@@ -92,6 +97,12 @@ class Verdict:
         """Whether all that was run again is identical or within `TOLERANCE`."""
         verdicts = {verdict for verdict, _ in self.slots.values()} - {NOT_REPLAYED}
         return bool(self.replayed) and self.departs is None and verdicts <= {SAME, CLOSE}
+
+    @property
+    def differs(self) -> bool:
+        """Whether the file departs from its receipts, other than by stages that have changed."""
+        verdicts = {verdict for verdict, _ in self.slots.values()}
+        return self.departs is not None or bool(verdicts & {DIFFERENT, MISSING})
 
     def first(self) -> str:
         """Return the first difference of the result, in words."""
@@ -156,9 +167,14 @@ def verify(
         )
     verdict = Verdict(elsewhere=_elsewhere(history))
     begin, current = _beginning(result, original, history, verdict)
-    for receipt in history[begin:]:
+    for position, receipt in enumerate(history[begin:], begin):
         name = receipt["stage"]
         call = _function(receipt)
+        options = _options(call, receipt)
+        if call.stage.revision(options) != receipt.get("revision", 1):
+            _pass_over(receipt, result, current, verdict)
+            current = _stripped(result, {later["stage"] for later in history[position + 1 :]})
+            continue
         if digest(current, _reads(receipt)) != receipt["input"]:
             if original is not None and not verdict.replayed:
                 raise InputError(
@@ -172,20 +188,31 @@ def verify(
                 # what an earlier stage made is different, and the file still holds what this one
                 # was given: judge this stage by itself
                 _compare(result, current, verdict)
-                position = len(verdict.replayed) + begin
                 current = _stripped(result, {later["stage"] for later in history[position:]})
                 verdict.restarted.append(name)
             else:
                 verdict.departs = verdict.departs or name
         current = call(
             current,
-            _options(call, receipt),
+            options,
             progress=progress,
             **_inputs(receipt, {"blacklist": blacklist, "metadata": metadata}, model),
         )
         verdict.replayed.append(name)
     _compare(result, current, verdict, final=True)
     return verdict
+
+
+def _pass_over(receipt: dict[str, Any], result: AnnData, current: Any, verdict: Verdict) -> None:
+    """Record that a stage's algorithm has changed: later stages are judged by the file's own
+    arrays.
+    """
+    if isinstance(current, anndata.AnnData):
+        _compare(result, current, verdict)
+    verdict.changed[receipt["stage"]] = receipt["version"]
+    for slot in _function(receipt).stage.writes:
+        if slot.found_in(result):
+            verdict.slots[str(slot)] = (CHANGED, np.nan)
 
 
 def _beginning(
@@ -335,9 +362,7 @@ def _elsewhere(history: list[dict[str, Any]]) -> list[str]:
     if threads > cores:
         differences.append(f"{threads} threads, here {cores} cores")
     if any("reads" not in receipt for receipt in history):
-        differences.append(
-            "an earlier form of receipts, whose digests covered less; training has changed since"
-        )
+        differences.append("an earlier form of receipts, whose digests covered less")
     devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in history} - {"cpu"}
     return differences + [f"trained on {device}" for device in sorted(devices)]
 

@@ -579,6 +579,10 @@ def test_verify_says_whether_a_result_is_reproduced(chain, tmp_path):
     cells.write_h5ad(tmp_path / "changed.h5ad")
     assert "reproduced bit for bit: train, cluster\n" in done(f"scale verify {chain / 'clustered.h5ad'}", tmp_path)
     bad(call("scale verify changed.h5ad", tmp_path), 1, "not reproduced: 1 of ")
+    cells = anndata.read_h5ad(chain / "clustered.h5ad")
+    cells.uns["scale"] = cells.uns["scale"].replace('"revision": 2', '"revision": 1')
+    cells.write_h5ad(tmp_path / "older.h5ad")
+    bad(call("scale verify older.h5ad", tmp_path), 1, "train cannot be reproduced: version 0.1.0")
     _, _, said = call(f"scale verify --json-logs {chain / 'clustered.h5ad'}", tmp_path)
     facts = next(fact for fact in map(json.loads, said.splitlines()) if "slots" in fact)
     assert facts["reproduced"] is True

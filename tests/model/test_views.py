@@ -13,7 +13,7 @@ from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.core.weighting import fit_weighting
 from scale_toolkit.model import views
-from scale_toolkit.model.cells import EncoderView
+from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.products import ProductsOnHost, SeenRows
 from scale_toolkit.model.views import (
     VIEWS,

@@ -9,7 +9,9 @@ import scale_toolkit as scale
 from scale_toolkit import keys
 from scale_toolkit.cli.app import main
 from scale_toolkit.errors import InputError, UsageError
-from scale_toolkit.stages.verify import CLOSE, DIFFERENT, NOT_REPLAYED, SAME
+from scale_toolkit.stages.receipts import digest
+from scale_toolkit.stages.train import FAST_REVISION
+from scale_toolkit.stages.verify import CHANGED, CLOSE, DIFFERENT, NOT_REPLAYED, SAME
 
 
 def analysed(cells, **prepare):
@@ -265,10 +267,34 @@ def test_a_stage_is_judged_by_itself_if_what_came_before_is_different(chain):
     assert "cluster replayed from the file's own arrays" in found.first()
 
 
+def test_a_stage_whose_algorithm_has_changed_is_not_called_different(chain):
+    """A file whose default training was another: said as such; later stages are verified."""
+    _, result = chain
+    older = result.copy()
+    told = json.loads(older.uns["scale"])
+    assert told[2]["stage"] == "train" and told[2]["revision"] == FAST_REVISION
+    del told[2]["revision"]
+    told[2]["version"] = "0.0.9"
+    older.obsm["X_scale"] = older.obsm["X_scale"] + np.float32(1)  # what that version computed
+    older.uns["scale"] = json.dumps(told[:3])
+    older = scale.cluster(older, method="kmeans", n_clusters=3, stability=3, n_threads=1)
+    found = scale.verify(older)
+    assert found.changed == {"train": "0.0.9"} and found.replayed == ["cluster"]
+    assert found.slots["obsm['X_scale']"][0] == CHANGED
+    assert found.slots["obs['kmeans']"] == (SAME, 0.0)
+    assert not found.reproduced and not found.close
+    older.obs["kmeans"] = older.obs["kmeans"].to_numpy()[::-1]
+    assert scale.verify(older).differs
+
+
+def test_the_published_presets_have_not_changed(plant):
+    cells = scale.train(plant(), preset="paper", n_components=3, max_iter=20, n_threads=1)
+    assert "revision" not in json.loads(cells.uns["scale"])[-1]
+    assert scale.verify(cells).reproduced
+
+
 def test_receipts_of_the_earlier_form_are_replayed(plant):
     """Without `reads`, a digest covers what it covered then; the verdict says so."""
-    from scale_toolkit.stages.receipts import digest
-
     cells = plant()
     prepared = scale.prepare(cells.copy(), min_peaks=5, min_cells=7)
     result = scale.select_peaks(prepared.copy(), n_peaks=200)
