@@ -96,9 +96,9 @@ def verify(
             "warning",
             f"reproduced within the tolerance, not bit for bit{_because(verdict.elsewhere)}",
         )
-    elif found.changed and not found.differs:
-        changed = ", ".join(found.changed)
-        versions = ", ".join(sorted(set(found.changed.values())))
+    elif verdict.changed and not verdict.differs:
+        changed = ", ".join(verdict.changed)
+        versions = ", ".join(sorted(set(verdict.changed.values())))
         raise NotReproducedError(
             f"{changed} cannot be reproduced: version {versions} wrote the file, and the algorithm "
             f"of {changed} has changed since",
