@@ -330,7 +330,7 @@ class ClusterConfig(Config):
     )
     stability: int = option(
         0,
-        "Subsamples of four fifths of the cells to cluster as well, to tell how much of each "
+        "Subsamples of four fifths of the cells to cluster as well, to show how much of each "
         "cluster comes back.",
         minimum=0,
     )

@@ -114,7 +114,7 @@ QC = Slot(
     "prepare",
     "",
     "dict",
-    "how many input cells had so many open peaks, and the limits set",
+    "how many input cells had each number of open peaks, and the limits set",
 )
 
 # select-peaks

@@ -240,13 +240,13 @@ def plot_heatmap(
     above = [_categories(y, classes)]
     if y_pred is not None:
         above.append(_figure.as_categories(np.asarray(y_pred)[index]))
-    everything = list(dict.fromkeys(name for series in above for name in series.cat.categories))
-    palette = dict(zip(everything, _figure.palette_for(everything, colormap)))
+    label_names = list(dict.fromkeys(name for series in above for name in series.cat.categories))
+    palette = dict(zip(label_names, _figure.palette_for(label_names, colormap)))
     strips(ax, above, palette=palette, legend=show_legend, ncol=ncol, fontsize=legend_font)
     if row_labels is not None:
         strips(
             ax,
-            [_categories(np.asarray(row_labels)[rows], everything)],
+            [_categories(np.asarray(row_labels)[rows], label_names)],
             palette=palette,
             legend=False,
             side="left",
@@ -369,10 +369,10 @@ def lineplot(
     ax = _figure.axes_for(ax, (3.6, 3))
     methods = list(dict.fromkeys(data["method"]))
     for method, shade in zip(methods, _figure.colors(len(methods))):
-        own = data[data["method"] == method]
+        rows = data[data["method"] == method]
         ax.plot(
-            own["fraction"].astype(str),
-            own[name],
+            rows["fraction"].astype(str),
+            rows[name],
             marker="o",
             markersize=4,
             color=shade,

@@ -65,8 +65,10 @@ def trained_of(weights: Mapping[str, torch.Tensor]) -> tuple[Trained, int]:
     weights = {
         str(name): value for name, value in weights.items() if isinstance(value, torch.Tensor)
     }
-    wanted = [f"{name}.{part}" for name in _ENDS for part in ("weight", "bias")] + list(_MIXTURE)
-    missing = [name for name in wanted if name not in weights]
+    expected_keys = [f"{name}.{kind}" for name in _ENDS for kind in ("weight", "bias")] + list(
+        _MIXTURE
+    )
+    missing = [name for name in expected_keys if name not in weights]
     if missing:
         raise NotOfTheRelease(f"lacks {', '.join(missing[:3])}")
     encoder, decoder = _layers(weights, "encoder.hidden"), _layers(weights, "decoder.hidden")
@@ -128,26 +130,26 @@ def _layers(
     """
     numbers = sorted(
         {
-            int(found[1])
+            int(match[1])
             for key in weights
-            if (found := re.match(rf"{re.escape(name)}\.(\d+)\.", key))
+            if (match := re.match(rf"{re.escape(name)}\.(\d+)\.", key))
         }
     )
     layers: list[tuple[torch.Tensor, torch.Tensor]] = []
     for number in numbers:
-        part = {
+        layer_tensors = {
             key.rpartition(".")[2]: value
             for key, value in weights.items()
             if key.startswith(f"{name}.{number}.")
         }
-        if "weight" not in part or "bias" not in part:
+        if "weight" not in layer_tensors or "bias" not in layer_tensors:
             raise NotOfTheRelease(
-                f"lacks {name}.{number}.{'bias' if 'weight' in part else 'weight'}"
+                f"lacks {name}.{number}.{'bias' if 'weight' in layer_tensors else 'weight'}"
             )
-        if part["weight"].ndim == 2:
-            layers.append((part["weight"], part["bias"]))
-        elif "running_mean" in part and "running_var" in part and layers:
-            layers[-1] = _folded(layers[-1], part, f"{name}.{number}")
+        if layer_tensors["weight"].ndim == 2:
+            layers.append((layer_tensors["weight"], layer_tensors["bias"]))
+        elif "running_mean" in layer_tensors and "running_var" in layer_tensors and layers:
+            layers[-1] = _folded(layers[-1], layer_tensors, f"{name}.{number}")
         else:
             raise NotOfTheRelease(f"has a layer of unknown kind, {name}.{number}")
     return layers
@@ -159,7 +161,7 @@ def _folded(
     """The linear layer that gives batch norm(layer(x)) as it is outside training: γ (Wx + b −
     mean) / √(var + ε) + β.
     """
-    weight, bias = (part.to(torch.float64) for part in layer)
+    weight, bias = (tensor.to(torch.float64) for tensor in layer)
     if norm["running_mean"].shape != bias.shape:
         raise NotOfTheRelease(f"has a batch normalisation that does not fit its layer, {name}")
     scale = (

@@ -63,7 +63,7 @@ def page(
     MissingSlotError
         SCALE has not worked on this AnnData.
     InputError
-        There is no column `label`.
+        obs has no column `label`.
     """
     if not any(slot.found_in(adata) for slot in OURS):
         raise MissingSlotError(
@@ -84,7 +84,7 @@ def page(
         markers(view),
     ]
     sections += [imputation(view)]
-    return _written(view, name, [one for one in sections if one is not None])
+    return _written(view, name, [section for section in sections if section is not None])
 
 
 def _label(adata: AnnData, label: str | None) -> str | None:
@@ -131,29 +131,29 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
     data = _json(view.drawn)
     receipts = [
         {
-            "stage": one.stage,
-            "version": one.version,
-            "changed": " ".join(one.changed),
-            "seconds": "–" if one.seconds is None else f"{one.seconds:,.1f} s",
-            "memory": "–" if one.memory is None else f"{one.memory / 1024:,.1f} GB",
+            "stage": run.stage,
+            "version": run.version,
+            "changed": " ".join(run.changed),
+            "seconds": "–" if run.seconds is None else f"{run.seconds:,.1f} s",
+            "memory": "–" if run.memory is None else f"{run.memory / 1024:,.1f} GB",
             "notes": ", ".join(
                 f"{key.replace('_', ' ')} {_plain(value)}"
-                for key, value in one.notes.items()
+                for key, value in run.notes.items()
                 if _is_plain(value)
             ),
             "all": json.dumps(
-                {"options": one.options, "notes": one.notes, **one.rest},
+                {"options": run.options, "notes": run.notes, **run.provenance},
                 indent=1,
                 ensure_ascii=False,
                 sort_keys=True,
             ),
         }
-        for one in runs(view.adata)
+        for run in runs(view.adata)
     ]
     return environment.get_template("page.html").render(
         name=name,
         tiles=_tiles(view),
-        found=findings.in_order(view.found),
+        found=findings.in_order(view.findings),
         sections=sections,
         columns=view.drawn.get("embedding", {}).get("columns", []),
         shown=view.drawn.get("embedding", {}).get("shown", []),
@@ -191,4 +191,4 @@ def _listed(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be stored as JSON")

@@ -26,7 +26,9 @@ def cells_drawn(view: View) -> Section:
         "the cells; a click on a name in the legend hides it, a double click shows it alone.",
     )
     adata = view.adata
-    slot = next((one for one in (keys.UMAP, keys.TSNE) if one.found_in(adata)), None)
+    slot = next(
+        (candidate for candidate in (keys.UMAP, keys.TSNE) if candidate.found_in(adata)), None
+    )
     if slot is None:
         section.missing = f"{keys.UMAP} is missing: run scale embed first."
         return section
@@ -38,11 +40,11 @@ def cells_drawn(view: View) -> Section:
         section.lines.append(
             f"{len(cells):,} of {len(points):,} cells are drawn, chosen at random."
         )
-    barcodes = [str(one) for one in adata.obs_names[cells]]
+    barcodes = [str(barcode) for barcode in adata.obs_names[cells]]
     columns = _columns(view, cells, MOST_TEXT - sum(map(len, barcodes)) - 14 * len(barcodes))
-    names = [one["name"] for one in columns]
+    names = [column["name"] for column in columns]
     right = next(
-        (one for one in (view.label, keys.BATCH.name, keys.N_PEAKS.name) if one in names),
+        (name for name in (view.label, keys.BATCH.name, keys.N_PEAKS.name) if name in names),
         names[-1] if names else "",
     )
     view.drawn["embedding"] = {
@@ -61,8 +63,8 @@ def cells_drawn(view: View) -> Section:
 
 
 def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
-    """What the cells can be coloured by, in so many characters: clusters, labels, batches and
-    depth, then other columns.
+    """Columns that can colour the cells, within a number of characters: clusters, labels, batches
+    and depth, then other columns.
     """
     obs = view.adata.obs
     titles = {
@@ -72,23 +74,24 @@ def _columns(view: View, cells: np.ndarray, room: int) -> list[dict[str, Any]]:
         keys.N_PEAKS.name: "depth (open peaks)",
     }
     titled = [name for name in titles if name in obs]
-    others = []
+    further = []
     for name in (name for name in map(str, obs.columns) if name not in titles and name in obs):
         labels = not pd.api.types.is_numeric_dtype(obs[name].dtype)
         if labels and (
-            obs[name].nunique() > MOST_LABELS or any(_same(obs[name], obs[one]) for one in titled)
+            obs[name].nunique() > MOST_LABELS
+            or any(_same(obs[name], obs[titled_name]) for titled_name in titled)
         ):
             # a name per cell groups nothing, and a copy of another column adds nothing
             continue
-        others.append(name)
-    made = []
-    for name in [*titled, *others][:MOST_COLUMNS]:
+        further.append(name)
+    columns = []
+    for name in [*titled, *further][:MOST_COLUMNS]:
         log = name in (keys.N_PEAKS.name, keys.N_COUNTS.name)
-        one = figures.column(name, obs[name].iloc[cells], titles.get(name, name), log=log)
-        room -= len(one["values"]["data"]) if one is not None else 0
-        if one is not None and room > 0:
-            made.append(one)
-    return made
+        column = figures.column(name, obs[name].iloc[cells], titles.get(name, name), log=log)
+        room -= len(column["values"]["data"]) if column is not None else 0
+        if column is not None and room > 0:
+            columns.append(column)
+    return columns
 
 
 def _same(a: pd.Series, b: pd.Series) -> bool:

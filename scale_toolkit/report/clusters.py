@@ -24,19 +24,19 @@ def clusters(view: View) -> Section:
     )
     clusters = view.clusters
     if clusters is None:
-        there = keys.CLUSTER.found_in(view.adata)
+        is_clustered = keys.CLUSTER.found_in(view.adata)
         section.missing = (
-            f"{keys.CLUSTER} {'holds no cluster' if there else 'is missing'}: run "
+            f"{keys.CLUSTER} {'holds no cluster' if is_clustered else 'is missing'}: run "
             "scale cluster first."
         )
         return section
-    view.found += findings.of_sizes(clusters)
+    view.findings += findings.of_sizes(clusters)
     counts = clusters.value_counts(sort=False)
     names = list(counts.index)
-    shown = counts.sort_values(ascending=False, kind="stable").index[:MOST_SHOWN]
-    shown = [name for name in names if name in set(shown)]
+    drawn = counts.sort_values(ascending=False, kind="stable").index[:MOST_SHOWN]
+    drawn = [name for name in names if name in set(drawn)]
     shades = dict(zip(names, figures.palette(len(names)), strict=True))
-    figure = figures.sizes(shown, counts[shown].to_numpy(), [shades[name] for name in shown])
+    figure = figures.sizes(drawn, counts[drawn].to_numpy(), [shades[name] for name in drawn])
     section.plots = [[view.add("sizes", figure, 240, "cells of each cluster")]]
     width = group = np.empty(0)
     if view.latent is not None:
@@ -45,46 +45,46 @@ def clusters(view: View) -> Section:
             view.latent[labelled], clusters.cat.codes.to_numpy()[labelled]
         )
         group = clusters.to_numpy()[labelled[cells]].astype(str) if len(width) else group
-        view.found += findings.of_separation(width, group) if len(width) else []
+        view.findings += findings.of_separation(width, group) if len(width) else []
         if keys.BATCH.found_in(view.adata):
             batch = as_categories(keys.BATCH.get(view.adata))
             if len(batch.cat.categories) > 1:
-                view.found += findings.of_batches(view.latent, batch, clusters)
+                view.findings += findings.of_batches(view.latent, batch, clusters)
     if view.depth is not None:
-        view.found += findings.of_cluster_depth(clusters, view.depth)
+        view.findings += findings.of_cluster_depth(clusters, view.depth)
     stable = _stability(view, counts)
     known = as_categories(view.adata.obs[view.label]) if view.label else None
-    own = {name: (clusters == name).to_numpy() for name in shown}
+    members = {name: (clusters == name).to_numpy() for name in drawn}
     columns = {
-        "cluster": shown,
-        "cells": [f"{counts[name]:,}" for name in shown],
-        "share": [f"{counts[name] / len(clusters):.1%}" for name in shown],
+        "cluster": drawn,
+        "cells": [f"{counts[name]:,}" for name in drawn],
+        "share": [f"{counts[name] / len(clusters):.1%}" for name in drawn],
     }
     if view.depth is not None:
         columns["open peaks (median)"] = [
-            f"{np.median(view.depth[own[name]]):,.0f}" for name in shown
+            f"{np.median(view.depth[members[name]]):,.0f}" for name in drawn
         ]
     if len(width):
         columns["silhouette"] = [
-            f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in shown
+            f"{width[group == name].mean():.2f}" if (group == name).any() else "–" for name in drawn
         ]
     if stable is not None:
         columns["stability"] = [
-            "–" if np.isnan(stable[name]) else f"{stable[name]:.2f}" for name in shown
+            "–" if np.isnan(stable[name]) else f"{stable[name]:.2f}" for name in drawn
         ]
     section.numbers = tuple(columns)[1:]
     if known is not None:
-        tops = [known[own[name]].value_counts(normalize=True) for name in shown]
+        tops = [known[members[name]].value_counts(normalize=True) for name in drawn]
         columns[f"mostly ({view.label})"] = [
             f"{top.index[0]} ({top.iloc[0]:.0%})" if len(top) and top.iloc[0] > 0 else "–"
             for top in tops
         ]
     section.table = (list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
-    if len(shown) < len(names):
-        section.lines.append(f"The {len(shown)} largest of {len(names):,} clusters are shown.")
+    if len(drawn) < len(names):
+        section.lines.append(f"The {len(drawn)} largest of {len(names):,} clusters are shown.")
     if stable is None:
         section.lines.append(
-            "Whether they come back when cells are left out: scale cluster --stability 20 tells."
+            "Whether they come back when cells are left out: scale cluster --stability 20 shows it."
         )
     else:
         section.lines.append(
@@ -93,7 +93,7 @@ def clusters(view: View) -> Section:
             "in the same way and the same latent space; 1 is the same cells, 0.75 or more is "
             "called stable (Hennig 2007)."
         )
-        view.found += findings.of_stability(stable)
+        view.findings += findings.of_stability(stable)
     section.lines += _other_ways(view, clusters)
     return section
 
@@ -104,11 +104,11 @@ def _stability(view: View, counts: pd.Series) -> pd.Series | None:
     """
     if not keys.CLUSTER_STABILITY.found_in(view.adata):
         return None
-    found = pd.DataFrame(keys.CLUSTER_STABILITY.get(view.adata))
-    found.index = found.index.astype(str)
+    stability = pd.DataFrame(keys.CLUSTER_STABILITY.get(view.adata))
+    stability.index = stability.index.astype(str)
     sizes = counts[counts > 0]
-    same = {"cells", "mean"} <= set(found) and found["cells"].to_dict() == sizes.to_dict()
-    return found["mean"].astype(float) if same else None
+    same = {"cells", "mean"} <= set(stability) and stability["cells"].to_dict() == sizes.to_dict()
+    return stability["mean"].astype(float) if same else None
 
 
 def _other_ways(view: View, clusters: pd.Series) -> list[str]:
@@ -121,9 +121,11 @@ def _other_ways(view: View, clusters: pd.Series) -> list[str]:
         (keys.COMPONENT, "the model's components"),
     ):
         if slot.found_in(view.adata):
-            other = as_categories(slot.get(view.adata))
-            both = (clusters.notna() & other.notna().to_numpy()).to_numpy()
-            ari = metrics.adjusted_rand_index(clusters[both].astype(str), other[both].astype(str))
+            other_labels = as_categories(slot.get(view.adata))
+            is_in_both = (clusters.notna() & other_labels.notna().to_numpy()).to_numpy()
+            ari = metrics.adjusted_rand_index(
+                clusters[is_in_both].astype(str), other_labels[is_in_both].astype(str)
+            )
             if ari < 1:
                 agreed.append(f"{words} {ari:.2f}")
     if not agreed:
@@ -155,28 +157,31 @@ def agreement(view: View) -> Section | None:
         )
         return section
     known = as_categories(view.adata.obs[view.label])
-    both = known.notna().to_numpy() & view.clusters.notna().to_numpy()
-    if not both.any():
+    is_labelled = known.notna().to_numpy() & view.clusters.notna().to_numpy()
+    if not is_labelled.any():
         section.missing = f"No cell has both a label in {view.label} and a cluster."
         return section
-    labels, clusters = (part[both].astype(str).to_numpy() for part in (known, view.clusters))
-    found = metrics.agreement(labels, clusters, n_unlabelled=int((~both).sum()))
+    labels, clusters = (
+        series[is_labelled].astype(str).to_numpy() for series in (known, view.clusters)
+    )
+    agreement = metrics.agreement(labels, clusters, n_unlabelled=int((~is_labelled).sum()))
     section.lines.append(
         (
-            f"ARI {found.ari:.3f}, NMI {found.nmi:.3f}, F1 {found.f1:.3f} over {found.n_cells:,} "
+            f"ARI {agreement.ari:.3f}, NMI {agreement.nmi:.3f}, F1 {agreement.f1:.3f} over "
+            f"{agreement.n_cells:,} "
             "labelled cells"
         )
-        + (f"; {found.n_unlabelled:,} have no label." if found.n_unlabelled else ".")
+        + (f"; {agreement.n_unlabelled:,} have no label." if agreement.n_unlabelled else ".")
         + " ARI and NMI are 1 for equal groups; ARI is 0 and NMI near 0 for unrelated ones."
     )
-    if max(found.table.shape) > 2 * MOST_LABELS:
+    if max(agreement.table.shape) > 2 * MOST_LABELS:
         section.lines.append(
-            f"{found.table.shape[0]:,} labels × {found.table.shape[1]:,} clusters "
+            f"{agreement.table.shape[0]:,} labels × {agreement.table.shape[1]:,} clusters "
             "are too many to draw."
         )
         return section
-    height = int(np.clip(28 * len(found.classes) + 90, 220, 900))
-    figure = figures.confusion(found, view.label, keys.CLUSTER.name)
+    height = int(np.clip(28 * len(agreement.classes) + 90, 220, 900))
+    figure = figures.confusion(agreement, view.label, keys.CLUSTER.name)
     section.plots = [[view.add("confusion", figure, height, "cells by known label and cluster")]]
     return section
 
@@ -193,7 +198,7 @@ def posterior(view: View) -> Section | None:
         "a cluster's cells, whiskers 5 to 95 %.",
     )
     values = np.asarray(keys.POSTERIOR.get(view.adata), float)
-    view.found += findings.of_posterior(values)
+    view.findings += findings.of_posterior(values)
     best, clusters = values.max(1), view.clusters
     top = clusters.value_counts().index[:MOST_SHOWN]
     shades = dict(

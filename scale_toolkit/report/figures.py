@@ -53,14 +53,14 @@ def positions(names: Sequence[Any]) -> list[str]:
     A position is the name itself, with a number if the name is repeated. plotly merges columns at
     equal positions: a peak that is a marker of two clusters would lose one of its columns.
     """
-    taken: set[str] = set()
+    used_names: set[str] = set()
     distinct = []
     for name in map(said, names):
         position, number = name, 1
-        while position in taken:
+        while position in used_names:
             number += 1
             position = f"{name} ({number})"
-        taken.add(position)
+        used_names.add(position)
         distinct.append(position)
     return distinct
 
@@ -76,7 +76,7 @@ def named(names: Sequence[Any], **more: Any) -> dict[str, Any]:
 
 
 def palette(n: int) -> list[str]:
-    """`n` colours, colour-blind safe as far as there are so many."""
+    """Return `n` colours, colour-blind safe as far as there are enough."""
     return [to_hex(color) for color in colors(n)]
 
 
@@ -102,9 +102,9 @@ def drawn(traces: list[dict[str, Any]], **layout: Any) -> dict[str, Any]:
         "xaxis": axis | layout.pop("xaxis", {}),
         "yaxis": axis | layout.pop("yaxis", {}),
     }
-    made = go.Figure(data=traces, layout=base | layout)
-    made.layout.template = None
-    return made.to_plotly_json()
+    figure = go.Figure(data=traces, layout=base | layout)
+    figure.layout.template = None
+    return figure.to_plotly_json()
 
 
 def base64_of(values: np.ndarray, dtype: str) -> dict[str, str]:
@@ -124,7 +124,7 @@ def knee(tally: Tally) -> dict[str, Any]:
     ranks, values = tally.knee()
     positive = values > 0
     ranks, values = ranks[positive], values[positive]
-    kept = values >= (tally.least or 0)
+    is_kept = values >= (tally.least or 0)
     line = {
         "type": "scatter",
         "mode": "lines",
@@ -132,7 +132,12 @@ def knee(tally: Tally) -> dict[str, Any]:
     }
     traces = [
         line | {"x": ranks, "y": values, "line": {"color": "#b8bfc6", "width": 2}},
-        line | {"x": ranks[kept], "y": values[kept], "line": {"color": SHADES["cell"], "width": 3}},
+        line
+        | {
+            "x": ranks[is_kept],
+            "y": values[is_kept],
+            "line": {"color": SHADES["cell"], "width": 3},
+        },
     ]
     log = {"type": "log", "dtick": 1, "exponentformat": "none", "tickformat": ",d"}
     return drawn(
@@ -146,13 +151,16 @@ def knee(tally: Tally) -> dict[str, Any]:
 def histogram(tally: Tally, what: str) -> dict[str, Any]:
     """How many cells (peaks) have how many open peaks (cells), those left out in grey."""
     edges, counts = tally.histogram()
-    kept = edges[:-1] >= (tally.least or 0)
+    is_kept = edges[:-1] >= (tally.least or 0)
     trace = {
         "type": "bar",
         "x": np.arange(len(counts)),
         "y": counts,
         "width": 1,
-        "marker": {"color": [SHADES[what] if k else "#b8bfc6" for k in kept], "line": {"width": 0}},
+        "marker": {
+            "color": [SHADES[what] if k else "#b8bfc6" for k in is_kept],
+            "line": {"width": 0},
+        },
         "customdata": np.column_stack([edges[:-1], edges[1:] - 1]),
         "hovertemplate": "%{customdata[0]:,} to %{customdata[1]:,} "
         + WORDS[what]
@@ -191,9 +199,15 @@ def _limit(tally: Tally, axis: str) -> list[dict[str, Any]]:
 
 
 def _line(axis: str, at: float) -> list[dict[str, Any]]:
-    other = "y" if axis == "x" else "x"
-    place = {f"{axis}0": at, f"{axis}1": at, f"{other}0": 0, f"{other}1": 1, f"{other}ref": "paper"}
-    return [{"type": "line", **place, "line": {"color": INK, "width": 1.2, "dash": "dot"}}]
+    other_axis = "y" if axis == "x" else "x"
+    coordinates = {
+        f"{axis}0": at,
+        f"{axis}1": at,
+        f"{other_axis}0": 0,
+        f"{other_axis}1": 1,
+        f"{other_axis}ref": "paper",
+    }
+    return [{"type": "line", **coordinates, "line": {"color": INK, "width": 1.2, "dash": "dot"}}]
 
 
 def curve(
@@ -331,14 +345,14 @@ def markers(
     lines = [
         {
             "type": "line",
-            "x0": at,
-            "x1": at,
+            "x0": border,
+            "x1": border,
             "y0": 0,
             "y1": 1,
             "yref": "paper",
             "line": {"color": "white", "width": 1.5},
         }
-        for at in borders
+        for border in borders
     ]
     return drawn(
         [trace],
@@ -356,20 +370,22 @@ def recovery(report: dict[str, Any]) -> dict[str, Any]:
     """AUPRC of hidden open peaks among closed ones of the same frequency, the model beside the
     baselines.
     """
-    found = {
+    by_method = {
         label: report["matched"][name] for name, label in NAMES.items() if name in report["matched"]
     }
-    found = {name: figures for name, figures in found.items() if figures["auprc"] is not None}
+    by_method = {
+        name: figures for name, figures in by_method.items() if figures["auprc"] is not None
+    }
     trace = {
         "type": "bar",
-        "x": positions(found),
-        "y": [figures["auprc"] for figures in found.values()],
+        "x": positions(by_method),
+        "y": [figures["auprc"] for figures in by_method.values()],
         "error_y": {
             "type": "data",
-            "array": [2 * figures["auprc_error"] for figures in found.values()],
+            "array": [2 * figures["auprc_error"] for figures in by_method.values()],
             "thickness": 1.2,
         },
-        "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(found) - 1)]},
+        "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(by_method) - 1)]},
         "hovertemplate": "%{x}: AUPRC %{y:.3f}<extra></extra>",
     }
     shapes = _line("y", report["chance"]["auprc"])
@@ -380,10 +396,10 @@ def recovery(report: dict[str, Any]) -> dict[str, Any]:
 
 def reliability(report: dict[str, Any]) -> dict[str, Any]:
     """Predicted chances to be a hidden open peak against what was seen."""
-    found = report["calibration"]
+    calibration = report["calibration"]
     predicted, observed = (
-        np.asarray(found["predicted"], float),
-        np.asarray(found["observed"], float),
+        np.asarray(calibration["predicted"], float),
+        np.asarray(calibration["observed"], float),
     )
     fine = (predicted > 0) & (observed > 0)
     predicted, observed = predicted[fine], observed[fine]
@@ -412,11 +428,11 @@ def reliability(report: dict[str, Any]) -> dict[str, Any]:
             "hovertemplate": "predicted %{x:.2%}, seen %{y:.2%}<extra></extra>",
         },
     ]
-    wanted = [lead * 10.0**power for power in range(-6, 1) for lead in (1, 2, 5)]
+    ticks = [lead * 10.0**power for power in range(-6, 1) for lead in (1, 2, 5)]
     log = {
         "type": "log",
         "tickformat": ".2~%",
-        "tickvals": [at for at in wanted if ends[0] <= at <= ends[1]],
+        "tickvals": [tick for tick in ticks if ends[0] <= tick <= ends[1]],
     }
     return drawn(
         traces,
@@ -440,14 +456,14 @@ def column(name: str, values: pd.Series, title: str, *, log: bool = False) -> di
     names = list(labels.cat.categories)
     if not names:
         return None
-    kept = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CATEGORIES])
+    largest = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CATEGORIES])
     # of the smaller ones; the last, of cells without a label
-    code = np.full(len(names) + 1, len(kept))
-    code[kept] = np.arange(len(kept))
-    categories = [names[one] for one in kept]
-    shades = palette(len(kept))
-    if len(kept) < len(names):
-        categories.append(f"{len(names) - len(kept):,} smaller ones")
+    code = np.full(len(names) + 1, len(largest))
+    code[largest] = np.arange(len(largest))
+    categories = [names[code] for code in largest]
+    shades = palette(len(largest))
+    if len(largest) < len(names):
+        categories.append(f"{len(names) - len(largest):,} smaller ones")
         shades.append("#9aa5b1")
     codes = code[labels.cat.codes.to_numpy()]
     missing = labels.isna().to_numpy()

@@ -81,29 +81,31 @@ def of_sizes(clusters: pd.Series) -> list[Finding]:
     small = [f"{name} ({size})" for name, size in sizes.items() if size < FEW_CELLS]
     if not small:
         return []
-    which = ", ".join(small[:8]) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
+    clusters_text = ", ".join(small[:8]) + (f" and {len(small) - 8} more" if len(small) > 8 else "")
     noun = "cluster has" if len(small) == 1 else "clusters have"
     do = "too few to judge their peaks; ask for fewer clusters (-k) or a lower --resolution"
-    return [Finding("warning", f"{len(small)} {noun} fewer than {FEW_CELLS} cells: {which}", do)]
+    return [
+        Finding("warning", f"{len(small)} {noun} fewer than {FEW_CELLS} cells: {clusters_text}", do)
+    ]
 
 
 def of_cluster_depth(clusters: pd.Series, n_open: np.ndarray) -> list[Finding]:
     """Clusters whose cells are at least twice or at most half as deep as all others, by medians."""
-    n_open, found = np.asarray(n_open, float), []
+    n_open, findings = np.asarray(n_open, float), []
     for name in clusters.cat.categories:
-        own = (clusters == name).to_numpy()
-        if own.sum() < FEW_CELLS or (~own).sum() < FEW_CELLS:
+        is_member = (clusters == name).to_numpy()
+        if is_member.sum() < FEW_CELLS or (~is_member).sum() < FEW_CELLS:
             continue
-        here, there = np.median(n_open[own]), np.median(n_open[~own])
-        if there > 0 and not 1 / DEPTH_RATIO < here / there < DEPTH_RATIO:
-            deep = here > there
+        inside, outside = np.median(n_open[is_member]), np.median(n_open[~is_member])
+        if outside > 0 and not 1 / DEPTH_RATIO < inside / outside < DEPTH_RATIO:
+            deep = inside > outside
             do = "it may hold doublets" if deep else "it may hold empty or damaged cells"
             words = (
                 f"cluster {name} is {'deeper' if deep else 'shallower'} than the rest: "
-                f"{here:,.0f} open peaks a cell"
+                f"{inside:,.0f} open peaks a cell"
             )
-            found.append(Finding("warning", f"{words} (median), the others {there:,.0f}", do))
-    return found
+            findings.append(Finding("warning", f"{words} (median), the others {outside:,.0f}", do))
+    return findings
 
 
 def silhouettes(
@@ -133,7 +135,7 @@ def of_batches(
     """Batches (a categorical) that lie apart in the latent space, and clusters that are of one
     batch alone.
     """
-    found = []
+    findings = []
     known = batch.notna().to_numpy()
     width, _ = silhouettes(np.asarray(latent)[known], batch[known].cat.codes.to_numpy())
     if len(width) and width.mean() > APART:
@@ -145,34 +147,41 @@ def of_batches(
             "where the batches hold the same kinds of cells, this is technical: cluster them "
             "apart or correct for it"
         )
-        found.append(Finding("warning", text, do))
+        findings.append(Finding("warning", text, do))
     share = batch[known].value_counts(normalize=True)
     alone = []
     for name in clusters.cat.categories if clusters is not None and len(share) > 1 else ():
-        own = batch[known & (clusters == name).to_numpy()]
-        top = own.value_counts(normalize=True)
-        if len(own) >= FEW_CELLS and top.iloc[0] >= ONE_BATCH > share[top.index[0]] * 1.2:
+        cluster_batches = batch[known & (clusters == name).to_numpy()]
+        top = cluster_batches.value_counts(normalize=True)
+        if (
+            len(cluster_batches) >= FEW_CELLS
+            and top.iloc[0] >= ONE_BATCH > share[top.index[0]] * 1.2
+        ):
             alone.append((name, top.index[0], top.iloc[0]))
     do = "check that it is a kind of cell and not the batch"
     if len(alone) > 3:
-        which = ", ".join(f"{name} ({part:.0%} {one})" for name, one, part in alone[:8])
-        found.append(
+        clusters_text = ", ".join(
+            f"{name} ({top_share:.0%} {batch_name})" for name, batch_name, top_share in alone[:8]
+        )
+        findings.append(
             Finding(
                 "warning",
-                f"{len(alone)} clusters are of one batch almost alone: {which}",
+                f"{len(alone)} clusters are of one batch almost alone: {clusters_text}",
                 do.replace("it is", "each is"),
             )
         )
     else:
-        for name, one, part in alone:
-            found.append(
+        for name, batch_name, top_share in alone:
+            findings.append(
                 Finding(
                     "warning",
-                    f"cluster {name} is {part:.0%} batch {one} ({share[one]:.0%} of all cells)",
+                    f"cluster {name} is {top_share:.0%} batch {batch_name} "
+                    f"({share[batch_name]:.0%} of all "
+                    "cells)",
                     do,
                 )
             )
-    return found
+    return findings
 
 
 def of_separation(width: np.ndarray, groups: np.ndarray) -> list[Finding]:
@@ -182,12 +191,12 @@ def of_separation(width: np.ndarray, groups: np.ndarray) -> list[Finding]:
     names = [name for name in dict.fromkeys(groups) if np.mean(width[groups == name]) < NOT_APART]
     if not names:
         return []
-    which = ", ".join(
+    clusters_text = ", ".join(
         f"{name} ({np.mean(width[groups == name]):.2f})" for name in sorted(names, key=str)[:8]
     )
     text = (
         f"{len(names)} of {len(set(groups))} clusters are not set apart from the next (mean "
-        f"silhouette below 0): {which}"
+        f"silhouette below 0): {clusters_text}"
     )
     return [Finding("note", text, "their border is a choice; fewer clusters may hold as well")]
 
@@ -199,10 +208,10 @@ def of_stability(mean: pd.Series) -> list[Finding]:
     loose = mean[mean < NOT_STABLE].sort_values()
     if loose.empty:
         return []
-    which = ", ".join(f"{name} ({value:.2f})" for name, value in loose.iloc[:8].items())
+    clusters_text = ", ".join(f"{name} ({value:.2f})" for name, value in loose.iloc[:8].items())
     text = (
         f"{len(loose)} of {len(mean)} clusters do not come back when a fifth of the cells is "
-        f"left out: {which}"
+        f"left out: {clusters_text}"
     )
     return [
         Finding(
@@ -216,14 +225,14 @@ def of_stability(mean: pd.Series) -> list[Finding]:
 def of_posterior(posterior: np.ndarray) -> list[Finding]:
     """Cells (cells × components) that no component claims, and components without cells."""
     best, n_used = posterior.max(1), len(np.unique(posterior.argmax(1)))
-    found = []
+    findings = []
     unsure = float((best < UNDECIDED).mean())
     if unsure > MANY_UNDECIDED:
         text = (
             f"the mixture is undecided about {unsure:.0%} of the cells (no component above "
             f"{UNDECIDED:.0%})"
         )
-        found.append(
+        findings.append(
             Finding(
                 "note",
                 text,
@@ -231,12 +240,12 @@ def of_posterior(posterior: np.ndarray) -> list[Finding]:
             )
         )
     if n_used < posterior.shape[1]:
-        found.append(
+        findings.append(
             Finding(
                 "note", f"{n_used} of the mixture's {posterior.shape[1]} components hold a cell"
             )
         )
-    return found
+    return findings
 
 
 def of_training(
@@ -245,9 +254,9 @@ def of_training(
     """How the training ended: curves, notes of its receipt, and its options with the preset's
     values filled in.
     """
-    found = []
+    findings = []
     if notes.get("stopped"):
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 f"training was cut short: {notes['stopped']}",
@@ -261,10 +270,10 @@ def of_training(
         options.get("patience") or 0,
     )
     if len(held_out) < 2 or not patience or epochs is None:
-        return found
+        return findings
     if held_out.argmax() == 0:
         text = "the likelihood of peaks hidden from training never rose above its start"
-        found.append(
+        findings.append(
             Finding(
                 "warning",
                 text,
@@ -276,33 +285,34 @@ def of_training(
             "the likelihood of peaks hidden from training was still rising at the end (epoch "
             f"{epochs})"
         )
-        found.append(Finding("note", text, "a longer training may gain: raise --max-iter"))
+        findings.append(Finding("note", text, "a longer training may gain: raise --max-iter"))
     else:
         text = (
             f"training ended after {epochs} epochs, when peaks hidden from it were no longer "
             "found better"
         )
-        found.append(
+        findings.append(
             Finding("note", text + (f"; epoch {best} was kept" if best is not None else ""))
         )
-    return found
+    return findings
 
 
 def of_preparation(notes: Mapping[str, Any]) -> list[Finding]:
     """A filter that left much out (notes of the receipt of `prepare`)."""
-    found = []
-    for what in ("cells", "peaks"):
-        before, after = notes.get(f"{what}_before"), notes.get(what)
-        if before and after is not None and 1 - after / before > LEFT_OUT:
-            option = "--min-peaks" if what == "cells" else "--min-cells"
+    findings = []
+    for kind in ("cells", "peaks"):
+        n_before, n_after = notes.get(f"{kind}_before"), notes.get(kind)
+        if n_before and n_after is not None and 1 - n_after / n_before > LEFT_OUT:
+            option = "--min-peaks" if kind == "cells" else "--min-cells"
             text = (
-                f"{1 - after / before:.0%} of the {what} were left out ({before - after:,} of "
-                f"{before:,})"
+                f"{1 - n_after / n_before:.0%} of the {kind} were left out ({n_before - n_after:,} "
+                "of "
+                f"{n_before:,})"
             )
-            found.append(
+            findings.append(
                 Finding("warning", text, f"look at the knee below; {option} sets the limit")
             )
-    return found
+    return findings
 
 
 def of_encoding(notes: Mapping[str, Any]) -> list[Finding]:
@@ -318,7 +328,7 @@ def of_encoding(notes: Mapping[str, Any]) -> list[Finding]:
 
 def of_validation(report: Mapping[str, Any]) -> list[Finding]:
     """What `impute --validate` found that a reader of imputed values should know."""
-    found = []
+    findings = []
     matched = report["matched"]
     scores = {
         name: matched[name]["auprc"] for name in matched if matched[name]["auprc"] is not None
@@ -332,28 +342,28 @@ def of_validation(report: Mapping[str, Any]) -> list[Finding]:
             + " and ".join(better)
             + (f" than by the model (AUPRC {scores['model']:.3f})")
         )
-        found.append(Finding("warning", text, "imputed values add little here"))
+        findings.append(Finding("warning", text, "imputed values add little here"))
     ratio = np.asarray(report["calibration"]["ratio"], float)
     ratio = ratio[np.isfinite(ratio)]
     if len(ratio) and np.abs(ratio - 1).max() > OFF_CALIBRATION:
         text = (
-            f"imputed probabilities are off by up to {np.abs(ratio - 1).max():.0%} (seen over "
+            f"imputed probabilities differ by up to {np.abs(ratio - 1).max():.0%} (seen over "
             f"predicted {ratio.min():.2f} to"
         )
-        found.append(
+        findings.append(
             Finding(
                 "warning", f"{text} {ratio.max():.2f})", "use them as ranks, not as probabilities"
             )
         )
     if "optimistic" in str(report["way"]):
-        found.append(
+        findings.append(
             Finding(
                 "note",
                 "the imputation was validated on peaks the decoder had seen: "
                 "its figures are optimistic",
             )
         )
-    return found
+    return findings
 
 
 def in_order(found: Sequence[Finding]) -> list[Finding]:

@@ -14,9 +14,8 @@ def imputation(view: View) -> Section:
     section = Section(
         "imputation",
         "Can the imputed values be trusted?",
-        "Some open peaks were hidden, and looked for among closed peaks that are as frequent. The "
-        "dotted line is chance. "
-        "On the right, probabilities that can be taken at their word lie on the dotted line.",
+        "Some open peaks were hidden, and ranked among closed peaks that are as frequent. The "
+        "dotted line is chance. On the right, calibrated probabilities lie on the dotted line.",
     )
     if not keys.VALIDATION.found_in(view.adata):
         section.missing = (
@@ -25,7 +24,7 @@ def imputation(view: View) -> Section:
         )
         return section
     report = json.loads(str(keys.VALIDATION.get(view.adata)))
-    view.found += findings.of_validation(report)
+    view.findings += findings.of_validation(report)
     section.plots = [[
         view.add("recovery", figures.recovery(report), 270, "recovery of hidden open peaks, model "
                                                             "and baselines"),

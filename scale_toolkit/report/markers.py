@@ -21,15 +21,15 @@ MARKERS_EACH = 5
 
 def markers(view: View) -> Section | None:
     """Draw the share of open cells at the marker peaks of each cluster."""
-    by = compared_column(view.adata) if keys.MARKERS.found_in(view.adata) else keys.CLUSTER.name
-    by = by if by in view.adata.obs else keys.CLUSTER.name
-    if by not in view.adata.obs:
+    column = compared_column(view.adata) if keys.MARKERS.found_in(view.adata) else keys.CLUSTER.name
+    column = column if column in view.adata.obs else keys.CLUSTER.name
+    if column not in view.adata.obs:
         return None
-    clusters = as_categories(view.adata.obs[by])
+    clusters = as_categories(view.adata.obs[column])
     if len(clusters.cat.categories) < 2:
         return None
     section = Section("markers", "Peaks that set the clusters apart", "")
-    table = marker_table(view.adata, clusters, by)
+    table = marker_table(view.adata, clusters, column)
     if table is None and keys.MARKERS.found_in(view.adata):
         section.lines.append(
             f"{keys.MARKERS} belongs to other clusters than these: run scale markers again."
@@ -48,19 +48,19 @@ def markers(view: View) -> Section | None:
     top = set(clusters.value_counts().index[:MOST_ROWS])
     names = [name for name in clusters.cat.categories if name in top]
     cells = _sample(clusters, names)
-    some = AnnData(
+    sample = AnnData(
         sparse.csr_matrix(view.counts(cells)), var=pd.DataFrame(index=view.adata.var_names)
     )
     labels = pd.Series(pd.Categorical(clusters.iloc[cells].astype(str), categories=names))
-    shares = share_of_open_cells(some.X, labels)
+    shares = share_of_open_cells(sample.X, labels)
     if table is not None:
         best = best_peaks(table, names, view.adata.var_names, MARKERS_EACH)
         chosen, owner = np.concatenate(best), np.repeat(np.arange(len(names)), list(map(len, best)))
         words = "The best marker peaks of each cluster, as scale markers found them at equal depth."
         section.table, section.numbers = _marker_table(view.adata, table, names), ("markers",)
     else:
-        keys.CLUSTER.set(some, labels.to_numpy())
-        chosen, owner = most_specific(get.specificity(some)[names].to_numpy(), shares)
+        keys.CLUSTER.set(sample, labels.to_numpy())
+        chosen, owner = most_specific(get.specificity(sample)[names].to_numpy(), shares)
         words = (
             "The most specific peaks of each cluster, by SCALE's score, among those open in it "
             "more often than in any other. "
@@ -107,22 +107,26 @@ def _marker_table(
     ]
     rows = []
     for name in names:
-        own = table[table["cluster"].astype(str) == name]
-        row = [name, f"{len(own):,}", str(own["peak"].iloc[0]) if len(own) else "none"]
+        cluster_markers = table[table["cluster"].astype(str) == name]
+        row = [
+            name,
+            f"{len(cluster_markers):,}",
+            str(cluster_markers["peak"].iloc[0]) if len(cluster_markers) else "none",
+        ]
         if with_genes:
             genes = [
                 str(gene)
-                for gene in dict.fromkeys(own["nearest_gene"])
+                for gene in dict.fromkeys(cluster_markers["nearest_gene"])
                 if isinstance(gene, str) and gene
             ]
             row.append(", ".join(genes[:MARKERS_EACH]) or "–")
         if known:
-            there = motifs[
+            cluster_motifs = motifs[
                 (motifs["cluster"].astype(str) == name)
                 & (motifs["fdr"] < 0.05)
                 & (motifs["odds_ratio"] > 1)
             ]
-            row.append(", ".join(map(str, there["motif"].iloc[:3])) or "–")
+            row.append(", ".join(map(str, cluster_motifs["motif"].iloc[:3])) or "–")
         rows.append(row)
     return head, rows
 
@@ -131,11 +135,13 @@ def _sample(clusters: pd.Series, names: list[str]) -> np.ndarray:
     """Ascending numbers of at most about 3,000 cells, as many of each cluster as there are, or
     an equal part.
     """
-    rng, each = np.random.default_rng(0), max(MARKER_CELLS // len(names), 20)
+    rng, n_each = np.random.default_rng(0), max(MARKER_CELLS // len(names), 20)
     chosen = []
     for name in names:
-        own = np.flatnonzero((clusters == name).to_numpy())
-        chosen.append(own if len(own) <= each else rng.choice(own, each, replace=False))
+        members = np.flatnonzero((clusters == name).to_numpy())
+        chosen.append(
+            members if len(members) <= n_each else rng.choice(members, n_each, replace=False)
+        )
     return np.sort(np.concatenate(chosen))
 
 
@@ -145,10 +151,10 @@ def most_specific(scores: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, n
     """
     chosen, owner, highest = [], [], shares.argmax(0)
     for cluster in range(scores.shape[1]):
-        own = np.flatnonzero(
+        members = np.flatnonzero(
             (highest == cluster) & (shares[cluster] > 0) & np.isfinite(scores[:, cluster])
         )
-        best = own[np.argsort(-scores[own, cluster], kind="stable")[:MARKERS_EACH]]
+        best = members[np.argsort(-scores[members, cluster], kind="stable")[:MARKERS_EACH]]
         chosen += best.tolist()
         owner += [cluster] * len(best)
     return np.array(chosen, np.int64), np.array(owner, np.int64)

@@ -17,12 +17,12 @@ def kept(view: View) -> Section:
     section = Section(
         "kept",
         "Cells and peaks kept",
-        "Barcodes with few open peaks are mostly empty droplets; peaks open in few cells tell "
-        "groups apart by chance alone.",
+        "Barcodes with few open peaks are mostly empty droplets; peaks open in few cells separate "
+        "groups by chance alone.",
     )
     done = view.run("prepare")
     if done is not None:
-        view.found += findings.of_preparation(done.notes)
+        view.findings += findings.of_preparation(done.notes)
     try:
         cells, peaks = Tally.of(view.adata, "cell"), Tally.of(view.adata, "peak")
     except MissingSlotError as error:
@@ -39,25 +39,25 @@ def kept(view: View) -> Section:
     section.meaning += (
         " Grey is what was left out; the dotted line is the limit." if recorded else ""
     )
-    for tally, what, of in (
+    for tally, kind, condition in (
         (cells, "cells", "with {} or more open peaks"),
         (peaks, "peaks", "open in {} cells or more"),
     ):
         if recorded:
             section.lines.append(
-                f"{tally.kept:,} of {tally.total:,} {what} kept: those "
-                f"{of.format(f'{tally.least:,.0f}')}."
+                f"{tally.kept:,} of {tally.total:,} {kind} kept: those "
+                f"{condition.format(f'{tally.least:,.0f}')}."
             )
         else:
             section.lines.append(
-                f"{tally.total:,} {what}; what was left out before is not recorded in this file."
+                f"{tally.total:,} {kind}; what was left out before is not recorded in this file."
             )
     chosen = view.run("select-peaks")
     if keys.SELECTED.found_in(view.adata) and chosen is not None:
         n = int(np.asarray(keys.SELECTED.get(view.adata), bool).sum())
         best = f"{n:,} of them, the best by {chosen.options.get('method', 'their score')}"
-        before = chosen.notes.get("n_peaks_found", view.adata.n_vars)
-        section.lines.append(f"The model saw {'all of them' if n == before else best}.")
+        n_before = chosen.notes.get("n_peaks_found", view.adata.n_vars)
+        section.lines.append(f"The model saw {'all of them' if n == n_before else best}.")
     return section
 
 
@@ -82,7 +82,7 @@ def training(view: View) -> Section:
             if encoded
             else f"{keys.HISTORY} is missing: run scale train first."
         )
-        view.found += findings.of_encoding(done.notes) if done else []
+        view.findings += findings.of_encoding(done.notes) if done else []
         return section
     stored = keys.HISTORY.get(view.adata)
     notes = done.notes if done else {}
@@ -105,7 +105,7 @@ def training(view: View) -> Section:
     options = dict(done.options) if done else {}
     preset = PRESETS.get(str(options.get("preset")), {})
     options |= {key: value for key, value in preset.items() if options.get(key) is None}
-    view.found += findings.of_training(stored, notes, options)
+    view.findings += findings.of_training(stored, notes, options)
     if view.latent is not None and view.depth is not None:
-        view.found += findings.of_depth(view.latent, view.depth)
+        view.findings += findings.of_depth(view.latent, view.depth)
     return section

@@ -30,7 +30,7 @@ class Run:
         All options, and what the stage noted.
     seconds, memory
         Wall-clock seconds and peak memory in MB; None where unknown.
-    rest
+    provenance
         Threads, digest of the input, versions of libraries.
     """
 
@@ -41,7 +41,7 @@ class Run:
     notes: dict[str, Any]
     seconds: float | None
     memory: float | None
-    rest: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 def runs(adata: AnnData) -> list[Run]:
@@ -49,26 +49,30 @@ def runs(adata: AnnData) -> list[Run]:
     ``uns['scale_runtime']``.
     """
     receipts, times = entries(adata), entries(adata, keys.RUNTIME)
-    if [one.get("stage") for one in times] != [one.get("stage") for one in receipts]:
+    if [entry.get("stage") for entry in times] != [entry.get("stage") for entry in receipts]:
         times = [{}] * len(receipts)
     return [
         Run(
-            stage=str(one.get("stage", "?")),
-            version=str(one.get("version", "")),
-            changed=tuple(_changed(str(one.get("stage", "")), one.get("options", {}))),
-            options=one.get("options", {}),
-            notes={name: value for name, value in one.get("notes", {}).items() if name != "report"},
+            stage=str(receipt.get("stage", "?")),
+            version=str(receipt.get("version", "")),
+            changed=tuple(_changed(str(receipt.get("stage", "")), receipt.get("options", {}))),
+            options=receipt.get("options", {}),
+            notes={
+                name: value for name, value in receipt.get("notes", {}).items() if name != "report"
+            },
             seconds=time.get("seconds"),
             memory=time.get("peak_memory_mb"),
-            rest={name: one[name] for name in ("threads", "input", "libraries") if name in one},
+            provenance={
+                name: receipt[name] for name in ("threads", "input", "libraries") if name in receipt
+            },
         )
-        for one, time in zip(receipts, times, strict=True)
+        for receipt, time in zip(receipts, times, strict=True)
     ]
 
 
 def last(adata: AnnData, stage: str) -> Run | None:
     """The last receipt of a stage."""
-    return next((one for one in reversed(runs(adata)) if one.stage == stage), None)
+    return next((run for run in reversed(runs(adata)) if run.stage == stage), None)
 
 
 def _changed(stage: str, options: dict[str, Any]) -> list[str]:

@@ -57,7 +57,7 @@ class View:
     label: str | None
     counts: Counts | None
     drawn: dict[str, Any] = dataclasses.field(default_factory=dict)
-    found: list[Finding] = dataclasses.field(default_factory=list)
+    findings: list[Finding] = dataclasses.field(default_factory=list)
 
     def add(self, name: str, figure: dict[str, Any], height: int, words: str) -> Plot:
         """Keep a figure, and give its place on the page."""
@@ -69,8 +69,8 @@ class View:
         """Clusters as a categorical of texts, or None where no cell has one."""
         if not keys.CLUSTER.found_in(self.adata):
             return None
-        found = as_categories(keys.CLUSTER.get(self.adata))
-        return found if len(found.cat.categories) else None
+        clusters = as_categories(keys.CLUSTER.get(self.adata))
+        return clusters if len(clusters.cat.categories) else None
 
     @functools.cached_property
     def depth(self) -> np.ndarray | None:

@@ -1,5 +1,5 @@
-"""``prepare``: one count matrix out of one input or many, without the cells and peaks that hold too
-little.
+"""``prepare``: one count matrix from one or several inputs, without the cells and peaks that have
+too few counts.
 
 The order is SCALE's: regions to leave out, then cells with few open peaks, then peaks open in few
 of the cells kept.
@@ -69,7 +69,7 @@ def prepare(
     Parameters
     ----------
     adata
-        Cells × peaks of whole counts (CSR, CSC or dense), as read: never normalised. Several inputs
+        Cells × peaks, integer counts (CSR, CSC or dense), as read: never normalised. Several inputs
         as a list, or as a mapping from batch name to input.
     config
         Which cells and peaks are kept; which layer holds the counts; how the peaks of several
@@ -103,9 +103,9 @@ def prepare(
     Raises
     ------
     InputError
-        No counts (missing, NaN, negative or fractional values), an empty matrix, barcodes or peaks
-        twice, an unknown layer, inputs that share no peak, or peak names that are not intervals if
-        regions are to be left out.
+        No counts (missing, NaN, negative or fractional values), an empty matrix, duplicated
+        barcodes or peaks, an unknown layer, inputs that share no peak, or peak names that are not
+        intervals if regions are to be left out.
     NothingLeftError
         A filter leaves no cell or no peak; the error has the distribution and a value that keeps
         some.
@@ -251,32 +251,31 @@ def _check_names(adata: AnnData, where: str) -> None:
         if len(again):
             more = f" and {len(again) - 1:,} more" if len(again) > 1 else ""
             raise InputError(
-                f"{where}the {kind} {again[0]!r}{more} is there twice or more",
-                f"every {kind} once",
+                f"{where}the {kind} {again[0]!r}{more} is duplicated",
+                f"unique {kind}s",
                 f"remove or rename the copies (adata.{slot}_names_make_unique())",
             )
 
 
 def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     """The counts as a new CSR float32 matrix in canonical form."""
-    layers = [
-        name for name in adata.layers if name is not None
-    ]  # from anndata 0.13 on, X is also the layer None
+    # from anndata 0.13 on, X is also the layer None
+    layers = [name for name in adata.layers if name is not None]
     if adata.raw is not None and _holds_counts(adata.raw.X):
         layers.append(f"{_RAW} (it holds counts)")
     if layer is not None and layer not in adata.layers:
         raise InputError(
-            f"{where}there is no layer {layer!r}",
-            f"one of: {', '.join(layers) or 'none is there'}",
+            f"{where}layers has no {layer!r}",
+            f"one of: {', '.join(layers) or 'none'}",
             "name another layer",
         )
     values = adata.X if layer is None else adata.layers[layer]
     slot_name = "X" if layer is None else f"layers[{layer!r}]"
     if values is None:
         raise InputError(
-            f"{where}X is not there",
+            f"{where}X is missing",
             "counts",
-            f"name a layer that holds them: {', '.join(layers) or 'none is there'}",
+            f"name a layer that holds them: {', '.join(layers) or 'none'}",
         )
     if not sparse.issparse(values):
         values = np.asarray(values)
@@ -293,8 +292,8 @@ def _counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
     except ValueError as error:
         raise InputError(
             f"{where}{slot_name} is damaged ({error})",
-            "a whole sparse matrix",
-            "make or copy it again",
+            "a complete sparse matrix",
+            "regenerate it or copy it again",
         ) from error
     _check_counts(values, adata, f"{where}{slot_name}", layers)
     rows = values.tocsr()
@@ -337,7 +336,7 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
             (
                 "fractional",
                 data != np.rint(data),
-                "whole counts, not normalised ones",
+                "integer counts, not normalised ones",
                 f"give the raw counts, or name their layer{raw}",
             ),
         ]
@@ -503,9 +502,7 @@ def _least(minimum: float, total: int) -> float:
 
 
 def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> dict[str, Any]:
-    """How often each value is there before the filter, and the limit: what a knee plot is drawn
-    from.
-    """
+    """Return how often each value occurs before the filter, and the limit, for a knee plot."""
     distinct, counts = np.unique(values, return_counts=True)
     return {
         f"{what}_values": distinct,
@@ -517,8 +514,8 @@ def _tally(what: str, values: NDArray[np.int64], minimum: float, total: int) -> 
 def _enough(
     values: NDArray[np.int64], minimum: float, total: int, what: str, of: str, option: str
 ) -> NDArray[np.bool_]:
-    """Mark values of at least `minimum`, below 1 a fraction of `total`; an error that helps
-    where none is.
+    """Mark values of at least `minimum`, below 1 a fraction of `total`; if there is none, the
+    error proposes a limit.
     """
     least = _least(minimum, total)
     keep = values >= least

@@ -226,19 +226,19 @@ def commit(
     target = _target(adata, result)
     # a stage that makes a new AnnData has carried the receipts over, and may have written into it
     history = entries(target, keys.RECEIPTS)
-    made = {} if result.target is None else slots_of(target, receipt["stage"])
-    made |= result.slots
-    kept = keep_foreign(adata, target, made, history)
-    receipt = receipt | {"writes": written(made, streamed)}
-    if kept.names:
-        receipt["kept"] = kept.names
+    new_slots = {} if result.target is None else slots_of(target, receipt["stage"])
+    new_slots |= result.slots
+    moved = keep_foreign(adata, target, new_slots, history)
+    receipt = receipt | {"writes": written(new_slots, streamed)}
+    if moved.names:
+        receipt["kept"] = moved.names
     texts = {
         slot: appended(entries(target, slot), entry)
         for slot, entry in ((keys.RECEIPTS, receipt), (keys.RUNTIME, runtime))
     }
     values = result.slots | texts
     _check_fit(target, values)
-    kept.write(target)
+    moved.write(target)
     for slot in result.drops:
         if slot in result.slots or not slot.found_in(target):
             continue
@@ -480,5 +480,6 @@ def _joined_axes(adata: Any) -> AnnData:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # barcodes shared by inputs are renamed by prepare
         return AnnData(
-            obs=pd.concat([part.obs for part in adata]), var=pd.DataFrame(index=adata[0].var_names)
+            obs=pd.concat([batch.obs for batch in adata]),
+            var=pd.DataFrame(index=adata[0].var_names),
         )

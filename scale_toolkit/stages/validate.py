@@ -72,7 +72,8 @@ def validate(
       ones, 0.5 is chance; NaN if fewer than five were hidden, or the cell was not scored;
     - ``var['scale_recovery']`` (float64): AUROC of a peak's hidden entries against the same peak
       closed in cells of like depth;
-    - ``var['scale_false_sign_rate']`` (float64): chance that it is no better than frequency alone;
+    - ``var['scale_false_sign_rate']`` (float64): chance that its recovery is due to frequency
+      alone;
     - ``var['scale_trust']`` (bool): whether the peak is trusted; False if it was not modelled.
 
     Raises

@@ -87,6 +87,6 @@ def test_what_does_not_fit_is_said(scale, cells, monkeypatch):
     monkeypatch.setattr("scale_toolkit.memory.available", lambda: (100_000_000, "the limit of this job's cgroup"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 0})())
     _, said = scale("plan cells.h5ad")
-    assert "warning: train asks for" in said
+    assert "warning: train needs" in said
     assert "100 MB are free here (the limit of this job's cgroup)" in said
     assert "0 MB of disk are free here" in said

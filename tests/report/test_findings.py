@@ -178,7 +178,7 @@ def test_validation():
     report["way"] = "optimistic: the decoder has seen them"
     texts = [one.text for one in findings.of_validation(report)]
     assert texts[0] == "hidden peaks are found better by frequency than by the model (AUPRC 0.400)"
-    assert texts[1] == "imputed probabilities are off by up to 40% (seen over predicted 0.90 to 1.40)"
+    assert texts[1] == "imputed probabilities differ by up to 40% (seen over predicted 0.90 to 1.40)"
     assert texts[2].endswith("its figures are optimistic")
 
 

@@ -89,7 +89,7 @@ def test_the_page_says_what_was_done(analysed):
 def test_how_much_of_a_cluster_comes_back(analysed):
     from scale_toolkit.stages.cluster import cluster
 
-    assert "scale cluster --stability 20 tells" in Page(report.page(analysed)).text
+    assert "scale cluster --stability 20 shows it" in Page(report.page(analysed)).text
     cluster(analysed, method="kmeans", n_clusters=7, stability=5)
     mean = analysed.uns["scale_cluster_stability"]["mean"]
     text = Page(report.page(analysed)).text
@@ -99,7 +99,7 @@ def test_how_much_of_a_cluster_comes_back(analysed):
     for name, value in mean.items():
         assert f" {value:.2f} " in text[first:].split(f" {name} {(analysed.obs['scale_cluster'] == name).sum()} ", 1)[1][:40]
     analysed.obs["scale_cluster"] = analysed.obs["scale_cluster"].cat.codes.to_numpy() // 2  # by hand: it is no longer theirs
-    assert "scale cluster --stability 20 tells" in Page(report.page(analysed)).text
+    assert "scale cluster --stability 20 shows it" in Page(report.page(analysed)).text
 
 
 def test_the_figures_hold_the_data(analysed):

@@ -120,7 +120,7 @@ def test_what_was_done_to_counts_is_guessed(planted, real):
 def test_the_guess_is_in_the_error(planted):
     planted.X = weighted(planted.X)[0].astype(np.float32)
     with pytest.raises(
-        InputError, match="whole counts, not normalised ones; these look like TF-IDF values; give the raw counts"
+        InputError, match="integer counts, not normalised ones; these look like TF-IDF values; give the raw counts"
     ):
         scale.prepare(planted)
 

@@ -346,7 +346,7 @@ def test_the_digest_of_several_inputs_knows_names_and_order():
         (np.nan, r"X has 1 missing or infinite values, first nan \(cell c1, peak chr1:200-250\); expected a count everywhere"),
         (np.inf, "X has 1 missing or infinite values, first inf"),
         (-1, r"X has 1 negative values, first -1 \(cell c1, peak chr1:200-250\); expected counts of 0 or more"),
-        (0.5, r"X has 1 fractional values, first 0.5 \(cell c1, peak chr1:200-250\); expected whole counts"),
+        (0.5, r"X has 1 fractional values, first 0.5 \(cell c1, peak chr1:200-250\); expected integer counts"),
     ],
 )
 def test_values_that_are_no_counts(form, value, words):
@@ -373,14 +373,14 @@ def test_fractional_values_point_to_the_layers():
     cells = cells_of([[0.5]], layers={"counts": sparse.csr_matrix([[1.0]])})
     with pytest.raises(InputError, match="give the raw counts, or name their layer; it is one of: counts"):
         prepare(cells, **KEEP_ALL)
-    with pytest.raises(InputError, match="there is no layer 'count'; expected one of: counts; name another layer"):
+    with pytest.raises(InputError, match="layers has no 'count'; expected one of: counts; name another layer"):
         prepare(cells, layer="count", **KEEP_ALL)
 
 
 def test_no_matrix_at_all():
     cells = cells_of([[1]])
     del cells.X
-    with pytest.raises(InputError, match="X is not there; expected counts"):
+    with pytest.raises(InputError, match="X is missing; expected counts"):
         prepare(cells, **KEEP_ALL)
     for empty in (cells_of(np.ones((0, 3))), cells_of(np.ones((3, 0)))):
         with pytest.raises(InputError, match=r"the matrix is empty \([03] cells × [03] peaks\)"):
@@ -393,17 +393,17 @@ def test_no_matrix_at_all():
 def test_a_damaged_sparse_matrix():
     cells = cells_of([[1, 1]])
     cells.X.indices[0] = 99
-    with pytest.raises(InputError, match=r"X is damaged \(.*\); expected a whole sparse matrix"):
+    with pytest.raises(InputError, match=r"X is damaged \(.*\); expected a complete sparse matrix"):
         prepare(cells, **KEEP_ALL)
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 def test_names_that_come_twice():
     with pytest.raises(
-        InputError, match=r"the barcode 'a' is there twice or more; expected every barcode once; remove or rename"
+        InputError, match=r"the barcode 'a' is duplicated; expected unique barcodes; remove or rename"
     ):
         prepare(cells_of(np.ones((3, 1)), ["a", "b", "a"]), **KEEP_ALL)
-    with pytest.raises(InputError, match=r"^input 'x': the peak 'p' and 1 more is there twice or more"):
+    with pytest.raises(InputError, match=r"^input 'x': the peak 'p' and 1 more is duplicated"):
         prepare({"x": cells_of(np.ones((1, 4)), peaks=["p", "p", "q", "q"])}, **KEEP_ALL)
 
 
