@@ -28,7 +28,9 @@ def test_every_cell_runs_in_order(tmp_path):
         "assert np.abs(correlations).max() < 0.6, correlations\n"
         "assert cells.obs['imputed'].between(0, 1).all()\n"
         "is_monocyte = cells.obs['planted'] == 'monocyte'\n"
-        "assert cells.obs['imputed'][is_monocyte].mean() > 2 * cells.obs['imputed'][~is_monocyte].mean()\n"
+        "kept = cells.var_names.intersection(known_markers['monocyte'])\n"
+        "markers_open = np.asarray(imputed[:, kept]).mean(axis=1)\n"
+        "assert markers_open[is_monocyte].mean() > 1.4 * markers_open[~is_monocyte].mean()\n"
         "assert len(latent) == len(new) and model.is_trained\n"
     )
     script = tmp_path / "tutorial.py"

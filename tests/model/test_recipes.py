@@ -10,7 +10,7 @@ from scale_toolkit.compat.presets import train_published
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.model import recipes
 from scale_toolkit.model.files import NotAModel, dumps, loads
-from scale_toolkit.model.recipes import encode, near_cells, train_fast
+from scale_toolkit.model.recipes import encode, n_residual_weights, near_cells, train_fast
 
 FAST = {
     "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "lr": 2e-3, "batch_size": 32,
@@ -52,6 +52,19 @@ def test_the_projection_stays_as_it_starts(planted):
     for layer in ("first", "skip"):
         before, after = (getattr(t.model.encoder, layer).weight for t in (one, thirty))
         assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("encode_dim", [(16,), (128,)])
+def test_fewer_cells_than_residual_weights_leave_z_at_its_start(plant, encode_dim):
+    source = MatrixRows(plant(200, 400, 4).X)
+    trained = train_fast(source, **FAST | {"encode_dim": encode_dim, "patience": 0})
+    encoder = trained.model.encoder
+    n_weights = sum(
+        weight.numel() for layer in (encoder.hidden, encoder.mean) for weight in layer.parameters()
+    )
+    assert n_residual_weights(encoder) == n_weights
+    assert encoder.mean.weight.any() == (n_weights < 200)
+    assert encoder.log_variance.weight.any()  # the posterior's variance is trained all the same
 
 
 def test_the_projection_is_fitted_again_with_what_was_hidden_in_the_same_coordinates(plant, monkeypatch):

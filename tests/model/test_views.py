@@ -181,4 +181,7 @@ def test_linear_map_is_ridge_regression(plant, log_transform):
     target = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
     penalty = 0.1 * np.square(weights).sum(1).mean()
     expected = Ridge(penalty, fit_intercept=False).fit(weights, target).coef_.T
-    np.testing.assert_allclose(linear_map(rows, target, 0.1, 15), expected, atol=1e-4)
+    np.testing.assert_allclose(linear_map(rows, target, 0.1, 0, 15), expected, atol=1e-4)
+    loose = linear_map(rows, target, 0.1, 0.05)
+    residual = weights.T @ (weights @ loose - target) + penalty * loose  # of the normal equations
+    assert np.linalg.norm(residual) < 0.05 * np.linalg.norm(weights.T @ target)
