@@ -99,3 +99,32 @@ def test_what_clustering_and_imputing_read_is_in_the_digest(planted):
     after = digests(made)
     assert before["gmm"] != after["gmm"]
     assert before["binary"] != after["binary"]
+
+
+@pytest.mark.parametrize(("indices", "indptr"), [(np.int32, np.int64), (np.int64, np.int32), (np.int64, np.int64)])
+def test_every_stage_takes_index_arrays_of_any_type(plant, indices, indptr):
+    """A matrix of more than 2³¹ stored values has int64; a file may have one of each."""
+
+    def analysed(adata):
+        made = scale.prepare(adata, min_peaks=5, min_cells=2)
+        retyped(made)
+        made = scale.select_peaks(made, n_peaks=80)
+        retyped(made)
+        made = scale.train(made, n_components=3, max_iter=10, n_threads=1)
+        made = scale.cluster(made, method="kmeans", n_clusters=3, n_threads=1)
+        made = scale.markers(made, n_threads=1)
+        return scale.impute(made, numeric=True, validate=True, n_threads=1)
+
+    def retyped(adata):
+        adata.X.indices, adata.X.indptr = adata.X.indices.astype(types[0]), adata.X.indptr.astype(types[1])
+
+    types = (np.int32, np.int32)
+    wanted = analysed(plant(60, 100))
+    types = (indices, indptr)
+    cells = plant(60, 100)
+    retyped(cells)
+    found = analysed(cells)
+    np.testing.assert_array_equal(found.X.toarray(), wanted.X.toarray())
+    np.testing.assert_array_equal(found.obsm["X_scale"], wanted.obsm["X_scale"])
+    np.testing.assert_array_equal(found.obsm["imputed"], wanted.obsm["imputed"])
+    assert [receipt["input"] for receipt in scale.receipts(found)] == [receipt["input"] for receipt in scale.receipts(wanted)]

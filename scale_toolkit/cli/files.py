@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from scale_toolkit import keys
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import InputError, UsageError
 
@@ -23,18 +24,31 @@ if TYPE_CHECKING:
 class Cells:
     """The cells of a stage, and the output of its result."""
 
-    def __init__(self, file: H5adFile, adata: AnnData, output: str, talk: Talk) -> None:
+    def __init__(
+        self,
+        file: H5adFile,
+        adata: AnnData,
+        output: str,
+        talk: Talk,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.adata = adata
-        self._file, self._output, self._talk = file, output, talk
+        self._file, self._output, self._talk, self._history = file, output, talk, history
 
     def forget(self, *paths: str) -> None:
-        """Do not copy these elements, which `through` left on disk: the stage makes them stale."""
+        """Do not copy these elements, which `through` left on disk: the stage makes them stale.
+        What no stage of ours wrote stays.
+        """
+        from scale_toolkit.stages.kept import is_explained
+
         left_out = [(path, self._file.root[path]) for path in self._file.left_out]
         carried = [
             f"{path}/{name}" for path, group in left_out if path == "layers" for name in group
         ]
         carried += [path for path, _ in left_out if path != "layers"]
-        self._file.left_out = tuple(path for path in carried if path not in paths)
+        self._file.left_out = tuple(
+            path for path in carried if path not in paths or not is_explained(path, self._history)
+        )
 
     def write(self, adata: AnnData, streamed: dict[str, RowBlocks] | None = None) -> None:
         """Write the stage's result, with what `through` left on disk copied from the input."""
@@ -51,7 +65,12 @@ class Cells:
 
 @contextlib.contextmanager
 def through(
-    source: str, output: str, talk: Talk, *, without: Collection[str] = ()
+    source: str,
+    output: str,
+    talk: Talk,
+    *,
+    without: Collection[str] = (),
+    writes: Collection[str] = (),
 ) -> Iterator[Cells]:
     """Open `source`, and yield its `Cells` for the stage; `output` is checked before anything is
     read.
@@ -64,13 +83,26 @@ def through(
         The command's messages; it keeps the real stdout.
     without
         Elements the stage does not need: they stay on disk and are copied to the output.
+    writes
+        Elements the stage may write: those that no stage of ours wrote are loaded all the same, for
+        the stage keeps them under another name.
     """
     from scale_toolkit.io.files import check_destination
     from scale_toolkit.io.h5ad import open_h5ad
 
     check_destination(output, [source], stdout=talk.binary_stdout())
+    from scale_toolkit.stages.kept import is_explained
+    from scale_toolkit.stages.receipts import parsed
+
     with open_h5ad(source) as file:
-        yield Cells(file, file.read(without), output, talk)
+        history = parsed(file.element(keys.RECEIPTS.path))
+        foreign = [path for path in writes if path in file.root and not is_explained(path, history)]
+        unneeded = set(without)
+        if any(path.startswith("layers/") for path in foreign):
+            unneeded |= {f"layers/{name}" for name in file.root["layers"]}
+            unneeded.discard("layers")
+        adata = file.read(sorted(unneeded - set(foreign)))
+        yield Cells(file, adata, output, talk, history)
 
 
 def check_side_file(path: Path | None, flag: str, others: Collection[str]) -> None:

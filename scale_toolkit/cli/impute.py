@@ -126,7 +126,9 @@ def impute(
         )
         return
     not_loaded = tuple(path for path in keys.LARGE if path != "X" or not config.validate)
-    with through(source, output, talk, without=not_loaded) as file:
+    matrices = (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)
+    paths = [f"{mapping}/{slot.name}" for mapping in ("obsm", "layers") for slot in matrices]
+    with through(source, output, talk, without=not_loaded, writes=paths) as file:
         from scale_toolkit.io.groups import write_groups
         from scale_toolkit.io.regions import read_barcodes, read_wanted
         from scale_toolkit.stages.impute import streamed
@@ -141,7 +143,7 @@ def impute(
             adata, blocks = streamed(file.adata, config, progress=progress, **inputs)
         if former_peaks not in (None, _imputed_peaks(adata)):
             # the columns of the file are other peaks
-            file.forget(*(slot.path for slot in (keys.IMPUTED, keys.BINARY, keys.BINARY_PACKED)))
+            file.forget(*(slot.path for slot in matrices))
         if config.validate:
             talk.show(*validation(adata))
             _write_validation(adata, validate_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -31,7 +31,7 @@ class MatrixRows:
     """A row source over a matrix in memory (cells × peaks)."""
 
     def __init__(self, matrix: sparse.spmatrix | np.ndarray) -> None:
-        self.matrix = sparse.csr_matrix(matrix)
+        self.matrix = with_one_index_type(sparse.csr_matrix(matrix))
         self.n_cells, self.n_peaks = self.matrix.shape
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
@@ -47,6 +47,25 @@ class MatrixRows:
             for array in (matrix.data, matrix.indices)
         )
         return sparse.csr_matrix((data, indices, pointers), (len(index), self.n_peaks))
+
+
+#: Most stored values that row pointers of int32 can count.
+MOST_INT32 = int(np.iinfo(np.int32).max)
+
+
+def with_one_index_type(matrix: sparse.csr_matrix | sparse.csc_matrix) -> Any:
+    """Give both index arrays of a CSR or CSC matrix one type, in place, and return the matrix.
+
+    anndata reads what a file holds, for instance int32 indices with int64 pointers; SciPy then
+    fails in ``matrix[::2]`` and ``eliminate_zeros``. Pointers become int32 if they fit, because
+    they are few; else the indices become int64.
+    """
+    if matrix.indices.dtype != matrix.indptr.dtype:
+        fits = max(matrix.indptr[-1], *matrix.shape) <= MOST_INT32
+        dtype = np.int32 if fits else np.int64
+        matrix.indptr = matrix.indptr.astype(dtype, copy=False)
+        matrix.indices = matrix.indices.astype(dtype, copy=False)
+    return matrix
 
 
 def blocks(

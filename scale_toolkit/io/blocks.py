@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scale_toolkit.core.rows import MOST_INT32
 from scale_toolkit.lazy import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import h5py
 
@@ -62,7 +63,8 @@ class Runs:
     Attributes
     ----------
     dtypes
-        What is stored: indices (int32), and data unless all of it is 1.
+        What is stored: indices (int32; int64 in the end if `pointers` are), and data unless all of
+        it is 1.
     stored
         Values of the blocks read so far.
     """
@@ -83,7 +85,7 @@ class Runs:
         SciPy wants one type for both: with two, taking rows of what was read fails.
         """
         pointers = np.concatenate(self._pointers)
-        return pointers.astype(np.int32) if self.stored <= np.iinfo(np.int32).max else pointers
+        return pointers.astype(np.int32) if self.stored <= MOST_INT32 else pointers
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         run, filled = self._new(), 0
@@ -109,6 +111,25 @@ class Runs:
 
     def _new(self) -> dict[str, np.ndarray]:
         return {name: np.empty(self._length, dtype) for name, dtype in self.dtypes.items()}
+
+
+def widened(indices: Any, create: Callable[[np.dtype[Any]], Any], step: int = CHUNK) -> None:
+    """Copy stored indices of int32 to an array of int64, a few at a time.
+
+    How many values blocks have in all is known only after the last one.
+
+    Parameters
+    ----------
+    indices
+        A dataset of HDF5 or an array of zarr.
+    create
+        Makes the new one, of the type it is given.
+    step
+        Values at a time.
+    """
+    wide = create(np.dtype(np.int64))
+    for start in range(0, indices.shape[0], step):
+        wide[start : start + step] = indices[start : start + step].astype(np.int64)
 
 
 class Hdf5Chunks:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scale_toolkit.core.rows import with_one_index_type
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.io import files, stores
 from scale_toolkit.io.hdf5 import (
@@ -132,6 +133,10 @@ class H5adFile:
             return sparse.csr_matrix(sparse_dataset(element)[cells])
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise unreadable(self.name, path, error) from error
+
+    def element(self, path: str) -> Any:
+        """Read one element; None if the file does not have it."""
+        return _read(self, path) if path in self.root else None
 
     def peaks(self) -> list[str]:
         """Names of the peaks, without reading anything else."""
@@ -274,7 +279,9 @@ def _read(file: H5adFile, path: str) -> Any:
 
     with whole(file.name, path), warnings.catch_warnings():
         warnings.simplefilter("ignore", OldFormatWarning)
-        return read_elem(file.root[path])
+        element = read_elem(file.root[path])
+    is_compressed = sparse.issparse(element) and element.format in ("csr", "csc")
+    return with_one_index_type(element) if is_compressed else element
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,15 @@ from scipy import sparse
 
 from scale_toolkit.errors import ScaleWarning
 from scale_toolkit.io import files, zarr_store
-from scale_toolkit.io.blocks import CHUNK, Hdf5Chunks, Runs, dense_chunks, strips, write_chunks
+from scale_toolkit.io.blocks import (
+    CHUNK,
+    Hdf5Chunks,
+    Runs,
+    dense_chunks,
+    strips,
+    widened,
+    write_chunks,
+)
 from scale_toolkit.io.sink import CheckedBlocks, Sink, new_hdf5
 
 if TYPE_CHECKING:
@@ -461,5 +469,14 @@ def _write_csr(root: h5py.File, path: str, matrix: RowBlocks, compression: dict[
             "fillvalue": 1,
         }
         group.create_dataset("data", dtype=matrix.dtype, **data_options)
-    group.create_dataset("indptr", data=runs.pointers, **compression)
-    return len(runs.pointers) - 1
+    pointers = runs.pointers
+    if pointers.dtype != group["indices"].dtype:
+        group.move("indices", "narrow")
+        same_shape = growing | {"shape": group["narrow"].shape}
+        widened(
+            group["narrow"],
+            lambda dtype: group.create_dataset("indices", dtype=dtype, **same_shape),
+        )
+        del group["narrow"]
+    group.create_dataset("indptr", data=pointers, **compression)
+    return len(pointers) - 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from scale_toolkit.errors import ScaleError, ScaleWarning
 from scale_toolkit.io import files
-from scale_toolkit.io.blocks import CHUNK, Runs, dense_chunks, strips
+from scale_toolkit.io.blocks import CHUNK, Runs, dense_chunks, strips, widened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +117,19 @@ def _write_csr(root: zarr.Group, path: str, matrix: RowBlocks) -> int:
         # chunks that were never written are read as the fill value, and take no space
         _create(group, "data", (runs.stored,), matrix.dtype, (length,), fill_value=1)
     pointers = runs.pointers
+    if pointers.dtype != arrays["indices"].dtype:
+        narrow = arrays["indices"]
+        # under a name of its own until it is complete: zarr cannot rename, so it is copied twice
+        widened(
+            narrow, lambda dtype: _create(group, "wide", narrow.shape, dtype, (length,)), length
+        )
+        del group["indices"]
+        widened(
+            group["wide"],
+            lambda dtype: _create(group, "indices", narrow.shape, dtype, (length,)),
+            length,
+        )
+        del group["wide"]
     _create(group, "indptr", pointers.shape, pointers.dtype, (length,))[:] = pointers
     return len(pointers) - 1
 

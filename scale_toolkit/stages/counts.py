@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import keys
+from scale_toolkit.core.rows import with_one_index_type
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
     # the sparse dataset of a backed AnnData is not a SciPy matrix
     if hasattr(X, "to_memory"):
         X = X.to_memory()
-    return sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
+    counts = sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
+    return with_one_index_type(counts)
 
 
 def check_counts(counts: sparse.csr_matrix) -> None:

@@ -54,7 +54,12 @@ class Kept:
 
 
 def keep_foreign(
-    source: Any, target: Any, values: Mapping[keys.Slot, Any], history: Receipts
+    source: Any,
+    target: Any,
+    values: Mapping[keys.Slot, Any],
+    history: Receipts,
+    *,
+    is_new: bool = False,
 ) -> Kept:
     """Find what `values` would overwrite that no stage of ours has written.
 
@@ -65,24 +70,29 @@ def keep_foreign(
     target
         The AnnData that receives the values: `source`, some of its cells and peaks, or a new one.
     values
-        What the stage writes, by slot.
+        What the stage writes, by slot: arrays, or matrices that are computed block by block.
     history
         The receipts of `source`.
+    is_new
+        Whether the stage made `target`, so that a slot found there may hold its own values.
     """
     moved = Kept()
     for slot, value in values.items():
-        if slot.where == "" or slot.name.startswith("scale") or not hasattr(source, "obs"):
+        if slot.where == "" or not hasattr(source, "obs"):
             continue
         if not slot.found_in(source) or is_ours(source, slot, history):
             continue
-        old = _on_axes_of(target, source, slot)
+        if not is_new and slot.found_in(target):
+            old = slot.get(target)
+        else:
+            old = _on_axes_of(target, source, slot)
         if old is None or equal(old, value) or _is_kept_already(target, slot, old):
             continue
         name = free_name(source, slot, target)
         moved.names[slot.path] = name
         moved.values[keys.column(slot.where, name)] = old
     described = keys.column("uns", moved.names.get(keys.NEIGHBORS.path, ""))
-    if described in moved.values:
+    if isinstance(moved.values.get(described), Mapping):
         moved.values[described] = _renamed_graph(moved.values[described], moved.names)
     return moved
 
@@ -103,14 +113,30 @@ def is_ours(adata: Any, slot: keys.Slot, history: Receipts) -> bool:
     if slot.path in _GRAPH and keys.NEIGHBORS.found_in(adata):
         # `scanpy.pp.neighbors` writes a description of its own, without the stage
         return "stage" in keys.NEIGHBORS.get(adata)
+    receipt = _receipt_of(slot.path, history)
+    if receipt is None:
+        return False
+    return "writes" not in receipt or _has_categories(value, receipt["writes"][slot.path])
+
+
+def is_explained(path: str, history: Receipts) -> bool:
+    """Return whether a receipt says that a stage of ours wrote the element at `path`, which is not
+    loaded.
+    """
+    return _receipt_of(path, history) is not None
+
+
+def _receipt_of(path: str, history: Receipts) -> Mapping[str, Any] | None:
+    """Return the last receipt of a stage that wrote the element at `path`."""
+    mapping, _, name = path.partition("/")
+    # `impute` writes the same matrices to obsm and to layers
+    stage = keys.parse(f"obsm/{name}" if mapping == "layers" else path).stage.split(" ")[0]
     for receipt in reversed(history):
-        if "writes" in receipt:
-            if slot.path in receipt["writes"]:
-                return _has_categories(value, receipt["writes"][slot.path])
-        elif keys.parse(slot.path).stage.split(" ")[0] == receipt.get("stage"):
-            # a receipt of 0.1, which does not list what was written
-            return True
-    return False
+        if path in receipt.get("writes", ()):
+            return receipt
+        if "writes" not in receipt and stage and stage == receipt.get("stage"):
+            return receipt  # a receipt of 0.1, which does not list what was written
+    return None
 
 
 def slots_of(adata: Any, stage: str) -> dict[keys.Slot, Any]:
@@ -139,6 +165,8 @@ def equal(first: Any, second: Any) -> bool:
     """Return whether two values of a slot hold the same."""
     if first is second:
         return True
+    if hasattr(second, "blocks"):  # not computed yet: it may be larger than memory
+        return False
     if sparse.issparse(first) and sparse.issparse(second):
         return first.shape == second.shape and (first != second).nnz == 0
     if isinstance(first, Mapping) or isinstance(second, Mapping):

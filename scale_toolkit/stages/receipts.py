@@ -52,7 +52,13 @@ def entries(adata: Any, slot: keys.Slot) -> list[dict[str, Any]]:
     InputError
         The slot holds something else, for example the entry of another program.
     """
-    text = getattr(adata, "uns", {}).get(slot.name, "[]")
+    return parsed(getattr(adata, "uns", {}).get(slot.name), slot)
+
+
+def parsed(text: Any, slot: keys.Slot = keys.RECEIPTS) -> list[dict[str, Any]]:
+    """Return the list that the text of a JSON slot holds; empty for None. Raises as `entries`."""
+    if text is None:
+        return []
     try:
         content = json.loads(str(text))
     except ValueError:

@@ -227,8 +227,9 @@ def commit(
     # a stage that makes a new AnnData has carried the receipts over, and may have written into it
     history = entries(target, keys.RECEIPTS)
     new_slots = {} if result.target is None else slots_of(target, receipt["stage"])
-    new_slots |= result.slots
-    moved = keep_foreign(adata, target, new_slots, history)
+    new_slots |= result.blocks | result.slots
+    is_new = result.target is not None
+    moved = keep_foreign(adata, target, new_slots, history, is_new=is_new)
     receipt = receipt | {"writes": written(new_slots, streamed)}
     if moved.names:
         receipt["kept"] = moved.names

@@ -290,6 +290,45 @@ def test_rows_can_be_taken_of_a_csr_written_in_blocks(tmp_path, suffix):
     np.testing.assert_array_equal(adata[::2].copy().obsm["binary"].toarray(), ones[::2].toarray())
 
 
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_more_stored_values_than_int32_counts(tmp_path, monkeypatch, suffix):
+    """With a limit of 5 in place of 2³¹ - 1: indices and pointers are both int64."""
+    from scale_toolkit.io import blocks as room
+
+    monkeypatch.setattr(room, "MOST_INT32", 5)
+    ones = sparse.csr_matrix((np.random.default_rng(0).random((7, 9)) < 0.5).astype(np.uint8))
+    cells = AnnData(obs=pd.DataFrame(index=[f"c{i}" for i in range(7)]))
+    path = tmp_path / f"a.{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr on its formats
+        write_h5ad(cells, path, streamed={"obsm/binary": Ones(ones)})
+        adata = anndata.read_h5ad(path) if suffix == "h5ad" else anndata.read_zarr(path)
+    read = adata.obsm["binary"]
+    assert (read.indices.dtype, read.indptr.dtype) == (np.int64, np.int64)
+    np.testing.assert_array_equal(adata[::2].copy().obsm["binary"].toarray(), ones[::2].toarray())
+    if suffix == "h5ad":
+        with h5py.File(path) as file:
+            assert set(file["obsm/binary"]) == {"data", "indices", "indptr"}
+
+
+@pytest.mark.parametrize("where", ["X", "layers", "obsm", "raw"])
+def test_index_arrays_of_two_types_are_read_as_one(tmp_path, where):
+    adata = AnnData(sparse.csr_matrix(COUNTS), obs=pd.DataFrame(index=CELLS), var=pd.DataFrame(index=PEAKS))
+    adata.layers["counts"] = adata.obsm["counts"] = adata.X.copy()
+    adata.raw = adata
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    path = {"X": "X", "raw": "raw/X"}.get(where, f"{where}/counts")
+    with h5py.File(tmp_path / "a.h5ad", "a") as file:
+        pointers = file[f"{path}/indptr"][:].astype(np.int64)
+        del file[f"{path}/indptr"]
+        file[f"{path}/indptr"] = pointers
+    read = read_any(tmp_path / "a.h5ad")
+    matrix = {"X": read.X, "raw": read.raw.X}.get(where)
+    matrix = getattr(read, where)["counts"] if matrix is None else matrix
+    assert matrix.indices.dtype == matrix.indptr.dtype
+    np.testing.assert_array_equal(matrix[::2].toarray(), COUNTS[::2])
+
+
 # ---- fragments
 
 FRAGMENTS = [
