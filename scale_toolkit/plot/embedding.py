@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.special import expit
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError
@@ -44,6 +45,7 @@ def embedding(
     cmap: str = "viridis",
     legend: bool = True,
     names_on_data: bool = False,
+    counts: bool = False,
     title: str | None = None,
     figsize: tuple[float, float] = (4.2, 4.0),
 ) -> Axes | np.ndarray:
@@ -61,9 +63,10 @@ def embedding(
         ``"X_umap"``, ``"X_tsne"`` or any other; ``"umap"`` does as well. By default X_umap, or
         X_tsne if only that exists.
     color
-        A column of obs (categories with a legend, numbers with a colour bar), a peak (its values in
-        X), None for one colour, or a list of these for one panel each, at most four side by side.
-        Cells without a label are grey.
+        A column of obs (categories with a legend, numbers with a colour bar), a peak, None for one
+        colour, or a list of these for one panel each, at most four side by side. Cells without a
+        label are grey. A peak is coloured by its imputed values at equal depth if `train` has
+        modelled it, as by ``scale plot embedding``; else by its values in X.
     ax
         Draw here; not with a list of colours.
     save
@@ -79,6 +82,8 @@ def embedding(
         Draw the legend or colour bar.
     names_on_data
         Write the categories at their middle.
+    counts
+        Colour peaks by their values in X, also if they can be imputed.
     title
         Instead of the name of `color`.
     figsize
@@ -92,11 +97,15 @@ def embedding(
     if color is not None and not isinstance(color, str):
         return _panels(adata, list(color), ax, save, figsize, {
             "basis": basis, "size": size, "palette": palette, "cmap": cmap,
-            "legend": legend, "names_on_data": names_on_data, "title": title,
+            "legend": legend, "names_on_data": names_on_data, "counts": counts, "title": title,
         })  # fmt: skip
     ax = _figure.axes_for(ax, figsize)
     size = point_size(len(points)) if size is None else size
-    values = _values(adata, color)
+    values = None if counts else _imputed_values(adata, color)
+    if values is not None:
+        title = f"{color} (imputed)" if title is None else title
+    else:
+        values = _values(adata, color)
     if isinstance(values.dtype, pd.CategoricalDtype):
         draw_categories(
             ax,
@@ -177,6 +186,29 @@ def _coordinates(adata: AnnData, basis: str | None) -> tuple[np.ndarray, str]:
     if points.ndim != 2 or points.shape[1] < 2:
         raise InputError(f"obsm[{basis!r}] has the shape {points.shape}", "cells × 2 or more")
     return points[:, :2], AXES.get(basis, basis)
+
+
+def _imputed_values(adata: AnnData, color: str | None) -> pd.Series | None:
+    """Return the probability that a peak is open in each cell, at the data's median depth: sigmoid
+    of w·h + b + s; None for what is not a modelled peak.
+    """
+    slots = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
+    if color is None or color in adata.obs or color not in adata.var_names:
+        return None
+    if not all(slot.found_in(adata) for slot in slots):
+        return None
+    position = adata.var_names.get_loc(color)
+    bias = float(keys.BIAS.get(adata).iloc[position])
+    if not np.isfinite(bias):
+        return None
+    hidden = keys.HIDDEN if keys.HIDDEN.found_in(adata) else keys.LATENT
+    loadings = np.asarray(keys.DECODER.get(adata), float)[position]
+    depth = (
+        float(keys.MEDIAN_OFFSET.get(adata))
+        if keys.MEDIAN_OFFSET.found_in(adata)
+        else float(np.median(keys.OFFSET.get(adata)))
+    )
+    return pd.Series(expit(np.asarray(hidden.get(adata), float) @ loadings + bias + depth))
 
 
 def _values(adata: AnnData, color: str | None) -> pd.Series:

@@ -175,7 +175,7 @@ def histogram(tally: Tally, what: str) -> dict[str, Any]:
         "tickangle": 0,
     }
     line = np.interp(np.log(max(tally.least or 1, 1)), np.log(edges), np.arange(len(edges)) - 0.5)
-    shapes = _line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
+    shapes = dotted_line("x", line) if tally.least and edges[0] <= tally.least <= edges[-1] else []
     return drawn(
         [trace], bargap=0, xaxis=axis, yaxis={"title": {"text": f"{what}s"}}, shapes=shapes
     )
@@ -195,10 +195,11 @@ def count_ticks(edges: np.ndarray, most: int = 5) -> list[int]:
 
 
 def _limit(tally: Tally, axis: str) -> list[dict[str, Any]]:
-    return _line(axis, tally.least) if tally.least else []
+    return dotted_line(axis, tally.least) if tally.least else []
 
 
-def _line(axis: str, at: float) -> list[dict[str, Any]]:
+def dotted_line(axis: str, at: float) -> list[dict[str, Any]]:
+    """Return the shape of a dotted line across the plot, at a value of this axis."""
     other_axis = "y" if axis == "x" else "x"
     coordinates = {
         f"{axis}0": at,
@@ -222,7 +223,7 @@ def curve(
         "line": {"color": color, "width": 2},
         "hovertemplate": "epoch %{x}: %{y:.4f}<extra></extra>",
     }
-    shapes = [] if best is None else _line("x", best)
+    shapes = [] if best is None else dotted_line("x", best)
     return drawn(
         [trace],
         xaxis={"title": {"text": "epoch"}, "rangemode": "tozero"},
@@ -388,7 +389,7 @@ def recovery(report: dict[str, Any]) -> dict[str, Any]:
         "marker": {"color": [SHADES["cell"], *["#9aa5b1"] * (len(by_method) - 1)]},
         "hovertemplate": "%{x}: AUPRC %{y:.3f}<extra></extra>",
     }
-    shapes = _line("y", report["chance"]["auprc"])
+    shapes = dotted_line("y", report["chance"]["auprc"])
     return drawn(
         [trace], bargap=0.35, yaxis={"title": {"text": "AUPRC of hidden peaks"}}, shapes=shapes
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
+import pandas as pd
 
 from scale_toolkit import keys
 from scale_toolkit.config import PRESETS
 from scale_toolkit.errors import MissingSlotError
-from scale_toolkit.plot.qc import Tally
+from scale_toolkit.plot.qc import SHADES, Tally
 from scale_toolkit.report import figures, findings
 from scale_toolkit.report.view import Section, View
 
@@ -52,6 +56,7 @@ def kept(view: View) -> Section:
             section.lines.append(
                 f"{tally.total:,} {kind}; what was left out before is not recorded in this file."
             )
+    fragment_figures(view, section)
     chosen = view.run("select-peaks")
     if keys.SELECTED.found_in(view.adata) and chosen is not None:
         n = int(np.asarray(keys.SELECTED.get(view.adata), bool).sum())
@@ -59,6 +64,66 @@ def kept(view: View) -> Section:
         n_before = chosen.notes.get("n_peaks_found", view.adata.n_vars)
         section.lines.append(f"The model saw {'all of them' if n == n_before else best}.")
     return section
+
+
+#: Columns of obs that hold figures of a cell's fragments, by their names in lower case without
+#: separators: ours, and those of SnapATAC2, Signac, ArchR and Cell Ranger.
+FRAGMENT_FIGURES = {
+    "frip": (
+        "FRiP",
+        "share of a cell's insertions that lie in peaks (FRiP)",
+        ("frip", "pctreadsinpeaks"),
+    ),
+    "tss": ("TSS enrichment", "TSS enrichment", ("tssenrichment", "tsse", "tssscore")),
+}
+
+
+def fragment_figures(view: View, section: Section) -> None:
+    """Add the distributions of FRiP and TSS enrichment over the cells, if obs has them."""
+    obs = view.adata.obs
+    plain_names = {re.sub(r"[^a-z]", "", str(name).lower()): str(name) for name in obs.columns}
+    row = []
+    for key, (title, meaning, names) in FRAGMENT_FIGURES.items():
+        column = next((plain_names[name] for name in names if name in plain_names), None)
+        if column is None or not pd.api.types.is_numeric_dtype(obs[column].dtype):
+            continue
+        values = obs[column].to_numpy(float, na_value=np.nan)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue
+        low, middle, high = np.percentile(values, [25, 50, 75])
+        section.lines.append(
+            f"{column}, {meaning}: median {middle:.3g}, quartiles {low:.3g} and {high:.3g}, "
+            f"in {len(values):,} cells."
+        )
+        figure = _distribution(values, title, middle)
+        row.append(view.add(key, figure, 260, f"cells by {title}; the dotted line is the median"))
+    if row:
+        section.plots.append(row)
+
+
+def _distribution(
+    values: np.ndarray, title: str, middle: float, n_bins: int = 40
+) -> dict[str, Any]:
+    """Show how many cells have which value of a figure such as FRiP, with a line at the median."""
+    counts, edges = np.histogram(values, bins=n_bins)
+    trace = {
+        "type": "bar",
+        "x": (edges[:-1] + edges[1:]) / 2,
+        "y": counts,
+        "width": np.diff(edges),
+        "marker": {"color": SHADES["cell"], "line": {"width": 0}},
+        "customdata": np.column_stack([edges[:-1], edges[1:]]),
+        "hovertemplate": "%{customdata[0]:.3g} to %{customdata[1]:.3g}: %{y:,} cells"
+        "<extra></extra>",
+    }
+    return figures.drawn(
+        [trace],
+        bargap=0,
+        xaxis={"title": {"text": title}},
+        yaxis={"title": {"text": "cells"}},
+        shapes=figures.dotted_line("x", middle),
+    )
 
 
 def training(view: View) -> Section:

@@ -1,5 +1,7 @@
 import gzip
 
+import bioframe
+import pandas as pd
 import pytest
 
 from scale_toolkit.errors import InputError
@@ -14,6 +16,12 @@ def test_a_bed_with_everything_around_it(tmp_path, compressed):
     table = read_bed(path)
     assert table.to_numpy().tolist() == [["chr1", 0, 10], ["GL000194.1", 5, 7]]
     assert table.dtypes.astype(str).tolist()[1:] == ["int64", "int64"]
+
+
+def test_a_bed_is_read_as_bioframe_reads_it(tmp_path):
+    path = tmp_path / "a.bed"
+    path.write_text("chr1\t0\t10\tname\t5\nGL000194.1\t5\t7\tother\t6\nchrX\t100000\t200000\tlast\t7\n")
+    pd.testing.assert_frame_equal(read_bed(path), bioframe.read_table(str(path), schema="bed").iloc[:, :3], check_names=False)
 
 
 @pytest.mark.parametrize(

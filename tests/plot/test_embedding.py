@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgba
 
-from scale_toolkit import errors, plot
+from scale_toolkit import errors, keys, plot
 from scale_toolkit.plot._figure import UNKNOWN, new_figure
+from scale_toolkit.stages.region_values import region_values
+from scale_toolkit.stages.train import train
 
 
 def legend_of(ax):
@@ -93,6 +95,25 @@ def test_a_peak_as_colour(cells):
     peak = cells.var_names[np.argmax(np.asarray(cells.X.sum(0)))]
     ax = plot.embedding(cells, color=peak)
     np.testing.assert_array_equal(ax.collections[0].get_array(), np.sort(np.ravel(cells[:, peak].X.toarray())))
+
+
+def test_a_peak_that_was_modelled_is_coloured_by_imputed_values(planted):
+    """As `scale plot embedding` does; counts are drawn if they are asked for."""
+    peaks = list(planted.var_names[:2])
+    cells = train(planted, n_components=3, max_iter=5, n_threads=1)
+    keys.UMAP.set(cells, cells.obsm["X_scale"][:, :2])
+    wanted = region_values(cells, peaks)
+    for ax, peak in zip(plot.embedding(cells, color=peaks), peaks, strict=True):
+        assert ax.get_title() == f"{peak} (imputed)"
+        np.testing.assert_allclose(ax.collections[0].get_array(), np.sort(wanted[peak]), atol=1e-6)
+    counted = plot.embedding(cells, color=peaks[0], counts=True)
+    assert counted.get_title() == peaks[0]
+    np.testing.assert_array_equal(counted.collections[0].get_array(), np.sort(np.ravel(cells[:, peaks[0]].X.toarray())))
+    keys.MEDIAN_OFFSET.drop(cells)
+    again = plot.embedding(cells, color=peaks[0]).collections[0].get_array()
+    np.testing.assert_allclose(again, np.sort(wanted[peaks[0]]), atol=1e-6)
+    cells.var[keys.BIAS.name] = np.nan  # not modelled
+    assert plot.embedding(cells, color=peaks[0]).get_title() == peaks[0]
 
 
 def test_one_colour_needs_no_legend(cells):

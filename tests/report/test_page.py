@@ -310,6 +310,21 @@ def test_a_file_of_another_program():
         report.page(anndata.AnnData(np.ones((3, 2))), name="x")
 
 
+@pytest.mark.parametrize(("frip", "tss"), [("frip", "tss_enrichment"), ("FRIP", "TSSEnrichment"), ("pct_reads_in_peaks", "tsse")])
+def test_figures_of_fragments_are_drawn_where_obs_has_them(analysed, frip, tss):
+    assert "FRiP" not in Page(report.page(analysed)).text
+    n = analysed.n_obs
+    analysed.obs[frip] = np.linspace(0.2, 0.8, n)
+    analysed.obs[tss] = np.r_[np.nan, np.linspace(2, 10, n - 1)]
+    page = Page(report.page(analysed))
+    assert f"{frip}, share of a cell's insertions that lie in peaks (FRiP): median 0.5, quartiles 0.35 and 0.65, in {n:,} cells." in page.text
+    assert f"{tss}, TSS enrichment: median 6, quartiles 4 and 8, in {n - 1:,} cells." in page.text
+    assert values(page.data["frip"]["data"][0]["y"]).sum() == n
+    analysed.obs[frip] = "high"  # text, and nothing but missing values, is left out
+    analysed.obs[tss] = np.nan
+    assert not {"frip", "tss"} & set(Page(report.page(analysed)).data)
+
+
 def test_labels(analysed):
     with pytest.raises(errors.InputError, match="obs has no column 'colour'; expected one of cell_type"):
         report.page(analysed, label="colour")
