@@ -101,23 +101,26 @@ def main() -> None:
         graphs = [LeidenGraph(weights, seed) for seed in SEEDS]
         splits = [find_splits(latent, weights, graph, seed) for graph, seed in zip(graphs, SEEDS, strict=True)]
         seconds = (time.perf_counter() - started) / len(SEEDS)
-        before = graphs[0].partition(1.0)
+        at_resolution_1 = graphs[0].partition(1.0)
         scores[name] = []
         for ratio in RATIOS:
-            found = [split.partition(split.recommend(ratio)) for split in splits]
-            scores[name].append(float(np.mean([adjusted_rand_score(truth, labels) for labels in found])))
+            partitions = [split.partition(split.recommend(ratio)) for split in splits]
+            scores[name].append(float(np.mean([adjusted_rand_score(truth, labels) for labels in partitions])))
         labels = [split.partition(split.recommend()) for split in splits]
         between = min(adjusted_rand_score(labels[i], labels[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
         print(
-            f"{name}: {len(np.unique(truth))} types; resolution 1: {before.max() + 1} clusters, ARI "
-            f"{adjusted_rand_score(truth, before):.2f}; default: {[int(each.max()) + 1 for each in labels]}, ARI "
-            f"{scores[name][RATIOS.index(MAX_RATIO)]:.2f}, between seeds {between:.2f}; {seconds:.1f} s; "
+            f"{name}: {len(np.unique(truth))} types; resolution 1: {at_resolution_1.max() + 1} "
+            "clusters, ARI "
+            f"{adjusted_rand_score(truth, at_resolution_1):.2f}; default: "
+            f"{[int(partition.max()) + 1 for partition in labels]}, ARI "
+            f"{scores[name][RATIOS.index(MAX_RATIO)]:.2f}, between seeds {between:.2f}; "
+            f"{seconds:.1f} s; "
             + ", ".join(f"{ratio}: {score:.2f}" for ratio, score in zip(RATIOS, scores[name], strict=True)),
             flush=True,
         )
     for name in scores if len(scores) > 1 else ():
-        others = np.mean([values for other, values in scores.items() if other != name], axis=0)
-        chosen = int(np.argmax(others))
+        other_scores = np.mean([values for rival, values in scores.items() if rival != name], axis=0)
+        chosen = int(np.argmax(other_scores))
         print(f"without {name}: {RATIOS[chosen]}, ARI {scores[name][chosen]:.2f} on it")
 
 

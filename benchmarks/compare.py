@@ -153,9 +153,9 @@ def tables(results: dict, sets: list[str], methods: list[str]) -> None:
     )
     print("|---|---|---|---|---|")
     for n in sets:
-        others = [other for other in sets if other != n]
+        other_sets = [other_set for other_set in sets if other_set != n]
         best = [
-            max(kind, key=lambda m: np.mean([mean[other, m] for other in others]))
+            max(kind, key=lambda m: np.mean([mean[other_set, m] for other_set in other_sets]))
             for kind in (variants, peers)
         ]
         print(f"| {n} | " + " | ".join(f"{m} | {words(mean[n, m])}" for m in best) + " |")

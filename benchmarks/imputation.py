@@ -1,5 +1,4 @@
-"""How well imputation recovers hidden open peaks, and how far its probabilities can be taken at
-their word.
+"""How well imputation recovers hidden open peaks, and how well its probabilities are calibrated.
 
     python benchmarks/imputation.py --data FOLDER --out FOLDER [--seeds 5] [--sets
     leukemia,forebrain,bone_marrow,aml_patients]
@@ -66,9 +65,9 @@ def main():
         hidden = f"{np.mean([run['hidden'] for run in runs[name]]):,.0f}"
         for method in METHODS:
             cells = [
-                figures([run[way][method][what] for run in runs[name]])
-                for way in ("matched", "unmatched")
-                for what in ("auprc", "auroc")
+                figures([run[kind][method][metric] for run in runs[name]])
+                for kind in ("matched", "unmatched")
+                for metric in ("auprc", "auroc")
             ]
             pooled = figures([run["pooled"]["matched"][method]["auprc"] for run in runs[name]])
             print(f"| {name} | {hidden} | {method} | {' | '.join(cells)} | {pooled} |")
@@ -79,15 +78,15 @@ def main():
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in sets:
-        found = [run["calibration"] for run in runs[name]]
-        ratios = np.array([one["ratio"] for one in found])
+        calibrations = [run["calibration"] for run in runs[name]]
+        ratios = np.array([calibration["ratio"] for calibration in calibrations])
         mean = ratios.mean(0)
         meta = [run["metacell"] for run in runs[name]]
         print(
-            f"| {name} | {figures([one['slope'] for one in found])} | "
+            f"| {name} | {figures([calibration['slope'] for calibration in calibrations])} | "
             f"{' '.join(f'{r:.2f}' for r in mean)} | "
             f"{np.abs(mean - 1).max():.2f} | {np.abs(ratios - 1).max():.2f} | "
-            f"{np.mean([one['error'] for one in found]):.2f} | "
+            f"{np.mean([calibration['error'] for calibration in calibrations]):.2f} | "
             f"{np.mean([m['measured'] for m in meta]):.2f} → "
             f"{np.mean([m['imputed'] for m in meta]):.2f} | "
             f"{figures([run['peaks']['trusted'] / run['peaks']['all'] for run in runs[name]], 2)} "

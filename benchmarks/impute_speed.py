@@ -71,8 +71,8 @@ def process(words: list[str], output: Path, *, pipe: bool) -> dict[str, float]:
     if pipe:
         worker = subprocess.Popen([*words, "-o", "-"], stdout=subprocess.PIPE)
         size = 0
-        while part := os.read(worker.stdout.fileno(), 1 << 20):
-            size += len(part)
+        while chunk := os.read(worker.stdout.fileno(), 1 << 20):
+            size += len(chunk)
     else:
         worker = subprocess.Popen([*words, "-o", str(output)])
     _, status, usage = os.wait4(worker.pid, 0)
@@ -96,13 +96,13 @@ def kernel(path: Path) -> dict[str, float]:
     _, results = streamed(anndata.read_h5ad(path), binary=True)
     (blocks,) = results.values()
     next(iter(blocks.blocks()))  # compiled, or read from the cache
-    started, cpu, ones = time.perf_counter(), time.process_time(), 0
+    started, cpu, n_ones = time.perf_counter(), time.process_time(), 0
     for block in blocks.blocks():
-        ones += block.nnz
+        n_ones += block.nnz
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu,
-        "ones": ones,
+        "ones": n_ones,
     }
 
 
@@ -120,16 +120,21 @@ def dense_way(path: Path) -> dict[str, float]:
     cell, peak = (table["scale_open_rate"].to_numpy(np.float32) for table in (cells.obs, cells.var))
     started, cpu = time.perf_counter(), time.process_time()
     p = 1 / (1 + np.exp(-(z @ w.T + b + s[:, None])))
-    made = sparse.csr_matrix(((p > cell[:, None]) & (p > peak)).astype(np.uint8))
+    thresholded = sparse.csr_matrix(((p > cell[:, None]) & (p > peak)).astype(np.uint8))
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "cells": cells.n_obs, "ones": made.nnz}
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "cells": cells.n_obs,
+        "ones": thresholded.nnz,
+    }
 
 
 def apart(function: str, path: Path, *numbers: int) -> dict[str, float]:
     """Call a function of this file in a process of its own."""
-    here = str(Path(__file__).parent)
+    benchmarks = str(Path(__file__).parent)
     code = (
-        f"import json, sys; from pathlib import Path; sys.path.insert(0, {here!r}); import "
+        f"import json, sys; from pathlib import Path; sys.path.insert(0, {benchmarks!r}); import "
         "impute_speed\n"
     )
     code += f"print(json.dumps(impute_speed.{function}(Path({str(path)!r}), *{numbers})))"
@@ -144,11 +149,11 @@ def main() -> None:
     parser.add_argument("--peaks", type=int, default=50_000)
     parser.add_argument("--only", nargs="*", default=["kernel", "dense", *WAYS])
     parser.add_argument("--folder", type=Path, help="where the files go for a while (TMPDIR)")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         path, output = Path(folder) / "trained.h5ad", Path(folder) / "out.h5ad"
-        apart("trained_like", path, asked.cells, asked.peaks)
-        for name in asked.only:
+        apart("trained_like", path, options.cells, options.peaks)
+        for name in options.only:
             if name in ("kernel", "dense"):
                 facts = apart("kernel" if name == "kernel" else "dense_way", path)
             else:
@@ -164,7 +169,7 @@ def main() -> None:
                 facts = process(words, output, pipe="pipe" in name)
                 output.unlink(missing_ok=True)
             facts["M values/s"] = (
-                facts.get("cells", asked.cells) * asked.peaks / facts["seconds"] / 1e6
+                facts.get("cells", options.cells) * options.peaks / facts["seconds"] / 1e6
             )
             print(
                 f"{name:28s}",

@@ -47,10 +47,10 @@ def one_run(data, k, seed, folder, min_peaks):
     seconds = time.perf_counter() - started
     cells = anndata.read_h5ad(Path(folder) / "adata.h5ad")
     truth = cells.obs["cell_type"].astype(str)
-    found = kmeans_at_k(keys.LATENT.get(cells), k, 10, seed), keys.CLUSTER.get(cells)
+    partitions = kmeans_at_k(keys.LATENT.get(cells), k, 10, seed), keys.CLUSTER.get(cells)
     scores = [
-        score(truth, one)
-        for one in found
+        score(truth, partition)
+        for partition in partitions
         for score in (adjusted_rand_score, normalized_mutual_info_score)
     ]
     return cells.shape, [seconds, *scores]

@@ -36,12 +36,12 @@ def simulated(
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, n_clusters, n_cells)
     rate = rng.gamma(1, 1, n_peaks)
-    own = [
+    figures = [
         np.where(np.arange(n_peaks) % 100 == k, 4 * rate, rate).cumsum() for k in range(n_clusters)
     ]
     depth = np.maximum(20, n_open * rng.lognormal(-0.125, 0.5, n_cells)).astype(int)
     rows = [
-        np.unique(np.searchsorted(own[k], rng.random(d) * own[k][-1]))
+        np.unique(np.searchsorted(figures[k], rng.random(d) * figures[k][-1]))
         for k, d in zip(labels, depth)
     ]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
@@ -67,13 +67,13 @@ def null_shares(
     tested = np.flatnonzero(np.asarray(is_open.sum(axis=0)).ravel() >= min_cells)
     codes = cells.obs[labels].astype("category").cat.codes.to_numpy()[: is_open.shape[0]]
     bins = differential.depth_bins(np.diff(is_open.indptr))
-    found = []
+    table = []
     for seed in range(repeats):
         groups = np.random.default_rng(seed).permutation(codes)
         counts = differential.count(is_open, groups, int(codes.max()) + 1, bins)
         of_tested = differential.Counts(counts.open_cells[tested], counts.weighted[tested])
-        found.append(differential.compare(of_tested, groups, bins).p_value.ravel())
-    p_value = np.concatenate(found)
+        table.append(differential.compare(of_tested, groups, bins).p_value.ravel())
+    p_value = np.concatenate(table)
     return {"tests": len(p_value)} | {
         f"p < {level:g}": float((p_value < level).mean()) for level in LEVELS
     }

@@ -108,8 +108,8 @@ def start(late, args):
 
     yield
     opened = OpenPeaks.of_source(MatrixRows(late.cells.X), args.n_threads)
-    made = find_start(ProductsOnHost(opened), opened.peak_sums(), None, args.seed)
-    yield np.asarray(made.coordinates), {"latent": made.coordinates.shape[1]}
+    start = find_start(ProductsOnHost(opened), opened.peak_sums(), None, args.seed)
+    yield np.asarray(start.coordinates), {"latent": start.coordinates.shape[1]}
 
 
 def start_vector(x, seed):
@@ -230,7 +230,7 @@ METHODS = {
 
 class Late:
     """Where the cells will be: they are read after the imports, so that the memory of both can
-    be told apart.
+    be distinguished.
     """
 
     cells = None

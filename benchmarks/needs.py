@@ -79,17 +79,17 @@ def main() -> None:
             continue
         raw = args.out / f"{n_cells}_{n_peaks}.h5ad"
         if not raw.exists():
-            made = scale.simulate(n_cells=n_cells, n_peaks=n_peaks, open_peaks=n_open, seed=0)
-            anndata.AnnData(made.X, obs=made.obs[["cell_type"]], var=made.var[[]]).write_h5ad(
-                raw, compression="gzip"
-            )
-            del made
-        before = {"prepare": raw, "paper": args.out / "select_peaks.h5ad"}
+            simulated = scale.simulate(n_cells=n_cells, n_peaks=n_peaks, open_peaks=n_open, seed=0)
+            anndata.AnnData(
+                simulated.X, obs=simulated.obs[["cell_type"]], var=simulated.var[[]]
+            ).write_h5ad(raw, compression="gzip")
+            del simulated
+        inputs = {"prepare": raw, "paper": args.out / "select_peaks.h5ad"}
         size = size_of(raw)
         for stage, words in COMMANDS.items():
             if stage == "paper" and n_cells * n_open > args.paper_up_to * 1e6:
                 continue
-            source = before.get(stage, args.out / f"{previous(stage)}.h5ad")
+            source = inputs.get(stage, args.out / f"{previous(stage)}.h5ad")
             out = args.out / (f"{stage}.html" if stage == "report" else f"{stage}.h5ad")
             threads = (
                 []
@@ -98,16 +98,16 @@ def main() -> None:
             )
             measured = run([*words, *threads, str(source), "-o", str(out)], out)
             train = TrainConfig(preset="paper", max_iter=100) if stage == "paper" else TrainConfig()
-            asked = needs(
+            estimate = needs(
                 "train" if stage == "paper" else stage,
                 size,
                 train=train,
                 impute=ImputeConfig(binary=True),
                 cluster=ClusterConfig(),
             )
-            planned = asked.memory_mb, asked.seconds, asked.disk_mb
+            planned = estimate.memory_mb, estimate.seconds, estimate.disk_mb
             cells = " | ".join(
-                f"{one:,.0f} / {other:,.0f}" for one, other in zip(measured, planned)
+                f"{value:,.0f} / {plan:,.0f}" for value, plan in zip(measured, planned)
             )
             print(
                 f"| {n_cells:,} × {n_peaks:,}, {size.n_open / 1e6:.1f} | {stage} | {cells} |",

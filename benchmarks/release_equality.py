@@ -129,9 +129,9 @@ def theirs(cells, steps):
         "encoder.sample.log_var": "encoder.log_variance", "decoder.reconstruction": "decoder",
     }  # fmt: skip
     names = {
-        f"{one}.{part}": weights[f"{other}.{part}"]
-        for one, other in pairs.items()
-        for part in ("weight", "bias")
+        f"{our_name}.{kind}": weights[f"{their_name}.{kind}"]
+        for our_name, their_name in pairs.items()
+        for kind in ("weight", "bias")
     }
     names["encoder.hidden.0.weight"] = names["encoder.hidden.0.weight"].T
     names |= {
@@ -174,12 +174,12 @@ def main():
     args = parser.parse_args()
     cells = cells_of(args.cells, args.peaks)
     expected, their_seconds = theirs(cells, args.steps)
-    found, our_seconds = ours(cells, args.steps)
+    result, our_seconds = ours(cells, args.steps)
     print(
         f"{args.cells:,} cells × {args.peaks:,} peaks, {args.steps} steps: loss "
         f"{expected[0]:.3f} to {expected[-1]:.3f}"
     )
-    print(f"largest relative difference of a loss: {np.abs(found / expected - 1).max():.2e}")
+    print(f"largest relative difference of a loss: {np.abs(result / expected - 1).max():.2e}")
     print(
         f"seconds a step: release {their_seconds:.4f}, ours {our_seconds:.4f}: "
         f"{their_seconds / our_seconds:.1f} times as fast"

@@ -78,8 +78,8 @@ def main():
             read = ["", ""]
             if not extra:
                 k = len(set(labels))
-                found = kmeans_at_k(latent, k, 10, 0), leiden_at_k(latent, k, 30, 0)
-                read = [f"{adjusted_rand_score(labels, one):.3f}" for one in found]
+                partitions = kmeans_at_k(latent, k, 10, 0), leiden_at_k(latent, k, 30, 0)
+                read = [f"{adjusted_rand_score(labels, partition):.3f}" for partition in partitions]
             note = {
                 name: facts[name] for name in ("steps", "epochs", "seconds_a_step") if name in facts
             }

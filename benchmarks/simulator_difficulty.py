@@ -41,16 +41,18 @@ def tfidf_svd(counts: sparse.csr_matrix) -> np.ndarray:
         sparse.diags_array(1e4 / np.maximum(row_sum, 1)) @ counts @ sparse.diags_array(idf)
     )
     weighted.data = np.log1p(weighted.data)
-    left, values, _ = randomized_svd(weighted.astype(np.float32), 31, n_iter=4, random_state=0)
-    embedded = (left * values)[:, 1:]
+    cell_factors, values, _ = randomized_svd(
+        weighted.astype(np.float32), 31, n_iter=4, random_state=0
+    )
+    embedded = (cell_factors * values)[:, 1:]
     return embedded / np.maximum(np.linalg.norm(embedded, axis=1, keepdims=True), 1e-12)
 
 
 def ari(cells: object, seed: int = 0) -> float:
     """ARI of k-means on `tfidf_svd` with the planted clusters."""
     truth = cells.obs["cell_type"]
-    found = KMeans(truth.nunique(), n_init=10, random_state=seed).fit_predict(tfidf_svd(cells.X))
-    return adjusted_rand_score(truth, found)
+    clusters = KMeans(truth.nunique(), n_init=10, random_state=seed).fit_predict(tfidf_svd(cells.X))
+    return adjusted_rand_score(truth, clusters)
 
 
 def main() -> None:

@@ -36,13 +36,15 @@ def simulated(folder: Path, n_cells: int) -> Path:
 
 def seconds(python: str, method: str, path: Path, out: Path, n_threads: int) -> tuple[float, float]:
     """Wall seconds of the work, and processor seconds of the whole process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    usage_before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [python, HERE / "methods.py", method, path, out, "--n-threads", n_threads]
     done = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, check=True
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    usage_after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = (
+        usage_after.ru_utime + usage_after.ru_stime - usage_before.ru_utime - usage_before.ru_stime
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])["seconds"], used
 
 

@@ -121,8 +121,8 @@ def main(path, sample):
                         data={sample: {int(i): float(values[i]) for i in np.flatnonzero(good)}},
                     )
         if runtime:
-            figures["seconds"] = sum(one["seconds"] for one in runtime)
-            figures["memory"] = max(one["peak_memory_mb"] for one in runtime)
+            figures["seconds"] = sum(entry["seconds"] for entry in runtime)
+            figures["memory"] = max(entry["peak_memory_mb"] for entry in runtime)
     headers = {
         "cells": {"title": "Cells", "format": "{:,.0f}"},
         "peaks": {"title": "Peaks", "format": "{:,.0f}"},

@@ -29,11 +29,11 @@ def commands(group: Any, before: str = "") -> list[tuple[str, Any]]:
     """Return every command with its name; those of a group of commands follow one another:
     ``plot embedding``.
     """
-    found = []
+    listed = []
     for name, command in group.commands.items():
         inside = hasattr(command, "commands")
-        found += commands(command, f"{before}{name} ") if inside else [(before + name, command)]
-    return found
+        listed += commands(command, f"{before}{name} ") if inside else [(before + name, command)]
+    return listed
 
 
 def _section(name: str, command: Any) -> str:

@@ -68,14 +68,14 @@ class Site(NamedTuple):
     first: int
     last: int
     error: str
-    found: str
+    problem: str
     expected: str
     do: str
 
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What stays when lines move."""
-        return (self.file, *(_cell(text) for text in (self.found, self.expected, self.do)))
+        return (self.file, *(_cell(text) for text in (self.problem, self.expected, self.do)))
 
 
 Key = tuple[str, str, str, str]
@@ -217,8 +217,8 @@ def seen(folder: Path) -> dict[Key, str]:
     result: dict[Key, str] = {}
     for notes in sorted(folder.glob("*.json")):
         for line, tests in json.loads(notes.read_text(encoding="utf-8")).items():
-            file, found, expected, do = line.split("\t")
-            key = file, found, expected, do
+            file, problem, expected, do = line.split("\t")
+            key = file, problem, expected, do
             known = [result[key]] if key in result else []
             result[key] = min([*tests, *known], key=lambda test: (len(test), test))
     return result

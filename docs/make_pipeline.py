@@ -2,7 +2,7 @@
 fails where they differ.
 
 - The groups of ``nextflow_schema.json`` that are a stage's options come from the stage's config
-  (`scale_toolkit.config`); its other groups are written by hand, there and nowhere else.
+  (`scale_toolkit.config`); its other groups are written by hand in that file only.
 - ``conf/parameters.config`` (every parameter's default) and ``conf/arguments.config`` (a stage's
   words on the command line) come from the schema, and so does the table of parameters in
   ``docs/pipeline.md``.
@@ -47,51 +47,54 @@ def fields(stage: str) -> list[tuple[dataclasses.Field, type, bool]]:
     """Return a stage's options: the field, the type of its value or of its items, and whether it
     holds many.
     """
-    found = []
+    options = []
     for kind in STAGES[stage]:
         hints = typing.get_type_hints(kind)
         for spec in dataclasses.fields(kind):
             if spec.name not in SHARED:
                 parts = [hints[spec.name], *typing.get_args(hints[spec.name])]
-                many = next((part for part in parts if typing.get_origin(part) is tuple), None)
+                many = next((kind for kind in parts if typing.get_origin(kind) is tuple), None)
                 item = (
                     typing.get_args(many)[0]
                     if many
-                    else next(part for part in parts if part in KINDS)
+                    else next(kind for kind in parts if kind in KINDS)
                 )
-                found.append((spec, item, many is not None))
-    return found
+                options.append((spec, item, many is not None))
+    return options
 
 
 def property_of(spec: dataclasses.Field, item: type, *, many: bool) -> dict[str, Any]:
     """Return one option as a property of the JSON schema."""
     rule = spec.metadata
-    made: dict[str, Any] = {"type": "string" if many else KINDS[item], "description": rule["help"]}
+    parameter: dict[str, Any] = {
+        "type": "string" if many else KINDS[item],
+        "description": rule["help"],
+    }
     if many:
-        made["pattern"] = NUMBERS if item is int else TEXT
+        parameter["pattern"] = NUMBERS if item is int else TEXT
         if spec.default:
-            made["default"] = ",".join(map(str, spec.default))
-        return made
+            parameter["default"] = ",".join(map(str, spec.default))
+        return parameter
     # nf-core's lint wants a false left out
     if spec.default is not None and spec.default is not False:
-        made["default"] = spec.default
+        parameter["default"] = spec.default
     if rule["choices"]:
-        made["enum"] = list(rule["choices"])
+        parameter["enum"] = list(rule["choices"])
     elif item is str:
-        made["pattern"] = TEXT
+        parameter["pattern"] = TEXT
     for bound in ("minimum", "maximum"):
         if rule[bound] is not None:
-            made[bound] = rule[bound]
-    return made
+            parameter[bound] = rule[bound]
+    return parameter
 
 
 def schema() -> dict[str, Any]:
     """Return the schema: its hand-written groups as they are, the stages' groups from their
     configs.
     """
-    made = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    content = json.loads(SCHEMA.read_text(encoding="utf-8"))
     for stage in STAGES:
-        made["$defs"][f"{stage}_options"] = {
+        content["$defs"][f"{stage}_options"] = {
             "title": f"Options of {stage}",
             "type": "object",
             "description": f"As the options of `scale {stage.replace('_', '-')}`.",
@@ -100,8 +103,8 @@ def schema() -> dict[str, Any]:
                 for spec, item, many in fields(stage)
             },
         }
-    made["allOf"] = [{"$ref": f"#/$defs/{group}"} for group in made["$defs"]]
-    return made
+    content["allOf"] = [{"$ref": f"#/$defs/{group}"} for group in content["$defs"]]
+    return content
 
 
 def parameters(made: dict[str, Any]) -> str:
@@ -134,7 +137,7 @@ def arguments(made: dict[str, Any]) -> str:
 
 
 def default_of(spec: dict[str, Any]) -> Any:
-    """Return a parameter's default; a switch is off."""
+    """Return a parameter's default; a switch is False."""
     return spec.get("default", False if spec["type"] == "boolean" else None)
 
 
@@ -159,9 +162,9 @@ def table(made: dict[str, Any]) -> str:
         ]
         for name, spec in group["properties"].items():
             if not spec.get("hidden"):
-                shown = spec.get("default", "")
+                default = spec.get("default", "")
                 description = " ".join(spec["description"].split()).replace("|", "\\|")
-                lines.append(f"| `--{name}` | {value_of(spec)} | {shown} | {description} |")
+                lines.append(f"| `--{name}` | {value_of(spec)} | {default} | {description} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -184,18 +187,18 @@ def value_of(spec: dict[str, Any]) -> str:
 def page(made: dict[str, Any]) -> str:
     """Return docs/pipeline.md with its table renewed."""
     text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    return head + BEGIN + "\n" + table(made) + "\n" + END + rest.partition(END)[2]
+    head, _, tail = text.partition(BEGIN)
+    return head + BEGIN + "\n" + table(made) + "\n" + END + tail.partition(END)[2]
 
 
 def files() -> dict[Path, str]:
     """Return every file that is made here, with its text."""
-    made = schema()
+    content = schema()
     return {
-        SCHEMA: json.dumps(made, indent=2, ensure_ascii=False) + "\n",
-        PARAMETERS: parameters(made),
-        ARGUMENTS: arguments(made),
-        PAGE: page(made),
+        SCHEMA: json.dumps(content, indent=2, ensure_ascii=False) + "\n",
+        PARAMETERS: parameters(content),
+        ARGUMENTS: arguments(content),
+        PAGE: page(content),
     }
 
 

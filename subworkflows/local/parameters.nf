@@ -74,7 +74,7 @@ def problemOf(value, rule) {
         return 'true or false'
     }
     if (rule.type == 'integer' && !(value instanceof Integer || value instanceof Long || value instanceof BigInteger)) {
-        return 'a whole number'
+        return 'an integer'
     }
     if (rule.type == 'number' && !isNumber) {
         return 'a number'
@@ -240,7 +240,7 @@ def rowsOf(sheet) {
             wrong << "${at}: batch is '${row.batch}'; expected letters, digits, _ . - and blanks"
         }
         else if (row.k && !(row.k ==~ /[1-9][0-9]*/)) {
-            wrong << "${at}: k is '${row.k}'; expected a whole number, 1 or more"
+            wrong << "${at}: k is '${row.k}'; expected an integer, 1 or more"
         }
         else if (!row.path || !placeOf(row.path, sheet).exists()) {
             wrong << "${at}: path is '${row.path}'; expected a file or a folder that is there"
@@ -271,7 +271,7 @@ def placeOf(path, sheet) {
     return path.startsWith('/') || path ==~ /[a-z0-9]+:\/\/.*/ ? file(path) : file("${sheet.parent.toUriString()}/${path}")
 }
 
-// A file's name without what tells its format, as letters that suit a folder's name.
+// A file's name without its format suffixes, as letters that suit a folder's name.
 def plainName(path) {
     return path.name.replaceAll(/(?i)(?<=.)(\.(gz|h5ad|h5mu|zarr|h5|txt|tsv|csv|mtx|fragments))+$/, '').replaceAll(/[^A-Za-z0-9_.-]/, '_')
 }

@@ -14,7 +14,7 @@ from .conftest import ROOT
     [
         ("--clustr_method kmeans", ["--clustr_method is unknown; did you mean --cluster_method?"]),
         ("--no-such-thing 1", ["--no-such-thing is unknown"]),
-        ("--k zero", ["--k is zero; expected a whole number"]),
+        ("--k zero", ["--k is zero; expected an integer"]),
         ("--k 0", ["--k is 0; expected 1 or more"]),
         ("--embed_min_dist 1.5", ["--embed_min_dist is 1.5; expected 1 or less"]),
         ("--train_lr fast", ["--train_lr is fast; expected a number"]),
@@ -46,7 +46,7 @@ def test_a_wrong_parameter_stops_the_run_by_name(launch, tmp_path, words, messag
         (["sample,path,colour", "a,a.h5ad,red"], "column 'colour' is unknown; expected sample, path, batch, k"),
         (["sample,path", "a b,a.h5ad"], "line 2: sample is 'a b'; expected letters"),
         (["sample,path", "a,a.h5ad", "", "b,missing.h5ad"], "line 4: path is 'missing.h5ad'; expected a file or a folder"),
-        (["sample,path,k", "a,a.h5ad,many"], "line 2: k is 'many'; expected a whole number, 1 or more"),
+        (["sample,path,k", "a,a.h5ad,many"], "line 2: k is 'many'; expected an integer, 1 or more"),
         (["sample,path,k", "a,a.h5ad,2", "a,a.h5ad,3"], "sample a has several k; expected one"),
         (
             ["sample,path,batch", "a,a.h5ad,x", "a,a.h5ad,x"],

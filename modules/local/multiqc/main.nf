@@ -16,7 +16,7 @@ process MULTIQC {
         multiqc --force --strict --no-ansi --config multiqc_config.yml --filename multiqc_report.html .
         echo '"${task.process}": {multiqc: '"\$(multiqc --version | sed 's/.*version //')"'}' > versions.yml
     else
-        echo 'multiqc was not found, so there is no page; the image has it, or: pip install multiqc' >&2
+        echo 'multiqc was not found, so the page is missing; the image has it, or: pip install multiqc' >&2
     fi
     """
 
