@@ -10,7 +10,7 @@ import typer
 from scale_toolkit import keys
 from scale_toolkit.cli.options import Input, command
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import ExportConfig
+from scale_toolkit.output_config import ExportConfig
 
 Place = Annotated[
     Path,

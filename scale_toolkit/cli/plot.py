@@ -14,8 +14,9 @@ from scale_toolkit.cli.files import check_readable
 from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import (
-    Config,
+from scale_toolkit.config import Config
+from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.output_config import (
     PlotConfusionConfig,
     PlotCorrelationConfig,
     PlotEmbeddingConfig,
@@ -24,7 +25,6 @@ from scale_toolkit.config import (
     PlotQcConfig,
     PlotSpecificityConfig,
 )
-from scale_toolkit.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -23,6 +23,7 @@ from scale_toolkit.io.blocks import (
     widened,
     write_chunks,
 )
+from scale_toolkit.io.kept_rows import kept_rows, rows_of
 from scale_toolkit.io.sink import CheckedBlocks, Sink, new_hdf5
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ def _carry(
         return
     same_cells = carry.obs_names.equals(adata.obs_names)
     same_peaks = carry.var_names.equals(adata.var_names)
-    kept_cells = None if same_cells else _kept_rows(carry.obs_names, adata.obs_names)
+    kept_cells = None if same_cells else kept_rows(carry.obs_names, adata.obs_names)
     stale = []
     for path in _leaves(carry):
         if path in root:
@@ -316,7 +317,7 @@ def _carry(
             and location in ("X", "layers", "obsm")
             and (same_peaks or not needs_peaks)
         ):
-            rows = _rows_of(carry.root[path], kept_cells)
+            rows = rows_of(carry.root[path], kept_cells)
             if rows is not None:
                 _put_blocks(root, made, path, rows, compression if location != "obsm" else {})
                 continue
@@ -337,65 +338,6 @@ def _carry(
             ScaleWarning,
             stacklevel=4,
         )
-
-
-def _kept_rows(before: pd.Index, now: pd.Index) -> np.ndarray | None:
-    """Return the positions of the present cells among the previous ones; None unless they are a
-    subset in the same order.
-    """
-    if not before.is_unique or not now.is_unique:
-        return None
-    rows = before.get_indexer(now)
-    return rows if (rows >= 0).all() and (np.diff(rows) > 0).all() else None
-
-
-def _rows_of(element: h5py.Group | h5py.Dataset, kept: np.ndarray) -> RowBlocks | None:
-    """Return rows of a dense or CSR matrix on disk as blocks; None for an element without rows."""
-    kind = element.attrs.get("encoding-type")
-    if kind == "csr_matrix":
-        return _SomeRows(element, tuple(element.attrs["shape"]), element["data"].dtype, "csr", kept)
-    if kind == "array" and element.ndim == 2:
-        return _SomeRows(element, element.shape, element.dtype, "dense", kept)
-    return None
-
-
-class _SomeRows:
-    """Some rows of a matrix on disk, read in blocks of `step` values."""
-
-    step = 1 << 23
-
-    def __init__(
-        self, element: Any, shape: tuple[int, int], dtype: np.dtype, format: str, kept: np.ndarray
-    ) -> None:
-        self._element, self._kept = element, kept
-        self.shape, self.dtype, self.format = (len(kept), int(shape[1])), dtype, format
-
-    def blocks(self) -> Iterator[np.ndarray | sparse.csr_matrix]:
-        if self.format == "csr":
-            ends = self._element["indptr"][:].astype(np.int64)
-        else:
-            ends = np.arange(self._element.shape[0] + 1) * self.shape[1]
-        start = 0
-        while start < len(ends) - 1:
-            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + self.step, "right")) - 1)
-            chosen = (
-                self._kept[np.searchsorted(self._kept, start) : np.searchsorted(self._kept, stop)]
-                - start
-            )
-            if len(chosen):
-                yield self._read(ends, start, stop)[chosen]
-            start = stop
-
-    def _read(self, ends: np.ndarray, start: int, stop: int) -> np.ndarray | sparse.csr_matrix:
-        if self.format == "dense":
-            return self._element[start:stop]
-        entries = slice(ends[start], ends[stop])
-        arrays = (
-            self._element["data"][entries],
-            self._element["indices"][entries],
-            ends[start : stop + 1] - ends[start],
-        )
-        return sparse.csr_matrix(arrays, (stop - start, self.shape[1]))
 
 
 def _leaves(carry: H5adFile) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from scale_toolkit import keys
-from scale_toolkit.report import figures, findings
+from scale_toolkit.report import findings, imputation_figures
 from scale_toolkit.report.view import Section, View
 
 
@@ -25,12 +25,22 @@ def imputation(view: View) -> Section:
         return section
     report = json.loads(str(keys.VALIDATION.get(view.adata)))
     view.findings += findings.of_validation(report)
-    section.plots = [[
-        view.add("recovery", figures.recovery(report), 270, "recovery of hidden open peaks, model "
-                                                            "and baselines"),
-        view.add("reliability", figures.reliability(report), 270, "predicted chances against what "
-                                                                  "was seen"),
-    ]]  # fmt: skip
+    section.plots = [
+        [
+            view.add(
+                "recovery",
+                imputation_figures.recovery(report),
+                270,
+                "recovery of hidden open peaks, model and baselines",
+            ),
+            view.add(
+                "reliability",
+                imputation_figures.reliability(report),
+                270,
+                "predicted chances against what was seen",
+            ),
+        ]
+    ]
     peaks = report["peaks"]
     section.lines.append(
         f"{report['hidden']:,} open peaks were hidden ({report['share']:.0%}); the model was "

@@ -13,6 +13,7 @@ import pandas as pd
 from scale_toolkit.core.intervals import Overlaps, parse_names
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages.decoder import modelled_positions
+from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,7 +74,7 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     unknown = [text for text, span in zip(intervals, spans, strict=True) if span is None]
     if unknown:
         raise InputError(
-            f"{first_names(unknown)}: no such peak{'s' * (len(unknown) > 1)}",
+            f"{first_names(unknown, _N_SHOWN)}: no such peak{'s' * (len(unknown) > 1)}",
             f"names such as {names[0]}, intervals such as chr1:1000-2000, or a file of either",
             "look at var_names",
         )
@@ -81,8 +82,8 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     absent = sorted(set(chroms) - known)
     if absent:
         raise InputError(
-            f"no peak is on {first_names(absent)}",
-            f"a chromosome of this genome ({first_names(overlaps.chromosomes)})",
+            f"no peak is on {first_names(absent, _N_SHOWN)}",
+            f"a chromosome of this genome ({first_names(overlaps.chromosomes, _N_SHOWN)})",
             "look at how the chromosomes are named and at the genome build",
         )
     backwards = [text for text, a, b in zip(intervals, start, end, strict=True) if a >= b]
@@ -95,7 +96,7 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     interval_rows, peak_rows = overlaps.pairs(list(chroms), np.array(start), np.array(end))
     if len(peak_rows) == 0:
         raise NothingLeftError(
-            f"no modelled peak overlaps {first_names(intervals)}",
+            f"no modelled peak overlaps {first_names(intervals, _N_SHOWN)}",
             "at least one",
             "ask for a wider interval",
         )
@@ -103,7 +104,7 @@ def _overlapping(names: pd.Index, intervals: list[str]) -> Positions:
     if missed:
         warnings.warn(
             f"{len(missed):,} of {len(intervals):,} intervals overlap no modelled peak: "
-            f"{first_names(missed)}",
+            f"{first_names(missed, _N_SHOWN)}",
             ScaleWarning,
             stacklevel=2,
         )
@@ -267,7 +268,8 @@ def _named(wanted: list[str], names: pd.Index, axis: str) -> Positions:
     missing = [name for name, position in zip(wanted, positions, strict=True) if position < 0]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(wanted)} {axis}s are missing: {first_names(missing)}",
+            f"{len(missing)} of {len(wanted)} {axis}s are missing: "
+            f"{first_names(missing, _N_SHOWN)}",
             f"names such as {next(iter(names), None)}"
             + (", modelled by `scale train`" if axis == "peak" else ""),
             f"ask for some of the {len(names):,} {axis}s of the file",
@@ -282,8 +284,3 @@ def _check_unique(names: pd.Index, axis: str) -> None:
             "unique names",
             "make the names unique",
         )
-
-
-def first_names(names: Sequence[str] | pd.Index, n_shown: int = _N_SHOWN) -> str:
-    """Return the first names as text, with an ellipsis if there are more."""
-    return ", ".join(map(str, names[:n_shown])) + (", …" if len(names) > n_shown else "")

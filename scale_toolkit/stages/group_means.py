@@ -10,14 +10,14 @@ import pandas as pd
 
 from scale_toolkit.core.decode import NumericRows
 from scale_toolkit.errors import InputError, ScaleWarning
-from scale_toolkit.stages.choose import first_names
 from scale_toolkit.stages.decoder import read_decoder
+from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from anndata import AnnData
 
-    from scale_toolkit.stages._stage import Progress
+    from scale_toolkit.stages.stage import Progress
 
 #: Group of the cells whose label is missing or blank.
 UNLABELLED = "unlabelled"

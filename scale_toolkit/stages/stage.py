@@ -448,39 +448,3 @@ def _signature(value: Stage) -> inspect.Signature:
     ]
     keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     return inspect.Signature([*positional, *options, *keyword_only], return_annotation="AnnData")
-
-
-def check_all(steps: Sequence[tuple[StageFunction, Config, dict[str, Any]]], adata: Any) -> None:
-    """Call the check of every stage of a chain before the first one works.
-
-    Parameters
-    ----------
-    steps
-        Each stage's public function, its config, and its inputs besides the cells, in order.
-    adata
-        What the first stage is given: an AnnData, or a list or mapping of them.
-    """
-    cells = _joined_axes(adata)
-    planned: list[keys.Slot] = []
-    for position, (function, config, inputs) in enumerate(steps):
-        function.stage.prepare(adata if position == 0 else cells, config, inputs, planned)
-        planned += function.stage.writes
-
-
-def _joined_axes(adata: Any) -> AnnData:
-    """Return one AnnData with the cells and obs columns of several inputs, without their counts."""
-    import pandas as pd
-    from anndata import AnnData
-
-    if isinstance(adata, Mapping):
-        adata = list(adata.values())
-    if not isinstance(adata, (list, tuple)):
-        return adata
-    if len(adata) == 1:
-        return adata[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # barcodes shared by inputs are renamed by prepare
-        return AnnData(
-            obs=pd.concat([batch.obs for batch in adata]),
-            var=pd.DataFrame(index=adata[0].var_names),
-        )

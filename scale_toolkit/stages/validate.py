@@ -17,7 +17,6 @@ from scale_toolkit.core import recovery
 from scale_toolkit.core.separation import nearest_average, separation
 from scale_toolkit.core.validation import MAX_CELLS, Judgement, Recovered, judge
 from scale_toolkit.errors import InputError, NothingLeftError
-from scale_toolkit.stages.choose import first_names
 from scale_toolkit.stages.counts import modelled_counts
 from scale_toolkit.stages.decoder import DEPTHS, read_decoder
 from scale_toolkit.stages.encode import in_model_order
@@ -25,6 +24,7 @@ from scale_toolkit.stages.gpu import find_device
 from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.stage import Result
 from scale_toolkit.stages.train import train_model
+from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt

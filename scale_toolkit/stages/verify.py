@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import anndata
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.config import UNRECORDED
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.registry import STAGES
+from scale_toolkit.stages.differences import (
+    CHANGED,
+    CLOSE,
+    DIFFERENT,
+    MISSING,
+    NOT_REPLAYED,
+    SAME,
+    difference,
+)
 from scale_toolkit.stages.receipts import digest, receipts, versions
 from scale_toolkit.threads import available_cores
 
@@ -38,20 +46,6 @@ READ_BEFORE: dict[str, tuple[keys.Slot, ...]] = {
     "markers": (keys.X,),
     "simulate": (),
 }
-
-#: Largest difference, relative to the largest absolute value of a slot (for labels: share of
-#: cells), that still counts as close: with another number of threads float32 values are added in
-#: another order, and training amplifies the difference.
-TOLERANCE = 1e-2
-
-SAME, CLOSE, DIFFERENT, MISSING, NOT_REPLAYED, CHANGED = (
-    "identical",
-    "close",
-    "different",
-    "not made again",
-    "not of the receipts",
-    "another algorithm",
-)
 
 
 @dataclass
@@ -376,7 +370,7 @@ def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool =
         verdict.slots["cells × peaks"] = (DIFFERENT, np.nan)
         _LOG.info("%s cells × peaks came out as %s", result.shape, again.shape)
         return
-    verdict.slots.setdefault("X", _difference(result.X, again.X))
+    verdict.slots.setdefault("X", difference(result.X, again.X))
     contract = {str(slot) for slot in keys.all_slots()}
     for attribute in ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns"):
         stored, replayed = getattr(result, attribute), getattr(again, attribute)
@@ -389,65 +383,6 @@ def _compare(result: AnnData, again: AnnData, verdict: Verdict, *, final: bool =
             if slot in verdict.slots:
                 continue
             if name in replayed:
-                verdict.slots[slot] = _difference(stored[name], replayed[name])
+                verdict.slots[slot] = difference(stored[name], replayed[name])
             elif final:
                 verdict.slots[slot] = (MISSING if slot in contract else NOT_REPLAYED, np.nan)
-
-
-def _difference(stored: Any, replayed: Any) -> tuple[str, float]:
-    """Return the verdict on one slot, and by how much it differs."""
-    if isinstance(stored, Mapping) and isinstance(replayed, Mapping):
-        parts = [
-            _difference(stored[key], replayed[key]) if key in replayed else (MISSING, np.nan)
-            for key in stored
-        ]
-        order = (SAME, CLOSE, DIFFERENT, MISSING)
-        return (
-            max(parts, key=lambda part: (order.index(part[0]), np.nan_to_num(part[1])))
-            if parts
-            else (SAME, 0.0)
-        )
-    if isinstance(stored, pd.DataFrame):
-        stored, replayed = stored.to_numpy(), pd.DataFrame(replayed).to_numpy()
-    if sparse.issparse(stored) or sparse.issparse(replayed):
-        stored, replayed = sparse.csr_matrix(stored), sparse.csr_matrix(replayed)
-        if stored.shape != replayed.shape:
-            return DIFFERENT, np.nan
-        if all(
-            np.array_equal(getattr(stored, array_name), getattr(replayed, array_name))
-            for array_name in ("indptr", "indices", "data")
-        ):
-            return SAME, 0.0
-        gap = np.abs((stored.astype(np.float64) - replayed.astype(np.float64)).data)
-        return _graded(gap.max(initial=0.0), np.abs(stored.data).max(initial=0.0))
-    stored, replayed = np.asarray(stored), np.asarray(replayed)
-    if stored.shape != replayed.shape:
-        return DIFFERENT, np.nan
-    # records, as in scanpy's rank_genes_groups
-    if stored.dtype.names or replayed.dtype.names:
-        if stored.dtype.names != replayed.dtype.names:
-            return DIFFERENT, np.nan
-        fields = stored.dtype.names
-        return _difference(
-            {key: stored[key] for key in fields}, {key: replayed[key] for key in fields}
-        )
-    if stored.dtype.kind in "biuf" and replayed.dtype.kind in "biuf":
-        if np.array_equal(
-            stored, replayed, equal_nan=stored.dtype.kind == "f" and replayed.dtype.kind == "f"
-        ):
-            return SAME, 0.0
-        gap = np.abs(stored.astype(np.float64) - replayed.astype(np.float64))
-        if np.isnan(gap).any() and not np.array_equal(np.isnan(stored), np.isnan(replayed)):
-            return DIFFERENT, np.nan
-        return _graded(np.nanmax(gap), np.nanmax(np.abs(stored.astype(np.float64))))
-    share_different = (
-        float(np.mean(stored.astype(str) != replayed.astype(str))) if stored.size else 0.0
-    )
-    return (
-        SAME if share_different == 0 else CLOSE if share_different <= TOLERANCE else DIFFERENT
-    ), share_different
-
-
-def _graded(gap: float, largest: float) -> tuple[str, float]:
-    relative = float(gap / largest) if largest else float(gap)
-    return (CLOSE if relative <= TOLERANCE else DIFFERENT), relative

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from scale_toolkit import config
+from scale_toolkit import config, output_config
 from scale_toolkit.cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,14 +53,14 @@ def test_every_command_of_the_design_is_there():
         ("markers", config.MarkersConfig),
         ("choose-k", config.ChooseKConfig),
         ("simulate", config.SimulateConfig),
-        ("plot embedding", config.PlotEmbeddingConfig),
-        ("plot heatmap", config.PlotHeatmapConfig),
-        ("plot confusion", config.PlotConfusionConfig),
-        ("plot correlation", config.PlotCorrelationConfig),
-        ("plot specificity", config.PlotSpecificityConfig),
-        ("plot loss", config.PlotLossConfig),
-        ("plot qc", config.PlotQcConfig),
-        ("export", config.ExportConfig),
+        ("plot embedding", output_config.PlotEmbeddingConfig),
+        ("plot heatmap", output_config.PlotHeatmapConfig),
+        ("plot confusion", output_config.PlotConfusionConfig),
+        ("plot correlation", output_config.PlotCorrelationConfig),
+        ("plot specificity", output_config.PlotSpecificityConfig),
+        ("plot loss", output_config.PlotLossConfig),
+        ("plot qc", output_config.PlotQcConfig),
+        ("export", output_config.ExportConfig),
     ],
 )
 def test_help_lists_every_field(command, config_class):
@@ -73,7 +73,8 @@ def test_help_lists_every_field(command, config_class):
 def test_every_config_belongs_to_a_command():
     """A new stage's config fails here until `test_help_lists_every_field` has a case for it."""
     cases = test_help_lists_every_field.pytestmark[0].args[1]
-    configs = {value for value in vars(config).values() if isinstance(value, type) and issubclass(value, config.Config)}
+    values = [*vars(config).values(), *vars(output_config).values()]
+    configs = {value for value in values if isinstance(value, type) and issubclass(value, config.Config)}
     assert {case[1] for case in cases} == configs - {config.Config}
 
 

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scale_toolkit import config, keys, plot
+from scale_toolkit import keys, output_config, plot
 from scale_toolkit.stages.imputed import imputed
 from scale_toolkit.stages.prepare import prepare
 
 FIGURES = {
-    "embedding": config.PlotEmbeddingConfig,
-    "heatmap": config.PlotHeatmapConfig,
-    "confusion": config.PlotConfusionConfig,
-    "correlation": config.PlotCorrelationConfig,
-    "specificity": config.PlotSpecificityConfig,
-    "loss": config.PlotLossConfig,
-    "qc": config.PlotQcConfig,
+    "embedding": output_config.PlotEmbeddingConfig,
+    "heatmap": output_config.PlotHeatmapConfig,
+    "confusion": output_config.PlotConfusionConfig,
+    "correlation": output_config.PlotCorrelationConfig,
+    "specificity": output_config.PlotSpecificityConfig,
+    "loss": output_config.PlotLossConfig,
+    "qc": output_config.PlotQcConfig,
 }
 
 

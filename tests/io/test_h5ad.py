@@ -19,7 +19,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, ScaleWarning, UsageError
-from scale_toolkit.io import write
+from scale_toolkit.io import kept_rows
 from scale_toolkit.io.h5ad import open_h5ad, write_h5ad
 
 
@@ -220,7 +220,7 @@ def test_stale_elements_are_dropped_by_name(saved, tmp_path, cut, stale, kept):
 def test_rows_of_cells_that_are_left_are_carried_block_by_block(saved, tmp_path, monkeypatch, step):
     whole, rows = anndata.read_h5ad(saved), np.array([0, 3, 4, 50, 51, 119])
     if step is not None:
-        monkeypatch.setattr(write._SomeRows, "step", step)
+        monkeypatch.setattr(kept_rows.SomeRows, "step", step)
     with open_h5ad(saved) as file, pytest.warns(ScaleWarning, match="^dropped raw:"):
         write_h5ad(file.read(keys.LARGE)[rows].copy(), tmp_path / "out.h5ad", carry=file)
     made = anndata.read_h5ad(tmp_path / "out.h5ad")

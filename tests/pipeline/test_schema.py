@@ -72,9 +72,8 @@ def test_every_config_of_a_stage_is_in():
 
     kinds = {kind for many in maker().STAGES.values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
-    figures = {one for one in everything if one.__name__.startswith("Plot")}  # a figure is no stage
-    for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ExportConfig, config.ChooseKConfig}
-    assert everything - kinds - figures == for_the_command_line
+    for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ChooseKConfig}
+    assert everything - kinds == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 
 

@@ -14,10 +14,10 @@ import scanpy as sc
 from scipy import sparse
 
 from scale_toolkit import keys
-from scale_toolkit.errors import ScaleWarning
-from scale_toolkit.stages import kept
 from scale_toolkit.cli.app import main
+from scale_toolkit.errors import ScaleWarning
 from scale_toolkit.registry import STAGES as STAGES_KNOWN
+from scale_toolkit.stages import kept
 from scale_toolkit.stages.cluster import cluster
 from scale_toolkit.stages.embed import embed
 from scale_toolkit.stages.impute import impute

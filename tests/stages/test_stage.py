@@ -15,10 +15,9 @@ import scale_toolkit as scale
 from scale_toolkit import keys
 from scale_toolkit.config import Config, option
 from scale_toolkit.errors import InputError, MissingSlotError, OptionError
-from scale_toolkit.stages._stage import note
-from scale_toolkit.stages._stage import stage as old_stage
+from scale_toolkit.stages.chain import check_all
 from scale_toolkit.stages.receipts import LIBRARIES, digest, receipts
-from scale_toolkit.stages.stage import Result, check_all, stage
+from scale_toolkit.stages.stage import Result, stage
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,13 @@ def after(adata, config, *, progress=None):
     return Result({SCORE: MATRIX.get(adata)[:, 0]})
 
 
-@old_stage("old", DoubleConfig, reads=(keys.X,))
-def old(adata, config, *, progress=None):
-    """Write into the AnnData, then fail or not."""
-    adata.obs["score"] = 1.0
-    del adata.obs["scale_old"]
-    adata.uns["made"] = {"a": 1}
-    note(adata, said="this")
+@stage("dropping", DoubleConfig, reads=(keys.X,))
+def dropping(adata, config, *, progress=None):
+    """Drop a column and write two slots, or fail."""
     if config.factor > 2:
         raise InputError("stopped")
-    return adata
+    slots = {SCORE: np.ones(adata.n_obs), keys.column("uns", "made"): {"a": 1}}
+    return Result(slots, drops=(keys.column("obs", "scale_old"),), facts={"said": "this"})
 
 
 def contents(adata):
@@ -93,7 +89,7 @@ def test_a_result_is_written_with_its_receipt(planted):
     assert json.loads(made.uns["scale_runtime"])[0]["stage"] == "double"
 
 
-@pytest.mark.parametrize("call", [broken, lambda adata: old(adata, factor=3)])
+@pytest.mark.parametrize("call", [broken, lambda adata: dropping(adata, factor=3)])
 def test_a_stage_that_fails_leaves_the_adata_as_it_was(planted, call):
     planted.obs["scale_old"] = 0
     before = contents(planted)
@@ -102,9 +98,9 @@ def test_a_stage_that_fails_leaves_the_adata_as_it_was(planted, call):
     assert contents(planted) == before
 
 
-def test_a_stage_of_the_old_form_writes_and_drops(planted):
+def test_a_stage_writes_and_drops(planted):
     planted.obs["scale_old"] = 0
-    made = old(planted)
+    made = dropping(planted)
     assert made is planted
     assert "scale_old" not in made.obs and made.uns["made"] == {"a": 1} and (made.obs["score"] == 1).all()
     assert receipts(made)[0]["notes"] == {"said": "this"}
@@ -113,7 +109,7 @@ def test_a_stage_of_the_old_form_writes_and_drops(planted):
 def test_facts_of_a_failed_stage_are_not_in_the_next_receipt(planted):
     planted.obs["scale_old"] = 0
     with pytest.raises(InputError):
-        old(planted, factor=3)
+        dropping(planted, factor=3)
     assert "_scale_notes" not in planted.uns
     assert "notes" not in receipts(after(double(planted)))[-1]
 
@@ -142,14 +138,14 @@ def test_every_check_of_a_chain_is_called_before_the_first_stage_works(planted):
 
 
 def test_several_inputs_are_checked_as_all_their_cells(planted):
-    chain = [(old, DoubleConfig(), {}), (after_old, DoubleConfig(factor=200), {})]
+    chain = [(dropping, DoubleConfig(), {}), (after_dropping, DoubleConfig(factor=200), {})]
     check_all(chain, {"a": planted, "b": planted.copy()})
     with pytest.raises(OptionError):
         check_all(chain, [planted])
 
 
-@stage("after-old", DoubleConfig, check=check)
-def after_old(adata, config, *, progress=None):
+@stage("after-dropping", DoubleConfig, check=check)
+def after_dropping(adata, config, *, progress=None):
     """Do nothing."""
     return Result()
 

@@ -9,9 +9,9 @@ import scale_toolkit as scale
 from scale_toolkit import keys
 from scale_toolkit.cli.app import main
 from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.stages.differences import CHANGED, CLOSE, DIFFERENT, NOT_REPLAYED, SAME
 from scale_toolkit.stages.receipts import digest
 from scale_toolkit.stages.train import FAST_REVISION
-from scale_toolkit.stages.verify import CHANGED, CLOSE, DIFFERENT, NOT_REPLAYED, SAME
 
 
 def analysed(cells, **prepare):
