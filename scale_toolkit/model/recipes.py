@@ -50,6 +50,9 @@ SAMPLED_PEAKS = 5_000
 # An epoch of the fast recipe is one pass over the cells, or this many steps or a sixteenth of a
 # pass if a pass takes more.
 STEPS_PER_EPOCH = 16
+#: Passes before early stopping where an epoch is less than one: the likelihood of the hidden peaks
+#: rises by less than chance from one sixteenth of a pass to the next.
+LEAST_PASSES = 3
 NEAR_AMONG_ON_GPU = 200_000
 NEAR_VALUES_AT_A_TIME = 1 << 28  # similarities on a GPU: 1 GB
 # The nearest cells are searched among this many random ones: exact for fewer cells, linear in cells
@@ -246,6 +249,9 @@ def train_fast(
     def put_mixture(z: np.ndarray) -> None:
         set_mixture(model, z, n_components, seed)
 
+    steps_per_epoch = max(STEPS_PER_EPOCH, source.n_cells // (STEPS_PER_EPOCH * batch_size))
+    steps_per_pass = -(-source.n_cells // batch_size)
+    min_steps = LEAST_PASSES * steps_per_pass if steps_per_epoch < steps_per_pass else 0
     history, stopped = fit_to_last_good(
         model,
         cells,
@@ -262,8 +268,9 @@ def train_fast(
         sampler=sampler_of(peak_sums, source.n_cells),
         on_mixture=put_mixture,
         mixture_epoch=mixture_epoch,
-        steps_per_epoch=max(STEPS_PER_EPOCH, source.n_cells // (STEPS_PER_EPOCH * batch_size)),
+        steps_per_epoch=steps_per_epoch,
         patience=patience,
+        min_steps=min_steps,
         on_epoch=on_epoch,
         resume=resume,
         on_snapshot=on_snapshot,

@@ -60,6 +60,7 @@ def fit(
     drop_last: bool = False,
     steps_per_epoch: int = 0,
     patience: int = 0,
+    min_steps: int = 0,
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
@@ -99,6 +100,8 @@ def fit(
     patience
         Epochs without a rise of the held-out likelihood after which training stops, counted from
         the mixture on, with the weights of the best epoch; 0 trains to the end and keeps the last.
+    min_steps
+        Steps before which `patience` does not end training.
     on_epoch
         Called after each epoch.
     resume
@@ -130,7 +133,12 @@ def fit(
         graphs = GraphedSteps(loader, enabled=cells.store.fused)
 
     def ended() -> bool:
-        stopped = patience and course.mixture and course.rise.epochs_without >= patience
+        stopped = (
+            patience
+            and course.mixture
+            and course.rise.epochs_without >= patience
+            and history.steps >= min_steps
+        )
         return course.epoch >= max_epochs or history.steps >= max_iter or stopped
 
     while not ended():

@@ -54,6 +54,17 @@ def test_the_projection_stays_as_it_starts(planted):
         assert torch.equal(before, after)
 
 
+@pytest.mark.parametrize("n_passes", [0, 3])
+def test_parts_of_a_pass_do_not_end_training_before_whole_passes(plant, monkeypatch, n_passes):
+    monkeypatch.setattr(recipes, "STEPS_PER_EPOCH", 2)  # 200 cells: 3 of 7 steps
+    monkeypatch.setattr(recipes, "LEAST_PASSES", n_passes)
+    source = MatrixRows(plant(200, 400, 4).X)
+    settings = FAST | {"lr": 1e-12, "patience": 1, "mixture_epoch": 1, "max_epochs": 60}
+    history = train_fast(source, **settings).history
+    assert (history.steps >= 3 * 7) == (n_passes == 3)
+    assert history.steps < 60 * 3
+
+
 @pytest.mark.parametrize("encode_dim", [(16,), (128,)])
 def test_fewer_cells_than_residual_weights_leave_z_at_its_start(plant, encode_dim):
     source = MatrixRows(plant(200, 400, 4).X)
