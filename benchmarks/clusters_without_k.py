@@ -52,7 +52,9 @@ SIMULATED = (
 SEEDS = (1, 2, 3)
 
 
-def uneven_types(n_types: int, n_cells: int, open_peaks: int, rarest: float, seed: int) -> anndata.AnnData:
+def uneven_types(
+    n_types: int, n_cells: int, open_peaks: int, rarest: float, seed: int
+) -> anndata.AnnData:
     """Simulate more cells than needed and thin the types to geometric sizes."""
     rng = np.random.default_rng(seed)
     shares = np.geomspace(rarest, rarest * (20 if rarest <= 0.01 else 8), n_types)
@@ -77,7 +79,10 @@ def uneven_types(n_types: int, n_cells: int, open_peaks: int, rarest: float, see
 def data_sets(arguments: argparse.Namespace) -> Iterator[tuple[str, anndata.AnnData]]:
     """Yield each set's name and its prepared cells."""
     for name in arguments.sets:
-        yield name, prepare(anndata.read_h5ad(arguments.data / f"{name}.h5ad"), min_peaks=1, min_cells=3)
+        yield (
+            name,
+            prepare(anndata.read_h5ad(arguments.data / f"{name}.h5ad"), min_peaks=1, min_cells=3),
+        )
     if arguments.simulated:
         for position, sizes in enumerate(SIMULATED):
             cells = uneven_types(*sizes, seed=100 + position)
@@ -86,7 +91,9 @@ def data_sets(arguments: argparse.Namespace) -> Iterator[tuple[str, anndata.AnnD
 
 def main() -> None:
     """Print one line a set, then the leave-one-set-out choice."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--simulated", action="store_true")
@@ -99,15 +106,22 @@ def main() -> None:
         weights = keys.CONNECTIVITIES.get(neighbor_graph(latent, 30, seed=1))
         started = time.perf_counter()
         graphs = [LeidenGraph(weights, seed) for seed in SEEDS]
-        splits = [find_splits(latent, weights, graph, seed) for graph, seed in zip(graphs, SEEDS, strict=True)]
+        splits = [
+            find_splits(latent, weights, graph, seed)
+            for graph, seed in zip(graphs, SEEDS, strict=True)
+        ]
         seconds = (time.perf_counter() - started) / len(SEEDS)
         at_resolution_1 = graphs[0].partition(1.0)
         scores[name] = []
         for ratio in RATIOS:
             partitions = [split.partition(split.recommend(ratio)) for split in splits]
-            scores[name].append(float(np.mean([adjusted_rand_score(truth, labels) for labels in partitions])))
+            scores[name].append(
+                float(np.mean([adjusted_rand_score(truth, labels) for labels in partitions]))
+            )
         labels = [split.partition(split.recommend()) for split in splits]
-        between = min(adjusted_rand_score(labels[i], labels[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+        between = min(
+            adjusted_rand_score(labels[i], labels[j]) for i, j in ((0, 1), (0, 2), (1, 2))
+        )
         print(
             f"{name}: {len(np.unique(truth))} types; resolution 1: {at_resolution_1.max() + 1} "
             "clusters, ARI "
@@ -115,11 +129,15 @@ def main() -> None:
             f"{[int(partition.max()) + 1 for partition in labels]}, ARI "
             f"{scores[name][RATIOS.index(MAX_RATIO)]:.2f}, between seeds {between:.2f}; "
             f"{seconds:.1f} s; "
-            + ", ".join(f"{ratio}: {score:.2f}" for ratio, score in zip(RATIOS, scores[name], strict=True)),
+            + ", ".join(
+                f"{ratio}: {score:.2f}" for ratio, score in zip(RATIOS, scores[name], strict=True)
+            ),
             flush=True,
         )
     for name in scores if len(scores) > 1 else ():
-        other_scores = np.mean([values for rival, values in scores.items() if rival != name], axis=0)
+        other_scores = np.mean(
+            [values for rival, values in scores.items() if rival != name], axis=0
+        )
         chosen = int(np.argmax(other_scores))
         print(f"without {name}: {RATIOS[chosen]}, ARI {scores[name][chosen]:.2f} on it")
 

@@ -103,11 +103,17 @@ def main() -> None:
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
     table = cells.uns["scale_markers"]
     result = {
-        "cells": cells.n_obs, "peaks": cells.n_vars, "open": int(cells.X.nnz), "method": words.method,
-        "seconds": round(seconds, 2), "core_seconds": round(core_seconds, 2),
+        "cells": cells.n_obs,
+        "peaks": cells.n_vars,
+        "open": int(cells.X.nnz),
+        "method": words.method,
+        "seconds": round(seconds, 2),
+        "core_seconds": round(core_seconds, 2),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "markers": {str(name): int(n) for name, n in table["cluster"].value_counts(sort=False).items()},
-    }  # fmt: skip
+        "markers": {
+            str(name): int(n) for name, n in table["cluster"].value_counts(sort=False).items()
+        },
+    }
     if words.simulate:
         peaks = cells.var_names.get_indexer(table["peak"])
         right = peaks % 100 == table["cluster"].astype(int).to_numpy()

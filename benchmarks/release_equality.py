@@ -102,11 +102,19 @@ def ours(cells, steps, size=32, seed=5):
     try:
         started = time.perf_counter()
         fit(
-            start(cells.shape[1]), CellsOnHost(MatrixRows(cells), lambda rows: rows),
-            np.zeros(cells.shape[0]), rng=generators(seed)[0], draws=RecordedDraws(seed),
-            batch_size=size, max_iter=steps, max_epochs=steps, lr=2e-4, weight_decay=5e-4, clip=10.0,
+            start(cells.shape[1]),
+            CellsOnHost(MatrixRows(cells), lambda rows: rows),
+            np.zeros(cells.shape[0]),
+            rng=generators(seed)[0],
+            draws=RecordedDraws(seed),
+            batch_size=size,
+            max_iter=steps,
+            max_epochs=steps,
+            lr=2e-4,
+            weight_decay=5e-4,
+            clip=10.0,
             drop_last=True,
-        )  # fmt: skip
+        )
     finally:
         trainer.step = step
     return np.array(losses), (time.perf_counter() - started) / steps
@@ -125,9 +133,12 @@ def theirs(cells, steps):
         dict(start(cells.shape[1]).named_parameters()),
     )
     pairs = {
-        "encoder.hidden.0": "encoder.first", "encoder.hidden.2": "encoder.hidden.0", "encoder.sample.mu": "encoder.mean",
-        "encoder.sample.log_var": "encoder.log_variance", "decoder.reconstruction": "decoder",
-    }  # fmt: skip
+        "encoder.hidden.0": "encoder.first",
+        "encoder.hidden.2": "encoder.hidden.0",
+        "encoder.sample.mu": "encoder.mean",
+        "encoder.sample.log_var": "encoder.log_variance",
+        "decoder.reconstruction": "decoder",
+    }
     names = {
         f"{our_name}.{kind}": weights[f"{their_name}.{kind}"]
         for our_name, their_name in pairs.items()

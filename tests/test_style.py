@@ -5,6 +5,7 @@ figures.
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,3 +101,13 @@ def test_the_package_reads_no_worse_than_recorded():
     assert measured.pronouns <= style.MOST_PRONOUNS
     assert measured.comments >= style.LEAST_COMMENTS
     assert measured.p95 <= style.LONGEST_P95
+
+
+def test_ruff_finds_nothing():
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise", ROOT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

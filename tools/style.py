@@ -36,9 +36,11 @@ MOST_PRONOUNS, LEAST_COMMENTS, LONGEST_P95 = 0.005, 0.0145, 100
 
 #: Not nouns: such a variable does not say what it holds.
 PRONOUNS = frozenset(
-    """of at own here there one ones found place places left told part whole other others both each some such what which
-    where how way by without now then before after rest everything nothing wanted asked taken seen given kept made shown
-    said it them these those""".split()  # noqa: SIM905
+    """
+    of at own here there one ones found place places left told part whole other others both
+    each some such what which where how way by without now then before after rest everything
+    nothing wanted asked taken seen given kept made shown said it them these those
+    """.split()  # noqa: SIM905
 )
 
 #: Expression -> what to write instead. Matched without regard to case.

@@ -334,8 +334,16 @@ def corr_heatmap(
         labels = _categories(y, classes)
     ax = _figure.axes_for(ax, figsize)
     draw_correlation(
-        ax, X, labels, method=distance, cmap=cmap, legend=show_legend, bar=show_cbar, ncol=ncol, ticks=ticks
-    )  # fmt: skip
+        ax,
+        X,
+        labels,
+        method=distance,
+        cmap=cmap,
+        legend=show_legend,
+        bar=show_cbar,
+        ncol=ncol,
+        ticks=ticks,
+    )
     return _figure.finish(ax, save)
 
 

@@ -55,13 +55,34 @@ def count_kept(lengths, keys, threshold, first, stop, out):
 
 @compiled(
     types.void(
-        _INT32, _FLOAT, _INT64, _INT64, _UINT32, types.uint32, _FLOAT, _INT64, types.int64, types.int64,
-        types.int32[::1], types.float32[::1],
+        _INT32,
+        _FLOAT,
+        _INT64,
+        _INT64,
+        _UINT32,
+        types.uint32,
+        _FLOAT,
+        _INT64,
+        types.int64,
+        types.int64,
+        types.int32[::1],
+        types.float32[::1],
     )
-)  # fmt: skip
+)
 def pack_rows(
-    indices, data, starts, lengths, keys, threshold, peak_weight, pointers, first, stop, peaks_out, weights_out
-):  # fmt: skip
+    indices,
+    data,
+    starts,
+    lengths,
+    keys,
+    threshold,
+    peak_weight,
+    pointers,
+    first,
+    stop,
+    peaks_out,
+    weights_out,
+):
     """Copy the kept entries of some rows, and weigh them by 10⁴ · (value / sum of the row's kept
     values) · weight of the peak.
 

@@ -106,6 +106,6 @@ def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
 
 
 def _unpack(source: Source, plain: Path) -> None:
-    binary = gzip.open(source.binary()) if source.is_gzip else source.binary()
+    binary = gzip.open(source.binary()) if source.is_gzip else source.binary()  # noqa: SIM115
     with whole_gzip(source.name), plain.open("wb") as file:
         shutil.copyfileobj(binary, file, _BLOCK)

@@ -266,9 +266,16 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
 def _blocks(file: TextIO, kinds: dict[str, type]) -> Iterator[pd.DataFrame]:
     try:
         with pd.read_csv(
-            file, sep=r"\s+", header=None, names=list(kinds), dtype=kinds, comment="%", na_filter=False, quoting=3,
+            file,
+            sep=r"\s+",
+            header=None,
+            names=list(kinds),
+            dtype=kinds,
+            comment="%",
+            na_filter=False,
+            quoting=3,
             chunksize=_ENTRIES,
-        ) as blocks:  # fmt: skip
+        ) as blocks:
             for block in blocks:
                 if not isinstance(block.index, pd.RangeIndex):
                     raise ValueError(f"more than {len(kinds)} columns")

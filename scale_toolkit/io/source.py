@@ -214,7 +214,7 @@ def open_text(place: str | os.PathLike[str] | Source) -> Iterator[TextIO]:
     """
     with open_source(place) as source, whole_gzip(source.name):
         try:
-            binary = gzip.open(source.binary()) if source.is_gzip else source.binary()
+            binary = gzip.open(source.binary()) if source.is_gzip else source.binary()  # noqa: SIM115
             file = _Lines(cast(IO[bytes], binary), source.name)
             try:
                 yield file

@@ -64,10 +64,26 @@ _PLAIN_NUMBERS = ["n_rows", "n_columns", "threshold", "n_splits"]
 
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _gather(
-    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold, n_splits,
-    HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
-    SQUARE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    indices,
+    values,
+    starts,
+    lengths,
+    ids,
+    idf,
+    keys,
+    dense,
+    out,
+    n_rows,
+    n_columns,
+    threshold,
+    n_splits,
+    HAS_VALUES: tl.constexpr,
+    HAS_IDF: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SQUARE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     cell = tl.load(ids + row)
@@ -108,10 +124,26 @@ def _gather(
 
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _scatter(
-    indices, values, starts, lengths, ids, idf, keys, dense, out, n_rows, n_columns, threshold, n_splits,
-    HAS_VALUES: tl.constexpr, HAS_IDF: tl.constexpr, HAS_MASK: tl.constexpr,
-    SQUARE: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
+    indices,
+    values,
+    starts,
+    lengths,
+    ids,
+    idf,
+    keys,
+    dense,
+    out,
+    n_rows,
+    n_columns,
+    threshold,
+    n_splits,
+    HAS_VALUES: tl.constexpr,
+    HAS_IDF: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    SQUARE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     cell = tl.load(ids + row)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
-#: Faster steps where z is fixed: 3, 10 and 30 times the rate were compared with the rate itself on a
-#: simulated and three labelled sets; 10 gave the highest held-out likelihood, or nearly.
+#: Faster steps where z is fixed: 3, 10 and 30 times the rate were compared with the rate itself on
+#: a simulated and three labelled sets; 10 gave the highest held-out likelihood, or nearly.
 FIXED_Z_RATE = 10
 LEAST_GAIN = ENOUGH  # nats a hidden peak by which training must improve on its start
 # About this many are hidden in all: more do not change the estimate, and each watched cell costs a
@@ -229,11 +229,11 @@ def train_fast(
     # Trained, the projection fits the cells it has seen: held-out likelihood stays the same or
     # falls, and neighbours lose purity on small sets (benchmarks/RESULTS.md).
     for layer in (model.encoder.first, model.encoder.skip):
-        layer.requires_grad_(False)
-    # Fewer cells than weights do not determine a nonlinear encoder: it moved cells of sets of 250 to
-    # 500 cells away from their types while the held-out likelihood rose (benchmarks/RESULTS.md).
+        layer.requires_grad_(requires_grad=False)
+    # Fewer cells than weights do not determine a nonlinear encoder: it moved cells of sets of 250
+    # to 500 cells away from their types while the held-out likelihood rose (benchmarks/RESULTS.md).
     if source.n_cells <= n_residual_weights(model.encoder):
-        model.encoder.mean.requires_grad_(False)
+        model.encoder.mean.requires_grad_(requires_grad=False)
         lr *= FIXED_Z_RATE
     with torch.no_grad():
         if not decode_dim:

@@ -153,9 +153,11 @@ class View:
 #: them fails on some sets (benchmarks/RESULTS.md): log TF-IDF is flat for sparse cells, the cosine
 #: views give rare peaks too much weight in cells with many open peaks.
 VIEWS = (
-    View("idf cosine", True, lambda sums, n: np.log(n / (1 + sums)).clip(1e-3)),
-    View("1/sqrt(df) cosine", True, lambda sums, n: sums**-0.5),
-    View("log TF-IDF", False, lambda sums, n: np.log1p(n / sums), log=True),
+    View(
+        "idf cosine", cosine=True, column_weights=lambda sums, n: np.log(n / (1 + sums)).clip(1e-3)
+    ),
+    View("1/sqrt(df) cosine", cosine=True, column_weights=lambda sums, n: sums**-0.5),
+    View("log TF-IDF", cosine=False, column_weights=lambda sums, n: np.log1p(n / sums), log=True),
 )
 
 
@@ -333,7 +335,8 @@ def linear_map(
     """Return the loadings M (peaks, d) for which rows · M are the coordinates, by ridge regression.
 
     The dual solution M = Rᵀ α of min ‖R M − S‖² + λ ‖M‖² solves (R Rᵀ + λ) α = S; α is searched in
-    the growing block Krylov space of R Rᵀ, S and a constant column. λ is `ridge` times the mean squared length of a row.
+    the growing block Krylov space of R Rᵀ, S and a constant column. λ is `ridge` times the mean
+    squared length of a row.
 
     Parameters
     ----------

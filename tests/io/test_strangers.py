@@ -121,7 +121,7 @@ def test_a_table_from_standard_input(tmp_path):
 
 
 def test_text_to_a_stage_says_which_command_reads_it(tmp_path):
-    with pytest.raises(InputError, match="not an HDF5 file.*`scale prepare`"), open_h5ad("-", stdin=io.BytesIO(b"a\tb\n")):
+    with pytest.raises(InputError, match=r"not an HDF5 file.*`scale prepare`"), open_h5ad("-", stdin=io.BytesIO(b"a\tb\n")):
         pass
 
 
@@ -151,7 +151,7 @@ def test_a_loom_file(tmp_path):
 
 def test_a_loom_file_given_to_a_stage_and_to_plan(tmp_path):
     write_loom(tmp_path / "a.loom")
-    with pytest.raises(InputError, match="a.loom is a loom file; expected an h5ad; run `scale prepare`"), open_h5ad(tmp_path / "a.loom"):
+    with pytest.raises(InputError, match=r"a.loom is a loom file; expected an h5ad; run `scale prepare`"), open_h5ad(tmp_path / "a.loom"):
         pass
     assert size_of(tmp_path / "a.loom") == Size(3, 4, 12)
 
@@ -380,7 +380,7 @@ def test_a_bed_with_numbers_as_r_writes_them(tmp_path):
     (tmp_path / "r.bed").write_text("chr1\t1e+03\t1.5e+03\nchr1\t2000.0\t2500\n")
     assert read_fragments(path, tmp_path / "r.bed").var_names.tolist() == PEAKS[:2]
     (tmp_path / "bad.bed").write_text("chr1\t1.5\t1500\n")
-    with pytest.raises(InputError, match="line 1: start '1.5'"):
+    with pytest.raises(InputError, match=r"line 1: start '1.5'"):
         read_fragments(path, tmp_path / "bad.bed")
 
 
@@ -389,7 +389,7 @@ def test_only_the_listed_cells_are_read(tmp_path):
     with pytest.warns(ScaleWarning, match="1 of 3 listed barcodes are not in"):
         adata = read_any(tmp_path / "a.h5ad", barcodes=[CELLS[2], CELLS[0], "TTTT-1"])
     assert adata.obs_names.tolist() == [CELLS[0], CELLS[2]]
-    with pytest.raises(InputError, match="no cell of .* is listed"):
+    with pytest.raises(InputError, match=r"no cell of .* is listed"):
         read_any(tmp_path / "a.h5ad", barcodes=["TTTT-1"])
     listed = read_fragments(fragments_file(tmp_path), tmp_path / "peaks.bed", barcodes=[CELLS[1]])
     assert listed.obs_names.tolist() == [CELLS[1]]
