@@ -212,23 +212,12 @@ def same_steps(counts: sparse.csr_matrix) -> list[np.ndarray]:
         with seeded_weights(0):
             model = Scale(Shape(n_peaks, 10, 5, (32,), spectral_dim=10)).to(device)
         near = Neighbours(np.arange(1, n_cells + 1)[:, None] % n_cells, 0.5)
-        fit(
-            model,
-            cells,
-            np.linspace(-0.5, 0.5, n_cells),
-            rng=np.random.default_rng(0),
-            draws=draws_for(cells, 0),
-            batch_size=128,
-            max_iter=20,
-            max_epochs=4,
-            lr=1e-3,
-            weight_decay=0.0,
-            mask=0.5,
-            neighbours=near,
-            sampler=PeakSampler(peak_sums / n_cells, 2_000),
-            mixture_epoch=1,
-            steps_per_epoch=5,
-        )
+        offsets, draws = np.linspace(-0.5, 0.5, n_cells), draws_for(cells, 0)
+        length = {"batch_size": 128, "max_iter": 20, "max_epochs": 4, "steps_per_epoch": 5}
+        recipe = {"lr": 1e-3, "weight_decay": 0.0, "mask": 0.5, "mixture_epoch": 1}
+        sampler, rng = PeakSampler(peak_sums / n_cells, 2_000), np.random.default_rng(0)
+        more = {"rng": rng, "draws": draws, "neighbours": near, "sampler": sampler}
+        fit(model, cells, offsets, **more, **length, **recipe)
         means.append(latent_means(model, cells))
     return means
 

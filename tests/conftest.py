@@ -12,6 +12,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from h5py._objects import phil
 from hypothesis import settings
 from scipy import sparse
 
@@ -69,6 +70,18 @@ class Errors:
 def pytest_configure(config):
     if ScaleError.__init__.__name__ != "noted":
         config.pluginmanager.register(Errors(), "scale-errors")
+
+
+@pytest.fixture(autouse=True)
+def free_lock_of_h5py():
+    """Release h5py's global lock if a test left it held by this thread.
+
+    Nothing would notice in this thread (the lock is re-entrant), but zarr's thread waits for it
+    for ever when its garbage collection frees an HDF5 object: `test_zarr_store.py` once hung so.
+    """
+    yield
+    while phil._is_owned():
+        phil.release()
 
 
 @pytest.fixture(scope="session")
