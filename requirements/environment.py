@@ -5,7 +5,7 @@ left alone, since ``./scale prepare a.h5ad | ./scale train`` may start several s
 data on the pipe.
 
 The environment is made in steps, each with a key: what it was made from. A key is written down when
-its step is complete, so an interrupted set-up is done again, and a changed lock is installed anew.
+its step is complete, so an interrupted set-up is done again, and a changed lock is installed again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEEDED_GB = {"Linux": 10, "Darwin": 3}
 MARKER = "made-by-scale-toolkit"
 RECIPE = "1"  # to be raised when the steps below change what they make of the same locks
 
-# Every file is checked against its hash. What pip resolves is already resolved, so it is told to
+# Every file is checked against its hash. What pip resolves is already resolved, so it has to
 # add nothing of its own.
 PIP = [
     "-m",
@@ -176,7 +176,7 @@ def make_run(venv: Path) -> None:
     call(venv, sys.executable, "-m", "venv", str(venv))
     install(venv, "build.lock")
     install(venv, "run.lock", *FROM_SOURCE)
-    # On all cores at once, which pip cannot; a package's templates that are no Python are passed
+    # On all cores at once, which pip cannot; a package's templates that are not Python are passed
     # over. Without it the first call takes twice as long, and every call where the environment is
     # read-only afterwards.
     compile_all = (

@@ -52,16 +52,16 @@ def test_products_are_torchs_own_to_the_last_bit(cells, dtype):
     rows = CellsOnHost(MatrixRows(cells.X), EncoderView(log_transform=False, published=True))
     seen, opened = rows.seen(np.arange(40)), rows.opened(np.arange(40))
     assert isinstance(seen, TorchRows) and isinstance(opened, TorchRows)
-    part = cells.X[:40]
-    for ours, matrix, n in ((seen.times, part, 200), (opened.times, part, 200), (opened.transposed_times, part.T.tocsr(), 40)):
+    forty = cells.X[:40]
+    for ours, matrix, n in ((seen.times, forty, 200), (opened.times, forty, 200), (opened.transposed_times, forty.T.tocsr(), 40)):
         dense = torch.randn(n, 7, dtype=dtype, generator=torch.Generator().manual_seed(0))
         arrays = (torch.from_numpy(a) for a in (matrix.indptr, matrix.indices, matrix.data))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
             expected = torch.sparse_csr_tensor(*arrays, size=matrix.shape).to(dtype) @ dense
         assert torch.equal(ours(dense), expected)
-    whole = rows.seen_at_once().csr()
-    assert (whole != cells.X).nnz == 0
+    all_rows = rows.seen_at_once().csr()
+    assert (all_rows != cells.X).nnz == 0
 
 
 def test_noise_goes_on_where_a_checkpoint_was_taken():

@@ -110,7 +110,7 @@ def test_every_option_changes_the_result(planted, name):
         assert [keys.BIAS.get(a).notna().sum() for a in (plain, changed)] == [200, 300]
         assert "selected" not in changed.var and changed.var["selected_original"].sum() == 200
         return
-    # without patience the last weights are kept, also if they are no better than the start
+    # without patience the last weights are kept, even if the start was as good
     plain, changed = (quick(planted, **({"max_iter": 8, "patience": 0} | options)) for options in ({}, {name: CHANGES[name]}))
     slots = (keys.LATENT, keys.POSTERIOR, keys.DECODER)
     results = [np.concatenate([slot.get(a).ravel() for slot in slots]) for a in (plain, changed)]
