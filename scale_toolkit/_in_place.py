@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from scale_toolkit.config import Config
+    from scale_toolkit.validation import Config
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 

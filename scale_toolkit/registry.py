@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from scale_toolkit import config
+from scale_toolkit.validation import Config
 
 if TYPE_CHECKING:
     from scale_toolkit.stages.stage import StageFunction
@@ -39,7 +40,7 @@ class Entry:
 
     name: str
     function: str
-    config: type[config.Config]
+    config: type[Config]
     namespace: str
     purpose: str
     needs_estimate: bool = True
@@ -130,6 +131,6 @@ STAGES: dict[str, Entry] = {
 }
 
 
-def config_of(name: str) -> type[config.Config] | None:
+def config_of(name: str) -> type[Config] | None:
     """Return the class of a stage's options; None for a stage that this version does not know."""
     return STAGES[name].config if name in STAGES else None

@@ -42,7 +42,7 @@ def limited_threads(n_threads: int) -> Iterator[int]:
         import numba
 
         restore.append((numba.set_num_threads, numba.get_num_threads()))
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     # only if a stage has loaded it: core and io, which count cores here, do without torch
     if (torch := sys.modules.get("torch")) is not None:
         restore.append((torch.set_num_threads, torch.get_num_threads()))

@@ -13,7 +13,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from scale_toolkit.errors import OptionError
 
@@ -58,9 +58,14 @@ class FieldType(NamedTuple):
     optional: bool
 
 
-@functools.cache
 def field_types(config: type[Config]) -> dict[str, FieldType]:
     """Return the type of each field of a config, by name."""
+    # a class is hashable, but mypy compares with the `__hash__` of its instances
+    return _field_types(cast(Any, config))
+
+
+@functools.cache
+def _field_types(config: type[Config]) -> dict[str, FieldType]:
     hints = typing.get_type_hints(config)
     return {spec.name: _field_type(hints[spec.name]) for spec in dataclasses.fields(config)}
 

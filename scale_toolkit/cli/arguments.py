@@ -37,7 +37,8 @@ def normalised(arguments: list[str]) -> list[str]:
     arguments
         The words of the call, without the program's name.
     """
-    remaining, plain = list(arguments), []
+    remaining = list(arguments)
+    plain: list[str] = []
     while remaining:
         word = remaining.pop(0)
         option = word.replace("_", "-") if word.startswith("--") else word

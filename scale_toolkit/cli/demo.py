@@ -32,7 +32,8 @@ def demo(
     from scale_toolkit.io.h5ad import write_h5ad
     from scale_toolkit.stages.simulate import simulate
 
-    planted = SimulateConfig(n_cells=1000, n_peaks=8000, n_clusters=8, open_peaks=500)
+    n_clusters = 8
+    planted = SimulateConfig(n_cells=1000, n_peaks=8000, n_clusters=n_clusters, open_peaks=500)
     cells = simulate(planted)
     outdir.mkdir(parents=True, exist_ok=True)
     write_h5ad(cells, outdir / "simulated.h5ad")
@@ -40,8 +41,8 @@ def demo(
         folder=outdir,
         prepare=PrepareConfig(),
         select=SelectPeaksConfig(),
-        train=TrainConfig(n_components=planted.n_clusters),
+        train=TrainConfig(n_components=n_clusters),
         embed=EmbedConfig(),
-        cluster=ClusterConfig(n_clusters=planted.n_clusters, reference="cell_type"),
+        cluster=ClusterConfig(n_clusters=n_clusters, reference="cell_type"),
     )
     analyse(cells, plan, talk)

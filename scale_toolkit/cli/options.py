@@ -17,16 +17,15 @@ import inspect
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from scale_toolkit.cli.outcome import outcome, spelled
 from scale_toolkit.cli.spelling import INPUTS
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import Config
 from scale_toolkit.errors import OptionError, UsageError
-from scale_toolkit.validation import field_types
+from scale_toolkit.validation import Config, field_types
 
 
 def given(*names: str, help: str, metavar: str | None = None, panel: str | None = None) -> Any:
@@ -156,7 +155,7 @@ def on_gpu(config: Any, gpu: str | None) -> Any:
     return dataclasses.replace(config, device=device)
 
 
-def flags(spec: dataclasses.Field, display: Options) -> tuple[str, ...]:
+def flags(spec: dataclasses.Field[Any], display: Options) -> tuple[str, ...]:
     """Return the command-line spellings of a field; the first is the one errors use.
 
     A switch that is on by default gets a second spelling that turns it off:
@@ -177,7 +176,7 @@ def _parts(hint: Any) -> tuple[Any, Options]:
     return hint, Options()
 
 
-def _shown(kind: type[Config], display: Options) -> list[dataclasses.Field]:
+def _shown(kind: type[Config], display: Options) -> list[dataclasses.Field[Any]]:
     fields = dataclasses.fields(kind)
     return [
         spec
@@ -187,7 +186,7 @@ def _shown(kind: type[Config], display: Options) -> list[dataclasses.Field]:
 
 
 def _parameter(
-    name: str, spec: dataclasses.Field, kind: type[Config], display: Options
+    name: str, spec: dataclasses.Field[Any], kind: type[Config], display: Options
 ) -> inspect.Parameter:
     """One field as a Typer option: its Python name carries the config's, so that two configs may
     share a field.
@@ -197,7 +196,9 @@ def _parameter(
     if value is not bool:
         settings["metavar"] = rule["metavar"] or _metavar(value, many, rule)
     if many:
-        settings["show_default"] = ",".join(map(str, spec.default or ())) or False
+        settings["show_default"] = (
+            ",".join(map(str, cast(tuple[Any, ...], spec.default or ()))) or False
+        )
     annotation = list[str] if many else value
     optional = many or spec.default is None
     return inspect.Parameter(

@@ -76,7 +76,7 @@ def translated(error: BaseException, spellings: dict[str, str]) -> tuple[int, st
 
 def _of_the_system(error: OSError) -> str:
     """Return the operating system's message: HDF5's own takes several lines."""
-    message = os.strerror(error.errno) + (f": {error.filename}" if error.filename else "")
+    message = os.strerror(error.errno or 0) + (f": {error.filename}" if error.filename else "")
     if error.errno in _FULL:
         message += "; make room, or choose another -o (between pipes, another TMPDIR)"
     return message
@@ -94,5 +94,7 @@ def spelled(error: ScaleError, spellings: dict[str, str]) -> ScaleError:
 
 def _close_stdout() -> None:
     """Redirect stdout to the null device: its reader has gone, and Python flushes it at exit."""
+    if sys.__stdout__ is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())

@@ -45,9 +45,9 @@ def plan(
     from scale_toolkit.io.files import check_destination, write_bytes
     from scale_toolkit.needs import STAGES
 
-    to_file = output is not None and str(output) != "-"
-    if to_file:
-        check_destination(output, [source])
+    destination = None if output is None or str(output) == "-" else output
+    if destination is not None:
+        check_destination(destination, [source])
     silent = str(output) == "-"
     facts = foresee(
         [source],
@@ -60,8 +60,8 @@ def plan(
         silent=silent,
     )
     text = json.dumps(facts, indent=1) + "\n"
-    if to_file:
-        write_bytes(output, text.encode())
+    if destination is not None:
+        write_bytes(destination, text.encode())
     elif output is not None:
         talk.stdout.write(text)
 
@@ -87,18 +87,22 @@ def foresee(
     from scale_toolkit.needs import needs, together
 
     size = together([size_of(source, modality=modality) for source in sources])
-    configs = {
-        "train": train or TrainConfig(),
-        "impute": impute or ImputeConfig(),
-        "cluster": cluster or ClusterConfig(),
+    estimates = {
+        stage: needs(
+            stage,
+            size,
+            train=train or TrainConfig(),
+            impute=impute or ImputeConfig(),
+            cluster=cluster or ClusterConfig(),
+        )
+        for stage in stages
     }
-    estimates = {stage: needs(stage, size, **configs) for stage in stages}
     estimates = {
         stage: estimate if stage in (writes or stages) else estimate._replace(disk_mb=0)
         for stage, estimate in estimates.items()
     }
     free = available()
-    facts = {
+    facts: dict[str, Any] = {
         "cells": size.n_cells,
         "peaks": size.n_peaks,
         "open": size.n_open,

@@ -14,7 +14,6 @@ from scale_toolkit.cli.files import check_readable
 from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.config import Config
 from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.output_config import (
     PlotConfusionConfig,
@@ -25,6 +24,7 @@ from scale_toolkit.output_config import (
     PlotQcConfig,
     PlotSpecificityConfig,
 )
+from scale_toolkit.validation import Config
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -184,12 +184,13 @@ def run(
             *(["impute"] if plan.impute else []),
             "report",
         ]
-        configs = {"train": plan.train, "impute": plan.impute, "cluster": plan.cluster}
         foresee(
             sources,
             stages,
             talk,
-            **configs,
+            train=plan.train,
+            impute=plan.impute,
+            cluster=plan.cluster,
             modality=modality,
             writes=["impute" if plan.impute else "embed"],
         )

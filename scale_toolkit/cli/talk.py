@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from scale_toolkit.bars import LINE_SECONDS, Lines, Progress, bar, labelled
 from scale_toolkit.cli.spelling import as_typed
@@ -152,7 +152,13 @@ class Talk:
         self.say("progress" if self.json_logs else "info", message, done=done, total=total)
 
     def _show_warning(
-        self, message: Any, category: type, filename: str, lineno: int, *_: Any
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
     ) -> None:
         origin = (
             ""

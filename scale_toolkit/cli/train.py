@@ -88,9 +88,13 @@ def train(
 
         with talk.progress() as progress:
             if pretrain:
-                names = model_peaks(pretrain, pretrain_peaks)
+                peak_names = model_peaks(pretrain, pretrain_peaks)
                 result = encode(
-                    cells.adata, config, progress=progress, model=pretrain.read_bytes(), peaks=names
+                    cells.adata,
+                    config,
+                    progress=progress,
+                    model=pretrain.read_bytes(),
+                    peaks=peak_names,
                 )
             else:
                 keep = (lambda data: write_bytes(model, data)) if model else None

@@ -24,7 +24,7 @@ PEAK_BLOCKS = 16
 ROWS_AT_A_TIME = 2048
 
 
-def _readonly(dtype, n_dim: int = 1):
+def _readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
     return types.Array(dtype, n_dim, "C", readonly=True)
 
 
@@ -35,7 +35,7 @@ _MATRIX = _readonly(types.float32, 2)
 
 
 @compiled("uint32(uint32, uint32)")
-def _hash(key, entry):
+def _hash(key: np.uint32, entry: np.uint32) -> np.uint32:
     """The mask's hash (`model.draws.kept`)."""
     x = np.uint32(key ^ entry)
     x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
@@ -44,10 +44,12 @@ def _hash(key, entry):
 
 
 @compiled(types.void(_INT64, _UINT32, types.uint32, types.int64, types.int64, types.int64[::1]))
-def count_kept(lengths, keys, threshold, first, stop, out):
+def count_kept(
+    lengths: np.ndarray, keys: np.ndarray, threshold: int, first: int, stop: int, out: np.ndarray
+) -> None:
     """Entries of each row that the mask keeps."""
     for row in range(first, stop):
-        n_kept = 0
+        n_kept: int | np.intp = 0
         for entry in range(lengths[row]):
             n_kept += _hash(keys[row], np.uint32(entry)) >= threshold
         out[row] = n_kept
@@ -70,19 +72,19 @@ def count_kept(lengths, keys, threshold, first, stop, out):
     )
 )
 def pack_rows(
-    indices,
-    data,
-    starts,
-    lengths,
-    keys,
-    threshold,
-    peak_weight,
-    pointers,
-    first,
-    stop,
-    peaks_out,
-    weights_out,
-):
+    indices: np.ndarray,
+    data: np.ndarray,
+    starts: np.ndarray,
+    lengths: np.ndarray,
+    keys: np.ndarray,
+    threshold: int,
+    peak_weight: np.ndarray,
+    pointers: np.ndarray,
+    first: int,
+    stop: int,
+    peaks_out: np.ndarray,
+    weights_out: np.ndarray,
+) -> None:
     """Copy the kept entries of some rows, and weigh them by 10⁴ · (value / sum of the row's kept
     values) · weight of the peak.
 
@@ -110,7 +112,14 @@ def pack_rows(
 
 
 @compiled(types.void(_INT32, _INT64, _INT64, types.int64, types.int64, types.int64[:, ::1]))
-def find_bounds(peaks, pointers, edges, first, stop, out):
+def find_bounds(
+    peaks: np.ndarray,
+    pointers: np.ndarray,
+    edges: np.ndarray,
+    first: int,
+    stop: int,
+    out: np.ndarray,
+) -> None:
     """Where in each row of ascending peaks each block of peaks begins, and the last one ends."""
     for row in range(first, stop):
         position, end = pointers[row], pointers[row + 1]
@@ -130,7 +139,14 @@ def find_bounds(peaks, pointers, edges, first, stop, out):
         _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
     )
 )
-def gather(peaks, weights, bounds, block, dense, out):
+def gather(
+    peaks: np.ndarray,
+    weights: np.ndarray,
+    bounds: np.ndarray,
+    block: int,
+    dense: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """out[row] = Σ weight · dense[peak] over the entries of one block of peaks."""
     n_columns = dense.shape[1]
     total = np.empty(n_columns, np.float32)
@@ -156,7 +172,14 @@ def gather(peaks, weights, bounds, block, dense, out):
         _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
     )
 )
-def scatter(peaks, weights, bounds, block, dense, out):
+def scatter(
+    peaks: np.ndarray,
+    weights: np.ndarray,
+    bounds: np.ndarray,
+    block: int,
+    dense: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """out[peak] += weight · dense[row] over the entries of one block of peaks."""
     n_columns = dense.shape[1]
     upstream = np.empty(n_columns, np.float32)

@@ -22,7 +22,7 @@ nothing is ever sorted or made dense.
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import sparse
@@ -86,7 +86,7 @@ class PlantedCells:
     """
 
     dtype = np.dtype(np.float32)
-    format = "csr"
+    format: Literal["dense", "csr"] = "csr"
 
     def __init__(
         self,

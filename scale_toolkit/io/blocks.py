@@ -8,7 +8,7 @@ ordinary gzip (and shuffle) filter.
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import h5py
+    from scipy import sparse
 
     from scale_toolkit.lazy import RowBlocks
 
@@ -89,7 +90,7 @@ class Runs:
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         run, filled = self._new(), 0
-        for block in self._matrix.blocks():
+        for block in cast("Iterator[sparse.csr_matrix]", self._matrix.blocks()):
             block.sort_indices()
             self._pointers.append(block.indptr[1:].astype(np.int64) + self.stored)
             self.stored += int(block.nnz)
@@ -143,8 +144,11 @@ class Hdf5Chunks:
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._dataset = dataset
-        self._level = dataset.compression_opts if dataset.compression == "gzip" else None
-        self._strategy: int | None = None
+        self._level: int | None = (
+            dataset.compression_opts if dataset.compression == "gzip" else None
+        )
+        self._strategy = zlib.Z_DEFAULT_STRATEGY
+        self._is_chosen = False
 
     def choose(self, values: np.ndarray) -> None:
         """Choose the gzip strategy that makes these values, the first chunk's, smaller.
@@ -152,19 +156,21 @@ class Hdf5Chunks:
         Indices and bits repeat, and gzip's search for repeats shortens them. Probabilities do not:
         without the search gzip is three times as fast, and its codes are shorter too.
         """
-        if self._level is not None and self._strategy is None:
-            plain = self._bytes(values)
-            strategies = zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY
-            self._strategy = min(
-                strategies, key=lambda strategy: len(self._deflated(plain, strategy))
-            )
+        if self._level is None or self._is_chosen:
+            return
+        plain, level = self._bytes(values), self._level
+        strategies = zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY
+        self._strategy = min(
+            strategies, key=lambda strategy: len(self._deflated(plain, level, strategy))
+        )
+        self._is_chosen = True
 
     def made(self, values: np.ndarray) -> Any:
         """Return the bytes of a chunk of these values (fewer at the edge of the dataset); call
         `choose` first.
         """
         plain = self._bytes(values)
-        return plain if self._level is None else self._deflated(plain, self._strategy)
+        return plain if self._level is None else self._deflated(plain, self._level, self._strategy)
 
     def write(self, offset: tuple[int, ...], shape: tuple[int, ...], data: Any) -> None:
         """Write the bytes that `made` returned for values of this shape as the chunk at
@@ -185,9 +191,10 @@ class Hdf5Chunks:
             plain = np.ascontiguousarray(plain.reshape(-1, values.dtype.itemsize).T).reshape(-1)
         return plain
 
-    def _deflated(self, plain: np.ndarray, strategy: int) -> bytes:
-        packer = zlib.compressobj(self._level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
-        return packer.compress(plain) + packer.flush()
+    @staticmethod
+    def _deflated(plain: np.ndarray, level: int, strategy: int) -> bytes:
+        packer = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
+        return packer.compress(plain.data) + packer.flush()
 
 
 def write_chunks(

@@ -88,9 +88,8 @@ class Checkpoints:
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _files(self, epoch: int) -> tuple[Path, Path]:
-        return tuple(
-            self.folder / f"epoch-{epoch:06d}.{suffix}" for suffix in ("safetensors", "json")
-        )
+        stem = self.folder / f"epoch-{epoch:06d}"
+        return stem.with_suffix(".safetensors"), stem.with_suffix(".json")
 
 
 def _digest(data: bytes, text: str) -> str:

@@ -367,7 +367,7 @@ def _stdout() -> BinaryIO:
     return sys.stdout.buffer
 
 
-def status_of(stream: IO | None) -> os.stat_result | None:
+def status_of(stream: IO[Any] | None) -> os.stat_result | None:
     """The open file's status, or None if it is not a file of the system."""
     try:
         return os.fstat(stream.fileno()) if stream is not None else None
@@ -375,7 +375,7 @@ def status_of(stream: IO | None) -> os.stat_result | None:
         return None
 
 
-def is_regular(stream: IO) -> bool:
+def is_regular(stream: IO[bytes]) -> bool:
     """Whether the stream is a file on disk (``> cells.h5ad``) rather than a pipe."""
     status = status_of(stream)
     return status is not None and stat.S_ISREG(status.st_mode)
@@ -415,7 +415,8 @@ def exchange(first: Path, second: Path) -> bool:
 
 def flush(folder: Path, *, deep: bool = False) -> None:
     """Flush the names in `folder` to disk; with `deep` also all its files."""
-    for root, _, names in os.walk(folder) if deep else [(folder, [], [])]:
+    folders = [(root, names) for root, _, names in os.walk(folder)] if deep else [(str(folder), [])]
+    for root, names in folders:
         for path in (*(Path(root, name) for name in names), Path(root)):
             # some file systems cannot open or flush folders; the files are safe without
             with contextlib.suppress(OSError):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.io.source import open_text
+
+# chromosome, first position, end, strand, id, name
+_Gene: TypeAlias = tuple[str, int, int, str, str, str]
 
 _ATTRIBUTE = re.compile(r'(\w+) +"([^"]*)"')
 #: Features that define the start of a gene, the best first: some files have no genes, and some only
@@ -40,7 +44,7 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         A line that is not GTF (with its number; GFF3 is recognised), or a file without genes.
     """
-    genes_by_feature: dict[str, dict[str, tuple]] = {feature: {} for feature in _FEATURES}
+    genes_by_feature: dict[str, dict[str, _Gene]] = {feature: {} for feature in _FEATURES}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.startswith("#") or not line.strip():
@@ -70,7 +74,7 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _add(
-    genes: dict[str, tuple], fields: list[str], path: str | os.PathLike[str], number: int
+    genes: dict[str, _Gene], fields: list[str], path: str | os.PathLike[str], number: int
 ) -> None:
     """Add a line's gene, transcript or exon; those of one transcript are joined."""
     attributes = dict(_ATTRIBUTE.findall(fields[8]))

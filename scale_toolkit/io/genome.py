@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -82,7 +83,7 @@ def read_sequences(path: str | os.PathLike[str], peaks: pd.DataFrame) -> list[st
             return _cut(genome, peaks, Path(source.name))
 
 
-def _cut(genome, peaks: pd.DataFrame, path: Path) -> list[str]:
+def _cut(genome: Any, peaks: pd.DataFrame, path: Path) -> list[str]:
     lengths = {name: len(genome[name]) for name in genome.keys()}  # noqa: SIM118 (no plain dict)
     check_chromosomes(peaks["chrom"], list(lengths), f"the FASTA {path.name}")
     beyond = [

@@ -221,6 +221,7 @@ def open_h5ad(
     """
     with ExitStack() as stack:
         hdf5_file: Path | IO[bytes]
+        status: os.stat_result | None
         if not isinstance(source, Source) and stores.is_zarr_store(Path(source)):
             name, status = os.fspath(source), Path(source).stat()
             hdf5_file = stack.enter_context(files.unlinked())

@@ -77,7 +77,7 @@ def size_of(
             return _of_matrix(file.root, file.name, h5py.Group)
 
 
-def _of_matrix(root: Any, name: str, kind: type) -> Size:
+def _of_matrix(root: Any, name: str, kind: type[Any]) -> Size:
     """The size of ``X`` in an open HDF5 file or zarr group."""
     # anndata up to 0.12 writes an absent X as an array without a shape
     if "X" not in root or root["X"].attrs.get("encoding-type") == "null":

@@ -88,7 +88,7 @@ class Source:
         if self._stream.seekable():
             return self._stream
         spool = self._stack.enter_context(files.unlinked())
-        files.seekable_copy(self._stream, cast(IO[bytes], spool))
+        files.seekable_copy(self._stream, spool)
         spool.seek(0)
         return cast(BinaryIO, spool)
 
@@ -259,7 +259,7 @@ class _Lines(io.TextIOWrapper):
             )
         return line
 
-    def __next__(self) -> str:
+    def __next__(self) -> str:  # type: ignore[override]
         line = self.readline()
         if not line:
             raise StopIteration

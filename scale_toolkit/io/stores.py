@@ -137,10 +137,11 @@ def copy_zarr(path: Path, root: h5py.File) -> None:
 
 
 def _copy_group(source: zarr.Group, target: h5py.Group) -> None:
+    import zarr
     from anndata.io import read_elem, write_elem
 
     for name, item in source.members():
-        if hasattr(item, "members"):
+        if isinstance(item, zarr.Group):
             _copy_group(item, target.create_group(name))
         elif item.shape and item.dtype.kind in "biuf":
             _copy_array(item, target.create_dataset(name, item.shape, item.dtype))
@@ -150,7 +151,7 @@ def _copy_group(source: zarr.Group, target: h5py.Group) -> None:
     _copy_attributes(source, target)
 
 
-def _copy_array(source: zarr.Array, target: h5py.Dataset) -> None:
+def _copy_array(source: zarr.Array[Any], target: h5py.Dataset) -> None:
     rows = max(1, _STEP // max(1, int(np.prod(source.shape[1:]))))
     for start in range(0, source.shape[0] if source.size else 0, rows):
         target[start : start + rows] = source[start : start + rows]

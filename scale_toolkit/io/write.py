@@ -85,13 +85,18 @@ def write_h5ad(
             _write(store, None, adata, carry, streamed, {})
         return
     if files.is_stream(destination):
-        sink = files.output_stream(stdout)
+        output = files.output_stream(stdout)
         with files.unlinked(buffering=0) as spool:
             with new_hdf5(spool, "the temporary file in TMPDIR") as (root, hdf5_sink):
                 _write(
-                    root, hdf5_sink, adata, carry, streamed, _GZIP if files.is_regular(sink) else {}
+                    root,
+                    hdf5_sink,
+                    adata,
+                    carry,
+                    streamed,
+                    _GZIP if files.is_regular(output) else {},
                 )
-            files.copy_to_stdout(spool, sink)
+            files.copy_to_stdout(spool, output)
         return
     if (
         carry is not None
@@ -309,28 +314,28 @@ def _carry(
     for path in _leaves(carry):
         if path in root:
             continue
-        location = path.split("/")[0]
-        needs_cells = location in ("X", "layers", "raw", "obsm", "obsp")
-        needs_peaks = location in ("X", "layers", "varm", "varp")
+        mapping = path.split("/")[0]
+        needs_cells = mapping in ("X", "layers", "raw", "obsm", "obsp")
+        needs_peaks = mapping in ("X", "layers", "varm", "varp")
         if (
             kept_cells is not None
-            and location in ("X", "layers", "obsm")
+            and mapping in ("X", "layers", "obsm")
             and (same_peaks or not needs_peaks)
         ):
             rows = rows_of(carry.root[path], kept_cells)
             if rows is not None:
-                _put_blocks(root, made, path, rows, compression if location != "obsm" else {})
+                _put_blocks(root, made, path, rows, compression if mapping != "obsm" else {})
                 continue
         if (needs_cells and not same_cells) or (needs_peaks and not same_peaks):
             stale.append(path)
             continue
         parent, _, name = path.rpartition("/")
-        location = root[parent] if parent else root
+        group: Any = root[parent] if parent else root
         if isinstance(root, h5py.Group):
             # a soft link becomes its target: an element that is copied alone may lack it
-            carry.root.copy(path, location, name=name, expand_soft=True)
+            carry.root.copy(path, group, name=name, expand_soft=True)
         else:
-            zarr_store.copy(carry.root[path], location, name)
+            zarr_store.copy(carry.root[path], group, name)
     if stale:
         warnings.warn(
             f"dropped {', '.join(stale)}: their cells or peaks are no longer those of the file; "

@@ -159,7 +159,7 @@ def copy(item: h5py.Group | h5py.Dataset, parent: zarr.Group, name: str) -> None
 
 def _create(
     parent: zarr.Group, name: str, shape: Any, dtype: Any, chunks: Any, fill_value: int = 0
-) -> zarr.Array:
+) -> zarr.Array[Any]:
     return parent.create_array(
         name,
         shape=tuple(shape),

@@ -58,7 +58,7 @@ class Batch:
     offset: torch.Tensor
     subset: torch.Tensor | None
     scale: torch.Tensor | None
-    noise: torch.Tensor | None = None
+    noise: torch.Tensor
     ready: torch.cuda.Event | None = None
 
     def __len__(self) -> int:
@@ -179,11 +179,14 @@ class Loader:
         subset, scale = (None, None) if self.sampler is None else self.sampler.draw(draws, step)
         noise = draws.normal(Purpose.NOISE, step, (n, self.latent))
         device = self.cells.device
-        placed = (
-            tensor if tensor is None else tensor.to(device)
-            for tensor in (self.offset[target], subset, scale, noise)
+        return Batch(
+            self.cells.seen(index, mask),
+            self.cells.opened(target),
+            self.offset[target].to(device),
+            None if subset is None else subset.to(device),
+            None if scale is None else scale.to(device),
+            noise.to(device),
         )
-        return Batch(self.cells.seen(index, mask), self.cells.opened(target), *placed)
 
 
 def draws_for(cells: Cells, seed: int) -> Draws:

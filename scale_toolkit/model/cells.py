@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class Cells(Protocol):
     n_peaks: int
     device: torch.device
     source: RowSource
+    # an `EncoderView`; on the host any `EncoderInput`: a mutable member cannot have both types
+    see: Any
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
@@ -298,7 +300,7 @@ def place_cells(
     gpu = gpu or OnGpu()
     memory = free_for_cells(device) if gpu.memory is None else gpu.memory
     if n_bytes <= memory:
-        kind = CellsOnDevice
+        kind: type[CellsOnDevice] | type[CellsStreamed] = CellsOnDevice
         log.info("open peaks on the GPU: %.2f GB", n_bytes / 1e9)
     else:
         kind = CellsStreamed

@@ -49,7 +49,9 @@ def fit_mixture_on(
                 break
             score = new_score
     weights, means, variances = _maximised(points, share)
-    return tuple(values.double().cpu().numpy() for values in (weights, means + centre, variances))
+    fitted = (values.double().cpu().numpy() for values in (weights, means + centre, variances))
+    weights_out, means_out, variances_out = fitted
+    return weights_out, means_out, variances_out
 
 
 def _plus_plus(points: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:

@@ -88,7 +88,10 @@ def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NotAModel("a torch file without scale_toolkit's model in it")
     try:
-        shape = {k: tuple(v) if isinstance(v, list) else v for k, v in content["shape"].items()}
+        shape: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in content["shape"].items()
+        }
         model = Scale(Shape(**shape))
         model.load_state_dict(content["weights"])
         weighting = None

@@ -9,7 +9,7 @@ beforehand, and a whole training step can be a CUDA graph. Only loaded on a GPU;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -25,7 +25,7 @@ TILE = 2048
 
 
 @triton.jit
-def _kept(key, entry, threshold):
+def _kept(key: Any, entry: Any, threshold: Any) -> Any:
     x = key ^ entry.to(tl.uint32)
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = (x ^ (x >> 15)) * 0x846CA68B
@@ -34,15 +34,15 @@ def _kept(key, entry, threshold):
 
 @triton.jit
 def _row_scale(
-    values,
-    start,
-    length,
-    key,
-    threshold,
+    values: Any,
+    start: Any,
+    length: Any,
+    key: Any,
+    threshold: Any,
     HAS_VALUES: tl.constexpr,
     HAS_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> Any:
     """10⁴ over the sum of a row's kept values."""
     lane = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
@@ -64,26 +64,26 @@ _PLAIN_NUMBERS = ["n_rows", "n_columns", "threshold", "n_splits"]
 
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _gather(
-    indices,
-    values,
-    starts,
-    lengths,
-    ids,
-    idf,
-    keys,
-    dense,
-    out,
-    n_rows,
-    n_columns,
-    threshold,
-    n_splits,
+    indices: Any,
+    values: Any,
+    starts: Any,
+    lengths: Any,
+    ids: Any,
+    idf: Any,
+    keys: Any,
+    dense: Any,
+    out: Any,
+    n_rows: Any,
+    n_columns: Any,
+    threshold: Any,
+    n_splits: Any,
     HAS_VALUES: tl.constexpr,
     HAS_IDF: tl.constexpr,
     HAS_MASK: tl.constexpr,
     SQUARE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
-):
+) -> Any:
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     cell = tl.load(ids + row)
@@ -124,26 +124,26 @@ def _gather(
 
 @triton.jit(do_not_specialize=_PLAIN_NUMBERS)
 def _scatter(
-    indices,
-    values,
-    starts,
-    lengths,
-    ids,
-    idf,
-    keys,
-    dense,
-    out,
-    n_rows,
-    n_columns,
-    threshold,
-    n_splits,
+    indices: Any,
+    values: Any,
+    starts: Any,
+    lengths: Any,
+    ids: Any,
+    idf: Any,
+    keys: Any,
+    dense: Any,
+    out: Any,
+    n_rows: Any,
+    n_columns: Any,
+    threshold: Any,
+    n_splits: Any,
     HAS_VALUES: tl.constexpr,
     HAS_IDF: tl.constexpr,
     HAS_MASK: tl.constexpr,
     SQUARE: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
-):
+) -> Any:
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(1)
     cell = tl.load(ids + row)
@@ -210,7 +210,9 @@ def _splits(rows: StoredRows) -> int:
     return next((n for n in (8, 4, 2) if n_programs >= n), 1)
 
 
-def _launch(kernel, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, splits: int) -> None:
+def _launch(
+    kernel: Any, rows: StoredRows, dense: torch.Tensor, out: torch.Tensor, splits: int
+) -> None:
     store, mask = rows.store, rows.mask
     n_columns = dense.shape[1]
     width = 32 if n_columns <= 32 else 64

@@ -96,7 +96,8 @@ class SpectralEncoder(nn.Module):
     def start(self, projection: torch.Tensor) -> None:
         """Take the spectral projection (peaks × spectral_dim) as the first layer."""
         self.first.weight.copy_(projection)
-        self.first.bias.zero_()
+        if self.first.bias is not None:
+            self.first.bias.zero_()
 
     def forward(self, rows: Rows | sparse.csr_matrix) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log variance of q(z|x) of these rows, both (cells, latent)."""

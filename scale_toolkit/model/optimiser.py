@@ -60,7 +60,7 @@ class Adam:
         torch._foreach_add_(steps, 1)
         torch._fused_adam_(
             parameters,
-            [parameter.grad for parameter in parameters],
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
             means,
             squares,
             [],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -225,20 +225,21 @@ def train_fast(
     )
     with seeded_weights(seed):
         model = Scale(shape)
-    model.encoder.start(torch.from_numpy(projection))
+    encoder = cast(SpectralEncoder, model.encoder)
+    encoder.start(torch.from_numpy(projection))
     # Trained, the projection fits the cells it has seen: held-out likelihood stays the same or
     # falls, and neighbours lose purity on small sets (benchmarks/RESULTS.md).
-    for layer in (model.encoder.first, model.encoder.skip):
+    for layer in (encoder.first, encoder.skip):
         layer.requires_grad_(requires_grad=False)
     # Fewer cells than weights do not determine a nonlinear encoder: it moved cells of sets of 250
     # to 500 cells away from their types while the held-out likelihood rose (benchmarks/RESULTS.md).
-    if source.n_cells <= n_residual_weights(model.encoder):
-        model.encoder.mean.requires_grad_(requires_grad=False)
+    if source.n_cells <= n_residual_weights(encoder):
+        encoder.mean.requires_grad_(requires_grad=False)
         lr *= FIXED_Z_RATE
     with torch.no_grad():
         if not decode_dim:
-            z = rows.times(torch.from_numpy(projection).to(products.device))
-            z = directions(z, latent).cpu().numpy()
+            spectral = rows.times(torch.from_numpy(projection).to(products.device))
+            z = directions(spectral, latent).cpu().numpy()
             model.decoder.weight.copy_(
                 torch.from_numpy(decoder_step(cells, z, offset, bias, ridge))
             )
@@ -325,7 +326,7 @@ def watched_cells(source: RowSource) -> int:
     return min(HELD_OUT_CELLS, int(np.ceil(HELD_OUT_PEAKS / hidden_a_cell)))
 
 
-def fit_to_last_good(model: Scale, *args, **settings) -> tuple[History, str]:
+def fit_to_last_good(model: Scale, *args: Any, **settings: Any) -> tuple[History, str]:
     """Call `trainer.fit`; if training diverges after the first epoch, keep the last good weights
     and return the reason.
     """
@@ -395,15 +396,14 @@ def near_cells(
     n = min(n_neighbors, n_cells - 1)
     if n < 1 or share == 0:
         return None
-    on_gpu = device is not None and device.type == "cuda"
+    gpu = device if device is not None and device.type == "cuda" else None
     unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
     index = np.empty((n_cells, n), np.int64)
     for group in np.array_split(
-        rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG_ON_GPU if on_gpu else NEAR_AMONG))
+        rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG if gpu is None else NEAR_AMONG_ON_GPU))
     ):
-        index[group] = group[
-            nearest_on(device, unit[group], n) if on_gpu else nearest(unit[group], n)
-        ]
+        near = nearest(unit[group], n) if gpu is None else nearest_on(gpu, unit[group], n)
+        index[group] = group[near]
     return Neighbours(index, share)
 
 

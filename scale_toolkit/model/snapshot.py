@@ -133,8 +133,8 @@ class Course:
             ("means", adam.means),
             ("squares", adam.squares),
         ):
-            for i, value in enumerate(values):
-                value.copy_(tensors[f"adam/{kind}/{i}"])
+            for i, moment in enumerate(values):
+                moment.copy_(tensors[f"adam/{kind}/{i}"])
         self.rng.bit_generator.state = facts["rng"]
         self.draws.put_back({name: tensors[f"draws/{name}"] for name in self.draws.state()})
         self.history, self.rise = History(**facts["history"]), Rise(**facts["rise"])

@@ -4,7 +4,7 @@ peaks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -157,12 +157,12 @@ class _SparseProduct(torch.autograd.Function):
     """``rows @ dense`` with the gradient of `dense` only."""
 
     @staticmethod
-    def forward(ctx, dense: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def forward(ctx: Any, dense: torch.Tensor, rows: Rows) -> torch.Tensor:
         ctx.rows = rows
         return rows.times(dense.detach())
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         return ctx.rows.transposed_times(gradient), None
 
 

@@ -74,20 +74,22 @@ def decoder_step(
             ):
                 total += term
     gradient = total_gradient.cpu().numpy()
-    expected, information, covariance, total = (array.cpu().numpy() for array in sums)
+    expected, information, covariance, depth_total = (array.cpu().numpy() for array in sums)
     nearest = (
         np.abs(grouped[:, None] - values[None, :]).argmin(0)[value_index]
         if len(grouped) < len(values)
         else value_index
     )
-    eigenvalues, basis = np.linalg.eigh(covariance / total)
+    eigenvalues, basis = np.linalg.eigh(covariance / depth_total)
     rotated = ((gradient - expected[nearest]) @ basis) / (
         information[nearest][:, None] * eigenvalues[None, :] + ridge
     )
     return (rotated @ basis.T).astype(np.float32)
 
 
-def fit_mixture(z: np.ndarray, n_components: int, seed: int, n_init: int = 3):
+def fit_mixture(
+    z: np.ndarray, n_components: int, seed: int, n_init: int = 3
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights (k,), means (k, d), variances (k, d) of a diagonal Gaussian mixture fitted to `z` by
     EM (scikit-learn).
 

@@ -68,7 +68,7 @@ def _operand(csr: sparse.csr_matrix) -> torch.Tensor | sparse.csr_matrix:
     """The matrix as a torch CSR tensor that shares its arrays; as it is in builds of torch without
     sparse products on the CPU.
     """
-    if not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkl.is_available():
         return csr
     pointers, indices, data = (
         torch.from_numpy(np.ascontiguousarray(array))

@@ -134,7 +134,7 @@ def fit(
 
     def ended() -> bool:
         stopped = (
-            patience
+            patience > 0
             and course.mixture
             and course.rise.epochs_without >= patience
             and history.steps >= min_steps

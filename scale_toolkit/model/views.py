@@ -377,6 +377,6 @@ def _ridge_solution(
     all α in their space: (m, d) float64.
     """
     inner = images.T.double() @ images.double() + penalty * (basis.T.double() @ images.double())
-    inner, right = (array.cpu().numpy() for array in (inner, images.T.double() @ target.double()))
-    inner += 1e-9 * np.trace(inner) / max(len(inner), 1) * np.eye(len(inner))
-    return np.linalg.solve(inner, right)
+    system = inner.cpu().numpy()
+    system += 1e-9 * np.trace(system) / max(len(system), 1) * np.eye(len(system))
+    return np.linalg.solve(system, (images.T.double() @ target.double()).cpu().numpy())

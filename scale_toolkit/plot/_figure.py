@@ -7,7 +7,7 @@ import functools
 import importlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("pdf", "png", "svg")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     # shipped with matplotlib: the same figure on every machine
     "font.sans-serif": ["DejaVu Sans"],
@@ -74,7 +74,11 @@ def colors(n: int) -> list[tuple[float, float, float]]:
     from matplotlib.colors import hsv_to_rgb, to_rgb
 
     base = [np.array(to_rgb(color)) for color in OKABE_ITO]
-    palette = [*base, *(0.55 * color for color in base), *(0.5 * color + 0.5 for color in base)]
+    palette: list[np.ndarray] = [
+        *base,
+        *(0.55 * color for color in base),
+        *(0.5 * color + 0.5 for color in base),
+    ]
     # multiples of the golden ratio modulo 1 stay far from each other, for any number of hues
     golden = 0.618034
     more = range(len(palette), n)
@@ -82,10 +86,10 @@ def colors(n: int) -> list[tuple[float, float, float]]:
         hsv_to_rgb([(i * golden) % 1, 0.45 + 0.5 * (i % 3) / 2, 0.95 - 0.3 * (i % 4) / 3])
         for i in more
     ]
-    return [tuple(map(float, color)) for color in palette[:n]]
+    return [(float(red), float(green), float(blue)) for red, green, blue in palette[:n]]
 
 
-def styled(draw: Callable) -> Callable:
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function draw in the house style without changing the caller's settings."""
 
     @functools.wraps(draw)
@@ -162,10 +166,16 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def finish(ax: Axes, save: str | Path | None) -> Axes:
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure of axes, also of axes in a part of it (`SubFigure`)."""
+    figure: Figure = ax.figure.figure
+    return figure
+
+
+def finish(ax: Axes, save: str | Path | Literal[False] | None) -> Axes:
     """Write the figure if a path is given, and return its axes."""
     if save is not None and save is not False:
-        save_figure(ax.figure, save)
+        save_figure(figure_of(ax), save)
     return ax
 
 
@@ -227,7 +237,7 @@ def as_categories(values: Any) -> pd.Series:
     )
 
 
-def _natural(name: Any) -> tuple:
+def _natural(name: Any) -> tuple[int, float, str]:
     try:
         return 0, float(name), ""
     except (TypeError, ValueError):
@@ -240,7 +250,7 @@ def check_length(what: str, found: int, expected: int) -> None:
         raise InputError(f"{found} {what}", f"{expected}")
 
 
-def palette_for(names: Sequence[str], palette: Any) -> list:
+def palette_for(names: Sequence[str], palette: Any) -> list[Any]:
     """Return the colours of `names`: by name, in order, or by default."""
     if palette is None:
         return colors(len(names))

@@ -76,7 +76,7 @@ def strips(
     for i, series in enumerate(reversed(labels)):
         row = np.array([color_of.get(name, shades[-1]) for name in series])
         bounds = (
-            [0, 1.01 + 0.045 * i, 1, 0.035] if side == "top" else [-0.045 - 0.045 * i, 0, 0.035, 1]
+            (0, 1.01 + 0.045 * i, 1, 0.035) if side == "top" else (-0.045 - 0.045 * i, 0, 0.035, 1)
         )
         strip = ax.inset_axes(bounds)
         strip.imshow(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 #: Panels side by side.
 MAX_COLUMNS = 4
@@ -251,18 +252,19 @@ def draw_categories(
     shades = to_rgba_array([*_figure.palette_for(names, palette), UNKNOWN])  # code −1: no label
     order = np.random.default_rng(0).permutation(len(points))
     order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
-    ax.scatter(*points[order].T, s=size, c=shades[codes[order]], linewidths=0, rasterized=True)
+    x, y = points[order].T
+    ax.scatter(x, y, s=size, c=shades[codes[order]], linewidths=0, rasterized=True)
     if names_on_data and len(names) <= _figure.MOST_IN_LEGEND:
         middles = [np.median(points[codes == code], axis=0) for code in range(len(names))]
         halo = [withStroke(linewidth=2.5, foreground="white")]
-        style = {
+        style: dict[str, Any] = {
             "ha": "center",
             "va": "center",
             "fontsize": 8,
             "fontweight": "bold",
             "path_effects": halo,
         }
-        _move_apart(ax, [ax.text(*middle, name, **style) for middle, name in zip(middles, names)])
+        _move_apart(ax, [ax.text(x, y, name, **style) for (x, y), name in zip(middles, names)])
     if not legend or (len(names) < 2 and (codes >= 0).all()):
         return
     most = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(names)), kind="stable")[
@@ -287,11 +289,11 @@ def draw_categories(
     )
 
 
-def _move_apart(ax: Axes, texts: list) -> None:
+def _move_apart(ax: Axes, texts: list[Text]) -> None:
     """Move texts that cover one another up and down until they do not."""
     # the extents of texts depend on the final shape of the axes
     _frame(ax)
-    ax.figure.draw_without_rendering()
+    _figure.figure_of(ax).draw_without_rendering()
     # left, bottom, right, top in pixels
     boxes = np.array([text.get_window_extent().extents for text in texts])
     for _ in range(200):
@@ -334,13 +336,13 @@ def _draw_numbers(
     """
     known = np.isfinite(values)
     if not known.all():
-        ax.scatter(*points[~known].T, s=size, c=UNKNOWN, linewidths=0, rasterized=True)
+        x, y = points[~known].T
+        ax.scatter(x, y, s=size, c=UNKNOWN, linewidths=0, rasterized=True)
     order = np.random.default_rng(0).permutation(np.flatnonzero(known))
     if high_on_top:
         order = order[np.argsort(values[order], kind="stable")]
-    dots = ax.scatter(
-        *points[order].T, s=size, c=values[order], cmap=cmap, linewidths=0, rasterized=True
-    )
+    x, y = points[order].T
+    dots = ax.scatter(x, y, s=size, c=values[order], cmap=cmap, linewidths=0, rasterized=True)
     if legend and known.any():
         bar = ax.figure.colorbar(dots, ax=ax, fraction=0.04, pad=0.03, shrink=0.6)
         bar.outline.set_visible(False)

@@ -48,11 +48,13 @@ class Tally:
         if keys.QC.found_in(adata):
             table = keys.QC.get(adata)
             return cls(
-                *(np.asarray(table[f"{what}_{suffix}"]) for suffix in ("values", "counts")),
+                np.asarray(table[f"{what}_values"]),
+                np.asarray(table[f"{what}_counts"]),
                 float(table[f"{what}_least"]),
             )
         slot = keys.N_PEAKS if what == "cell" else keys.N_CELLS
-        return cls(*np.unique(np.asarray(slot.get(adata), np.int64), return_counts=True), None)
+        values, counts = np.unique(np.asarray(slot.get(adata), np.int64), return_counts=True)
+        return cls(values, counts, None)
 
     @property
     def total(self) -> int:

@@ -110,12 +110,8 @@ def base64_of(values: np.ndarray, dtype: str) -> dict[str, str]:
     """Numbers as the page's script reads them: little-endian bytes in base64, and the name of
     their type.
     """
-    return {
-        "type": dtype,
-        "data": base64.b64encode(
-            np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
-        ).decode(),
-    }
+    little_endian = np.asarray(values, np.dtype(dtype).newbyteorder("<"))
+    return {"type": dtype, "data": base64.b64encode(little_endian.tobytes()).decode()}
 
 
 def knee(tally: Tally) -> dict[str, Any]:

@@ -150,9 +150,9 @@ def _one_kind_a_column(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
         ):
             continue
         if kinds == {"bool"}:  # some cells will have none
-            convert = lambda part: part.astype("boolean")  # noqa: E731
+            convert = _as_nullable
         else:
-            convert = lambda part: part.astype(object).map(str, na_action="ignore")  # noqa: E731
+            convert = _as_text
             if len(kinds) > 1:
                 as_text.append(str(column))
         for table in result.values():
@@ -168,6 +168,14 @@ def _one_kind_a_column(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
             stacklevel=6,
         )
     return result
+
+
+def _as_nullable(column: pd.Series) -> pd.Series:
+    return column.astype("boolean")
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    return column.astype(object).map(str, na_action="ignore")
 
 
 def _kind(column: pd.Series) -> str:

@@ -151,7 +151,7 @@ def _feed_array(state: Any, array: np.ndarray, n_threads: int) -> None:
     if array.nbytes <= PIECE:
         state.update(array)
         return
-    content = memoryview(array).cast("B")
+    content = array.data.cast("B")
     pieces = [content[first : first + PIECE] for first in range(0, array.nbytes, PIECE)]
     with ThreadPoolExecutor(n_threads) as pool:
         for piece_digest in pool.map(lambda piece: blake2b(piece, digest_size=32).digest(), pieces):

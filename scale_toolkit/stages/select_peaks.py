@@ -114,7 +114,7 @@ def select_peaks(
         "selected %d of %d peaks by %s in %d cells", selected.sum(), n_peaks, config.method, n_cells
     )
     keep_all = config.mark_only or bool(selected.all())
-    kept_peaks = slice(None) if keep_all else np.flatnonzero(selected)
+    kept_peaks = np.arange(n_peaks) if keep_all else np.flatnonzero(selected)
     return Result(
         slots={keys.PEAK_SCORE: score[kept_peaks], keys.SELECTED: selected[kept_peaks]},
         target=shallow_copy(adata) if keep_all else None,

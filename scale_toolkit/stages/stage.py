@@ -29,8 +29,8 @@ from scale_toolkit.threads import available_cores, limited_threads
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from scale_toolkit.config import Config
     from scale_toolkit.lazy import RowBlocks
+    from scale_toolkit.validation import Config
 
 #: ``progress(message, done, total)``: called now and then by a long stage, in the stage's own
 #: steps.

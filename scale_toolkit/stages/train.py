@@ -33,7 +33,7 @@ log = logging.getLogger("scale_toolkit")
 
 #: How the fast preset trains, chosen by held-out likelihood and stability over seeds
 #: (benchmarks/RESULTS.md).
-FAST = {
+FAST: dict[str, Any] = {
     "mask": 0.5,
     "n_neighbors": 10,
     "neighbour_share": 0.5,

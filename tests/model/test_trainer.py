@@ -149,7 +149,9 @@ def test_not_a_number_names_epoch_and_parameter_and_keeps_the_last_good_weights(
 
 
 def batch_of(rows):
-    return Batch(SparseRows(rows), SparseRows(rows), torch.zeros(rows.shape[0]), None, None)
+    n_cells = rows.shape[0]
+    noise = torch.zeros(n_cells, 0)  # `elbo_parts` is given z
+    return Batch(SparseRows(rows), SparseRows(rows), torch.zeros(n_cells), None, None, noise)
 
 
 def test_elbo_is_the_sum_over_cells_of_its_parts(source):
