@@ -85,3 +85,13 @@ def test_tables_are_read_by_get(planted):
     assert set(table["cluster"]) == {"type1"} and len(table) < len(scale.get.markers(planted))
     with pytest.raises(InputError, match="the cluster 'type9' is missing"):
         scale.get.markers(planted, "type9")
+
+
+def test_each_figure_of_the_command_line_is_a_function_of_pl():
+    from scale_toolkit.cli.plot import app
+
+    figures = [command.callback.__name__ for command in app.registered_commands]
+    assert len(figures) == 7
+    for figure in figures:
+        assert figure in scale.pl.__all__
+        assert callable(getattr(scale.pl, figure))

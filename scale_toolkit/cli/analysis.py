@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_column
 from scale_toolkit.cli.summary import dropped_cells, results
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import (
@@ -22,13 +21,15 @@ from scale_toolkit.config import (
     SelectPeaksConfig,
     TrainConfig,
 )
-from scale_toolkit.errors import InputError, ScaleError
+from scale_toolkit.errors import ScaleError
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
     from scale_toolkit.bars import Progress
+    from scale_toolkit.stages.stage import StageFunction
+    from scale_toolkit.validation import Config
 
 #: Columns of obs in which SCALE's users keep known labels: the reference if none is named.
 LABELS = ("celltype", "cell_type")
@@ -85,13 +86,10 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
     from scale_toolkit.io.regions import read_bed
     from scale_toolkit.stages.cluster import cluster
     from scale_toolkit.stages.embed import embed
-    from scale_toolkit.stages.gpu import find_device
     from scale_toolkit.stages.impute import streamed
     from scale_toolkit.stages.prepare import prepare
 
-    # a missing GPU is an error before the work, not after half of it
-    find_device(plan.train.device)
-    _check_n_clusters(sum(batch.n_obs for batch in _parts(cells)), plan)
+    _check(cells, plan)
     if plan.genes is not None:
         require_intervals(_parts(cells)[0].var_names, "--gtf")
     tables = {"blacklist": read_bed(plan.blacklist) if plan.blacklist else None}
@@ -102,8 +100,7 @@ def analyse(cells: AnnData | dict[str, AnnData], plan: Plan, talk: Talk) -> AnnD
         adata = prepare(cells, plan.prepare, progress=progress, **prepared_with)
     if (lost := dropped_cells(adata)) is not None and lost.share > FEW_DROPPED:
         talk.say("warning", lost.text)
-    check_column(adata, plan.cluster.reference)
-    _check_n_clusters(adata.n_obs, plan)
+    _check(adata, plan, is_prepared=True)
 
     failures: dict[str, Exception] = {}
     blocks: dict[str, Any] = {}
@@ -159,15 +156,35 @@ def _parts(cells: AnnData | dict[str, AnnData]) -> list[AnnData]:
     return list(cells.values()) if isinstance(cells, Mapping) else [cells]
 
 
-def _check_n_clusters(n_cells: int, plan: Plan) -> None:
-    """Refuse more clusters than cells before the training."""
-    k = plan.cluster.n_clusters
-    if k is not None and k > n_cells:
-        raise InputError(
-            f"{k} clusters requested of {n_cells:,} cells",
-            "at most as many clusters as cells",
-            "request fewer with -k",
-        )
+def _check(cells: AnnData | dict[str, AnnData], plan: Plan, *, is_prepared: bool = False) -> None:
+    """Call the check of every stage: before the first one works, and again on the cells that the
+    filters keep, which are fewer.
+    """
+    from scale_toolkit.stages.chain import check_all
+    from scale_toolkit.stages.cluster import cluster
+    from scale_toolkit.stages.embed import embed
+    from scale_toolkit.stages.encode import encode
+    from scale_toolkit.stages.impute import impute
+    from scale_toolkit.stages.markers import markers
+    from scale_toolkit.stages.prepare import prepare
+    from scale_toolkit.stages.select_peaks import select_peaks
+    from scale_toolkit.stages.train import train
+
+    by_label = plan.cluster
+    if not is_prepared and plan.metadata is not None and by_label.reference in plan.metadata:
+        # `prepare` adds the column
+        by_label = dataclasses.replace(by_label, reference=None)
+    steps: list[tuple[StageFunction, Config, dict[str, Any]]] = []
+    if not is_prepared:
+        steps.append((prepare, plan.prepare, {}))
+    if plan.pretrain:
+        steps.append((encode, plan.train, {}))
+    else:
+        steps += [(select_peaks, plan.select, {}), (train, plan.train, {})]
+    steps += [(cluster, by_label, {}), (embed, plan.embed, {}), (markers, plan.markers, {})]
+    if plan.impute:
+        steps.append((impute, plan.impute, {}))
+    check_all(steps, cells)
 
 
 def _with_model(adata: AnnData, plan: Plan, talk: Talk) -> AnnData:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scale_toolkit import keys
 from scale_toolkit.cli.talk import Talk
-from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -141,17 +141,6 @@ def check_pretrain(model: Path | None, peaks: Path | None) -> None:
         )
     check_readable(model)
     check_readable(peaks)
-
-
-def check_column(adata: AnnData, reference: str | None) -> None:
-    """Refuse a missing ``--reference`` column before the long work, not after it."""
-    if reference is not None and reference not in adata.obs:
-        columns = ", ".join(map(str, adata.obs.columns))
-        raise InputError(
-            f"obs has no column {reference!r} to compare with",
-            f"one of {columns}",
-            "name it with --reference",
-        )
 
 
 def check_folder(folder: Path, flag: str = "--outdir") -> None:

@@ -29,6 +29,22 @@ def check_all(steps: Sequence[tuple[StageFunction, Config, dict[str, Any]]], ada
     for position, (function, config, inputs) in enumerate(steps):
         function.stage.prepare(adata if position == 0 else cells, config, inputs, planned)
         planned += function.stage.writes
+        cells = _without(cells, function.stage.writes)
+
+
+def _without(cells: AnnData, slots: Sequence[keys.Slot]) -> AnnData:
+    """Return the cells without what a stage will write: the next one does not see an earlier
+    run's results.
+    """
+    from scale_toolkit.stages.stage import shallow_copy
+
+    earlier = [slot for slot in slots if slot.where and slot.found_in(cells)]
+    if not earlier:
+        return cells
+    cells = shallow_copy(cells)
+    for slot in earlier:
+        slot.drop(cells)
+    return cells
 
 
 def _joined_axes(adata: Any) -> AnnData:

@@ -26,7 +26,7 @@ from scale_toolkit.config import (
     SelectPeaksConfig,
     TrainConfig,
 )
-from scale_toolkit.errors import InputError
+from scale_toolkit.errors import InputError, ScaleError
 
 analysis = importlib.import_module("scale_toolkit.cli.analysis")
 run_module = importlib.import_module("scale_toolkit.cli.run")
@@ -216,19 +216,22 @@ class Fakes:
     def __init__(self, monkeypatch) -> None:
         self.calls, self.failing = [], {}
         self.cells = anndata.AnnData(
-            np.ones((2, 3)),
-            obs=pd.DataFrame({"scale_cluster": pd.Categorical(["0", "1"]), "celltype": ["a", "b"]}, index=["c1", "c2"]),
+            np.ones((3, 3)),
+            obs=pd.DataFrame(
+                {"scale_cluster": pd.Categorical(["0", "1", "1"]), "celltype": ["a", "b", "b"]}, index=["c1", "c2", "c3"]
+            ),
         )
         names = {
             "prepare": ["prepare"], "select_peaks": ["select_peaks"], "train": ["train"], "encode": ["encode"],
             "cluster": ["cluster"], "embed": ["embed"], "markers": ["markers"], "impute": ["streamed"],
         }  # fmt: skip
+        real = {module: importlib.import_module(f"scale_toolkit.stages.{module}") for module in names}
         for module, functions in names.items():
             stub = SimpleNamespace(**{function: self.stage(function) for function in functions})
+            for function in {"impute" if name == "streamed" else name for name in functions}:
+                # the checks are the real ones
+                vars(stub).setdefault(function, self.stage(function)).stage = getattr(real[module], function).stage
             monkeypatch.setitem(sys.modules, f"scale_toolkit.stages.{module}", stub)
-        import scale_toolkit.stages.gpu
-
-        monkeypatch.setattr(scale_toolkit.stages.gpu, "find_device", lambda name: self.calls.append(("device", name)))
         import scale_toolkit.io.h5ad
         import scale_toolkit.plot
         import scale_toolkit.report
@@ -249,6 +252,7 @@ class Fakes:
             self.calls.append((name, config))
             if name in self.failing:
                 raise self.failing[name]
+            adata = getattr(run, "result", adata)
             return (adata, {"obsm/imputed": "blocks"}) if name == "streamed" else adata
 
         return run
@@ -286,7 +290,7 @@ def test_analyse_hands_each_stage_its_config(fakes, plan, tmp_path):
         ("write", (out / "adata.h5ad", {"obsm/imputed": "blocks"})),
         ("report", {"name": "out", "label": "celltype"}),
     ]
-    start = [("device", "auto"), ("prepare", plan.prepare)]
+    start = [("prepare", plan.prepare)]
     assert fakes.calls == [*start, ("select_peaks", plan.select), ("train", plan.train), *end]
     assert fakes.said == [((out, out / "tsne.pdf", out / "report.html", "celltype"), {"imputed": True})]
     assert (out / "report.html").read_text() == "page"
@@ -322,7 +326,7 @@ def test_what_was_made_is_written_before_a_failure_is_reported(fakes, plan, fail
     fakes.failing[failing] = InputError("2 cells", "3 or more")
     with pytest.raises(InputError, match="2 cells; expected 3 or more"):
         analysis.analyse(fakes.cells, plan, fakes.talk)
-    assert {name for name, _ in fakes.calls} - {"device"} == everything - absent
+    assert {name for name, _ in fakes.calls} == everything - absent
     assert (plan.folder / "report.html").exists()
 
 
@@ -339,12 +343,44 @@ def test_of_several_failures_the_first_is_raised_and_the_others_are_said(fakes, 
     assert ("warning", "embed: no picture") in fakes.said
 
 
-def test_more_clusters_than_cells_are_refused_before_any_stage(fakes, plan):
-    plan = dataclasses.replace(plan, cluster=ClusterConfig(n_clusters=3))
-    with pytest.raises(InputError, match="3 clusters requested of 2 cells; expected at most as many clusters as cells"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cluster": ClusterConfig(n_clusters=4)}, "4 clusters requested of 3 cells; expected at most as many clusters"),
+        ({"cluster": ClusterConfig(reference="donor")}, "no column 'donor' to compare with; expected one of"),
+        ({"train": TrainConfig(device="nonsense")}, "nonsense"),
+        ({"markers": MarkersConfig(cluster_by="donor")}, "obs has no column 'donor'"),
+        ({"impute": ImputeConfig(per_group="donor")}, ""),  # the column may come from a stage before
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_any_stage(fakes, plan, changes, message):
+    plan = dataclasses.replace(plan, **changes)
+    if not message:
         analysis.analyse(fakes.cells, plan, fakes.talk)
-    assert fakes.calls == [("device", "auto")]
+        return
+    with pytest.raises(ScaleError, match=message):
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert fakes.calls == []
     assert not plan.folder.exists()
+
+
+def test_cells_that_the_filters_drop_are_not_counted_for_k(fakes, plan, monkeypatch):
+    """The checks are called again on the prepared cells, before the training."""
+    monkeypatch.setattr(
+        sys.modules["scale_toolkit.stages.prepare"].prepare, "result", fakes.cells[:2].copy(), raising=False
+    )
+    plan = dataclasses.replace(plan, cluster=ClusterConfig(n_clusters=3))
+    with pytest.raises(InputError, match="3 clusters requested of 2 cells"):
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert [name for name, _ in fakes.calls] == ["prepare"]
+
+
+def test_a_reference_of_the_metadata_is_checked_when_it_has_joined(fakes, plan):
+    table = pd.DataFrame({"donor": ["x", "y", "x"]}, index=fakes.cells.obs_names)
+    plan = dataclasses.replace(plan, cluster=ClusterConfig(reference="donor"), metadata=table)
+    with pytest.raises(InputError, match="no column 'donor'"):  # the fake does not join it
+        analysis.analyse(fakes.cells, plan, fakes.talk)
+    assert [name for name, _ in fakes.calls] == ["prepare"]
 
 
 @pytest.mark.parametrize(("kept", "warned"), [(90, False), (89, True)])
