@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from scale_toolkit.known_labels import LABELS_IN_WORDS
 from scale_toolkit.validation import Config, option
 
 GROUPBY = "Column of obs; left out, scale_cluster."
@@ -49,7 +50,7 @@ class PlotConfusionConfig(Config):
 
     reference: str | None = option(
         None,
-        "Column of obs with known labels; left out, cell_type, celltype or label.",
+        f"Column of obs with known labels; left out, {LABELS_IN_WORDS}.",
         flags=("--label",),
         metavar="COLUMN",
     )

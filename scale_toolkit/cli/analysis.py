@@ -22,6 +22,7 @@ from scale_toolkit.config import (
     TrainConfig,
 )
 from scale_toolkit.errors import ScaleError
+from scale_toolkit.known_labels import label_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from scale_toolkit.stages.stage import StageFunction
     from scale_toolkit.validation import Config
 
-#: Columns of obs in which SCALE's users keep known labels: the reference if none is named.
-LABELS = ("celltype", "cell_type")
-MAX_LABELS = 100
 #: Share of the cells that the filters may drop without a warning.
 FEW_DROPPED = 0.1
 
@@ -272,7 +270,5 @@ def replaced(config: Any, **values: object) -> Any:
 
 def _with_labels(config: ClusterConfig, adata: AnnData) -> ClusterConfig:
     """Compare with SCALE's own column of labels if the cells have one and no reference is named."""
-    usable = (
-        name for name in LABELS if name in adata.obs and 1 < adata.obs[name].nunique() <= MAX_LABELS
-    )
-    return config if config.reference else replaced(config, reference=next(usable, None))
+    usable = label_columns(adata)
+    return config if config.reference or not usable else replaced(config, reference=usable[0])

@@ -15,6 +15,7 @@ from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import InputError, UsageError
+from scale_toolkit.known_labels import LABELS
 from scale_toolkit.output_config import (
     PlotConfusionConfig,
     PlotCorrelationConfig,
@@ -28,9 +29,6 @@ from scale_toolkit.validation import Config
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: Columns of obs that may hold known labels, if none is named.
-LABELS = ("cell_type", "celltype", "label")
 
 Figure = Annotated[
     Path,

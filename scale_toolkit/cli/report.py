@@ -10,6 +10,7 @@ import typer
 from scale_toolkit.cli.options import Input, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import UsageError
+from scale_toolkit.known_labels import LABELS_IN_WORDS
 
 Page = Annotated[
     Path,
@@ -21,7 +22,7 @@ Label = Annotated[
         "--label",
         metavar="COLUMN",
         help="Column of obs with known labels; left out, the reference of `scale cluster`, "
-        "cell_type, celltype or label.",
+        f"{LABELS_IN_WORDS}.",
     ),
 ]
 Title = Annotated[

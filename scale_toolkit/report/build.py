@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.errors import InputError, MissingSlotError
+from scale_toolkit.known_labels import label_columns
 from scale_toolkit.plot.confusion import column_of_labels, is_clustering_itself
 from scale_toolkit.report import findings
 from scale_toolkit.report.cells import cells_drawn
@@ -19,7 +20,7 @@ from scale_toolkit.report.imputation import imputation
 from scale_toolkit.report.markers import markers
 from scale_toolkit.report.quality import kept, training
 from scale_toolkit.report.receipts import last, runs
-from scale_toolkit.report.view import LABELS, MOST_LABELS, Counts, Section, View
+from scale_toolkit.report.view import Counts, Section, View
 
 #: on disk.
 NEEDED = tuple(
@@ -96,14 +97,13 @@ def _label(adata: AnnData, label: str | None) -> str | None:
             )
         return column_of_labels(adata, label)
     compared = last(adata, "cluster")
-    candidates = list(LABELS)
-    if compared and keys.CLUSTER_REPORT.found_in(adata):
-        candidates.insert(0, str(keys.CLUSTER_REPORT.get(adata).get("reference")))
-    for column in candidates:
-        usable = column in adata.obs and 1 < adata.obs[column].nunique() <= MOST_LABELS
-        if usable and not is_clustering_itself(adata, column):
-            return column
-    return None
+    reference = (
+        [keys.CLUSTER_REPORT.get(adata).get("reference")]
+        if compared and keys.CLUSTER_REPORT.found_in(adata)
+        else []
+    )
+    usable = label_columns(adata, reference)
+    return next((column for column in usable if not is_clustering_itself(adata, column)), None)
 
 
 def _tiles(view: View) -> list[tuple[str, str]]:

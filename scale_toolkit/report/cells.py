@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from scale_toolkit import keys
+from scale_toolkit.known_labels import MOST_LABELS
 from scale_toolkit.report import figures
-from scale_toolkit.report.view import MOST_LABELS, Section, View
+from scale_toolkit.report.view import Section, View
 
 MOST_COLUMNS = 12
 # characters of what the cells are drawn from: with plotly's 4.8 MB and the rest, less than 15 MB

@@ -7,9 +7,10 @@ import pandas as pd
 
 from scale_toolkit import keys
 from scale_toolkit.core import metrics
+from scale_toolkit.known_labels import MOST_LABELS
 from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.report import figures, findings
-from scale_toolkit.report.view import MOST_LABELS, MOST_SHOWN, Section, View
+from scale_toolkit.report.view import MOST_SHOWN, Section, View
 
 
 def clusters(view: View) -> Section:

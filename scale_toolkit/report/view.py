@@ -16,9 +16,6 @@ from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.report.findings import Finding
 from scale_toolkit.report.receipts import Run, last
 
-#: Columns of obs that may hold known labels, where none is named.
-LABELS = ("cell_type", "celltype", "label")
-MOST_LABELS = 100
 MOST_SHOWN = 60  # clusters in a table or a heat map
 
 

@@ -29,6 +29,7 @@ from scale_toolkit.core.leiden import LeidenGraph
 from scale_toolkit.core.metrics import Agreement, agreement
 from scale_toolkit.core.stability import recovery
 from scale_toolkit.errors import InputError, warn
+from scale_toolkit.known_labels import MOST_CLASSES, as_integers, is_like_labels
 from scale_toolkit.stages._latent import check_finite, latent_of, log, neighbor_graph
 from scale_toolkit.stages.kept import equal, free_name, is_ours, kept_column
 from scale_toolkit.stages.receipts import receipts
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 STABLE = 0.75
 #: This many unstable clusters are named in the log.
 N_NAMED = 8
-#: A reference column with more distinct values than this does not hold labels.
-MAX_CLASSES = 1_000
 #: k-means and mixtures choose their number of clusters on at most this many cells.
 MAX_CELLS_TO_CHOOSE = 20_000
 
@@ -366,7 +365,7 @@ def _reference(adata: AnnData, config: ClusterConfig) -> tuple[pd.Series, str]:
     """
     column = str(config.reference)
     if column not in adata.obs:
-        candidates = [str(name) for name in adata.obs if _holds_labels(adata.obs[name])]
+        candidates = [str(name) for name in adata.obs if is_like_labels(adata.obs[name])]
         raise InputError(
             f"obs has no column {column!r} to compare with",
             "one of " + ", ".join(candidates[:12])
@@ -396,19 +395,10 @@ def _as_labels(adata: AnnData, column: str) -> pd.Series:
         raise InputError(
             f"obs[{column!r}] has no label in any of {len(values):,} cells", "known labels"
         )
-    if not _holds_labels(values):
+    if not is_like_labels(values):
         raise InputError(
             f"obs[{column!r}] has {values.nunique():,} distinct values ({values.dtype})",
-            f"labels, at most {MAX_CLASSES:,} different ones, not measurements",
+            f"labels, at most {MOST_CLASSES:,} different ones, not measurements",
         )
-    if values.dtype.kind == "f":
-        # integers are stored as fractions only because some are missing: "1", not "1.0"
-        values = values.astype("Int64")
+    values = as_integers(values)
     return values.astype(object).where(known).map(str, na_action="ignore")
-
-
-def _holds_labels(values: pd.Series) -> bool:
-    """Return whether a column can hold labels: few distinct values, and no fractions."""
-    if values.nunique() > MAX_CLASSES:
-        return False
-    return values.dtype.kind != "f" or bool((values.dropna() % 1 == 0).all())

@@ -8,20 +8,11 @@ import pandas as pd
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError
+from scale_toolkit.known_labels import MOST_CLASSES, as_integers, is_like_labels
 from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-#: A column with more distinct values than this does not hold labels.
-MOST_LABELS = 1_000
-
-
-def is_like_labels(values: pd.Series) -> bool:
-    """Whether a column can hold labels: few distinct values, and no fractions."""
-    if values.nunique() > MOST_LABELS:
-        return False
-    return values.dtype.kind != "f" or bool((values.dropna() % 1 == 0).all())
 
 
 def clusters_of(adata: AnnData, column: str, keyword: str) -> pd.Series:
@@ -58,12 +49,10 @@ def clusters_of(adata: AnnData, column: str, keyword: str) -> pd.Series:
     if not is_like_labels(values):
         raise InputError(
             f"obs[{column!r}] has {values.nunique():,} distinct values ({values.dtype})",
-            f"clusters, at most {MOST_LABELS:,} different ones, not measurements",
+            f"clusters, at most {MOST_CLASSES:,} different ones, not measurements",
             f"name another column with `{keyword}`",
         )
-    if values.dtype.kind == "f":
-        # integers, stored as floats only because some are missing: "1", not "1.0"
-        values = values.astype("Int64")
+    values = as_integers(values)
     if not isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype("category")
     categories = values.cat.categories.astype(str)
