@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,22 +86,46 @@ def test_a_circle_is_seen():
     assert circles([("a", "b"), ("b", "c"), ("c", "b")]) == [["b", "c"]]
 
 
-@pytest.mark.parametrize(
-    ("command", "module", "most"),
-    [
-        ("train", "model.mixture", 3),  # responsibilities and KL
-        ("impute", "core.decode", 2),
-        ("train", "model.seed", 3),
-        ("prepare", "stages.prepare", 1),
-        ("select_peaks", "stages.select_peaks", 1),
-    ],
-)
-def test_few_files_from_a_command_to_the_line_that_computes(command, module, most):
-    """CONTRIBUTING.md, the first question: files opened after the command's own."""
+#: The rows of CONTRIBUTING.md's first question, and the command whose file each is counted from.
+COMMANDS = {
+    "responsibilities": "train",
+    "KL divergence": "train",
+    "an imputed value": "impute",
+    "the seed": "train",
+    "the peak filter": "prepare",
+    "the choice of peaks": "select_peaks",
+}
+
+
+def hops():
+    """What, how many files, and the files with the function that is named: from the table."""
+    for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 3 and cells[1].isdecimal():
+            yield cells[0], int(cells[1]), re.findall(r"`([\w/]+)\.py`(?: \(`(\w+)`\))?", cells[2])
+
+
+def test_the_table_of_hops_has_all_rows():
+    assert [what for what, _, _ in hops()] == list(COMMANDS)
+
+
+@pytest.mark.parametrize(("what", "n_files", "files"), list(hops()), ids=[what for what, _, _ in hops()])
+def test_few_files_from_a_command_to_the_line_that_computes(what, n_files, files):
+    """Each file of a row defines the function that is named, and the file before imports it or calls that function."""
+    assert n_files == len(files) <= 3
+    assert files[-1][1], "the last file names its function"
+    trees = {file: syntax_of(file) for file, _ in [(f"cli/{COMMANDS[what]}", ""), *files]}
     graph = grimp.build_graph("scale_toolkit", exclude_type_checking_imports=True, cache_dir=None)
-    chain = graph.find_shortest_chain(f"scale_toolkit.cli.{command}", f"scale_toolkit.{module}")
-    assert chain is not None
-    assert len(chain) - 1 <= most, chain
+    for caller, (file, function) in zip(trees, files, strict=False):
+        defined = {node.name for node in ast.walk(trees[file]) if isinstance(node, ast.FunctionDef)}
+        assert not function or function in defined, f"{file}.py defines no {function}"
+        importer, imported = (f"scale_toolkit.{name.replace('/', '.')}" for name in (caller, file))
+        called = {node.attr for node in ast.walk(trees[caller]) if isinstance(node, ast.Attribute)}
+        assert graph.direct_import_exists(importer=importer, imported=imported) or function in called, (caller, file)
+
+
+def syntax_of(file):
+    return ast.parse((ROOT / "scale_toolkit" / f"{file}.py").read_text(encoding="utf-8"))
 
 
 def test_every_room_has_its_contract():
