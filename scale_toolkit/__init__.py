@@ -52,7 +52,8 @@ _MODULES = {
     "utils": "utils",
 }
 
-__all__ = ["SCALE", "__version__", *_MODULES, *_STAGES]  # with their types in __init__.pyi
+# With their types in __init__.pyi.
+__all__ = ["SCALE", "__version__", *_MODULES, *_STAGES]
 
 
 def __getattr__(name: str) -> Any:

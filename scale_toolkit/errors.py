@@ -44,7 +44,8 @@ class InputError(ScaleError):
 class MissingSlotError(ScaleError, KeyError):
     """An AnnData lacks a slot that an earlier stage writes."""
 
-    __str__ = Exception.__str__  # KeyError would show the message in quotes
+    # KeyError would show the message in quotes
+    __str__ = Exception.__str__
 
 
 class NothingLeftError(ScaleError):

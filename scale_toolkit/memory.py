@@ -53,7 +53,8 @@ def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:
         for folder in (job_folder, *job_folder.parents):
             if folder.is_relative_to(root):
                 with contextlib.suppress(OSError, ValueError, KeyError):
-                    limit = int((folder / limit_file).read_text())  # "max": no limit
+                    # "max": no limit
+                    limit = int((folder / limit_file).read_text())
                     stat = dict(
                         line.split() for line in (folder / "memory.stat").read_text().splitlines()
                     )

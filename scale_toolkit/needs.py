@@ -99,8 +99,10 @@ _DISK = {
 #: The published model: dense layers, of which the optimiser keeps two copies more, and their
 #: weights moved at every step.
 _PUBLISHED_MEMORY = _Cost(950, peaks=40)
-_PUBLISHED_BASE, _PUBLISHED_VALUES = 12, 0.25  # seconds; seconds a million cells × peaks
-_PUBLISHED_STEP = _Cost(0.1, peaks=0.0115)  # seconds a step of 32 cells
+# Seconds; seconds a million cells × peaks.
+_PUBLISHED_BASE, _PUBLISHED_VALUES = 12, 0.25
+# Seconds a step of 32 cells.
+_PUBLISHED_STEP = _Cost(0.1, peaks=0.0115)
 
 #: Seconds of Leiden on four fifths of the cells: 1.0 of 20,000, 3.9 of 80,000 cells (`--stability
 #: 5` against none).

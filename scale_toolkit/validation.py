@@ -125,7 +125,8 @@ def _checked(spec: dataclasses.Field[Any], kind: FieldType, value: Any) -> Any:
 
 def _checked_item(spec: dataclasses.Field[Any], item: type, value: Any) -> Any:
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()  # a NumPy scalar
+        # a NumPy scalar
+        value = value.item()
     if item is bool:
         if not isinstance(value, bool):
             raise OptionError(f"{spec.name} is {value!r}", "True or False")

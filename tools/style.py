@@ -32,7 +32,7 @@ KINDS = ("names", "words")
 
 #: What the package may have at most (or at least): share of assignments to pronoun-like names,
 #: own-line comments, p95 of lines.
-MOST_PRONOUNS, LEAST_COMMENTS, LONGEST_P95 = 0.005, 0.0145, 100
+MOST_PRONOUNS, LEAST_COMMENTS, LONGEST_P95 = 0.005, 0.0195, 100
 
 #: Not nouns: such a variable does not say what it holds.
 PRONOUNS = frozenset(

@@ -10,7 +10,8 @@ from scipy import sparse
 
 from scale_toolkit.errors import InputError
 
-_BLOCK_VALUES = 4_000_000  # values compared at once: tens of MB
+# Values compared at once: tens of MB.
+_BLOCK_VALUES = 4_000_000
 
 
 def binarization(imputed: Any, raw: Any) -> Any:

@@ -79,5 +79,6 @@ def cluster_report(ref: Any, pred: Any, classes: Sequence[str] | None = None) ->
     if classes is not None:
         reference = np.asarray([str(name) for name in classes])[reference]
     report = metrics.agreement(reference, pred)
-    print(report)  # a notebook's report, as SCALE's; the stages print nothing
+    # a notebook's report, as SCALE's; the stages print nothing
+    print(report)
     return report

@@ -251,7 +251,8 @@ def plot_heatmap(
             legend=False,
             side="left",
         )
-        ax.tick_params(axis="y", pad=18)  # the names go left of the strip
+        # the names go left of the strip
+        ax.tick_params(axis="y", pad=18)
     if show_cax:
         _bar(ax, image, cax_title, where="bottom")
     return _figure.finish(ax, save)

@@ -24,7 +24,8 @@ _ENDS = ("encoder.sample.mu", "encoder.sample.log_var", "decoder.reconstruction"
 _MIXTURE = ("pi", "mu_c", "var_c")
 # a weight or variance the release let fall to 0 or below, where its own logarithm is not a number
 _TINY = 1e-30
-_BATCH_NORM_EPSILON = 1e-5  # torch.nn.BatchNorm1d's own
+# The epsilon of torch.nn.BatchNorm1d.
+_BATCH_NORM_EPSILON = 1e-5
 
 
 class NotOfTheRelease(ValueError):

@@ -52,6 +52,7 @@ def pairwise_pearson(A: pd.DataFrame, B: Any) -> list[float]:
     """
     a, b = np.asarray(A, dtype=float), np.asarray(B, dtype=float)
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # a constant row has no correlation: NaN, as in scipy
+    # a constant row has no correlation: NaN, as in scipy
+    with np.errstate(invalid="ignore"):
         r = (a * b).sum(axis=1) / np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=-1))
     return [float(value) for value in np.clip(r, -1, 1)]

@@ -135,9 +135,12 @@ def boundary_ratio(first: np.ndarray, second: np.ndarray, rng: np.random.Generat
     if len(points) > MAX_CELLS:
         chosen = rng.choice(len(points), MAX_CELLS, replace=False)
         points, in_second = points[chosen], in_second[chosen]
+    # so few points, or a subsample of one cluster alone, show no boundary
     if len(points) < 4 or in_second.all() or not in_second.any():
         return 1.0
     direction = points[in_second].mean(axis=0) - points[~in_second].mean(axis=0)
+    # the comparison: one Gaussian with the covariance of both, cut across the line between their
+    # means at the same share of points
     variances, axes = np.linalg.eigh(np.cov(points.T).reshape(points.shape[1], -1))
     spread = np.sqrt(np.maximum(variances, 0))
     cloud = (rng.normal(size=points.shape) * spread) @ axes.T
@@ -151,6 +154,7 @@ def boundary_ratio(first: np.ndarray, second: np.ndarray, rng: np.random.Generat
 def _share_across(points: np.ndarray, in_second: np.ndarray) -> float:
     """Return the share of nearest neighbours that lie in the other of two groups."""
     n_neighbors = min(N_NEIGHBORS, len(points) - 1)
+    # exact search: there are at most `MAX_CELLS` points
     search = NearestNeighbors(n_neighbors=n_neighbors, algorithm="brute").fit(points)
     neighbors = search.kneighbors(return_distance=False)
     return float((in_second[neighbors] != in_second[:, None]).mean())
@@ -174,9 +178,12 @@ def _closest_pairs(weights: np.ndarray) -> list[tuple[int, int]]:
     for _ in range(len(weights) - 1):
         within = np.diag(weights)
         total = within[:, None] + within[None, :] + 2 * weights
-        degree = within[:, None] + weights  # of the first cluster within the union
+        # of the first cluster within the union
+        degree = within[:, None] + weights
+        # 1e-300: a cluster without edges gives 0 instead of a division by 0
         share = degree / np.maximum(degree + degree.T, 1e-300)
         across = 2 * weights / np.maximum(total, 1e-300)
+        # relative to the share across if edges met at random between the two
         across /= np.maximum(2 * share * (1 - share), 1e-300)
         across[~alive] = across[:, ~alive] = -1
         np.fill_diagonal(across, -1)

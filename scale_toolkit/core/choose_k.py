@@ -78,6 +78,7 @@ def read_splits(
     """
     numbers = np.arange(1, min(max_k, splits.max_clusters, len(latent)) + 1)
     table = pd.DataFrame(index=pd.Index(numbers, name="k"))
+    # the finest partition has no boundary left inside
     ratios = np.append(splits.ratios, np.nan)
     table["boundary"] = ratios[numbers - 1]
     table["stability"] = _stability(
@@ -110,6 +111,7 @@ def held_out_likelihood(latent: np.ndarray, k: int, seed: int) -> tuple[float, f
     """Return the mean log-likelihood of a held-out cell and its standard error over cells."""
     n_cells = len(latent)
     n_folds = min(N_FOLDS, n_cells)
+    # a fold must train all components and leave cells to test
     if n_cells < 2 * max(k, 2):
         return float("nan"), float("nan")
     fold = np.random.default_rng(seed).permutation(np.arange(n_cells) % n_folds)
@@ -167,9 +169,7 @@ def _stability(
     return lowest
 
 
-def _first_within_one_error(
-    numbers: np.ndarray, held_out: list[tuple[float, float]]
-) -> int:
+def _first_within_one_error(numbers: np.ndarray, held_out: list[tuple[float, float]]) -> int:
     """Return the smallest k within one standard error of the best (Breiman et al. 1984)."""
     means = np.array([mean for mean, _ in held_out])
     if not np.isfinite(means).any():

@@ -46,7 +46,8 @@ class Partition:
 def check_distinct(latent: np.ndarray, k: int, slot: str = "the latent space") -> None:
     """Raise `InputError` unless there are at least `k` distinct cells."""
     check_k(len(latent), k)
-    n_distinct = len(np.unique(latent[: 10 * k], axis=0))  # usually sufficient, and fast
+    # usually sufficient, and fast
+    n_distinct = len(np.unique(latent[: 10 * k], axis=0))
     if n_distinct < k:
         n_distinct = len(np.unique(latent, axis=0))
     if n_distinct < k:
@@ -95,12 +96,15 @@ def search_resolution(
         if n_clusters == k:
             break
         low, high = (resolution, high) if n_clusters < k else (low, resolution)
+        # factors of 8 until there is a resolution on either side of k, then bisection
         if low is None:
             resolution = resolution / 8
         elif high is None:
             resolution = resolution * 8
         else:
             resolution = (low * high) ** 0.5
+        # resolutions so low, or so near each other, give no other partition: `reach_k` does the
+        # rest
         if resolution < 1e-4 or (low and high and high / low < 1.0005):
             break
     facts = nearest.facts | {"resolutions_tried": tries}
@@ -110,14 +114,13 @@ def search_resolution(
 def partition_kmeans(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> Labels:
     """Return k-means clusters; fewer than `k` if points lie too close for its arithmetic."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # `reach_k` guarantees k
+        # `reach_k` guarantees k
+        warnings.simplefilter("ignore", ConvergenceWarning)
         fit = KMeans(k, n_init=n_restarts, random_state=seed).fit(latent)
     return np.asarray(fit.labels_, dtype=np.int64)
 
 
-def partition_mixture(
-    latent: np.ndarray, k: int, n_restarts: int, seed: int
-) -> tuple[Labels, int]:
+def partition_mixture(latent: np.ndarray, k: int, n_restarts: int, seed: int) -> tuple[Labels, int]:
     """Fit a diagonal Gaussian mixture.
 
     Returns
@@ -128,7 +131,8 @@ def partition_mixture(
         Rounds after which the fit had not converged; 0 if it converged.
     """
     if k == 1:
-        return np.zeros(len(latent), dtype=np.int64), 0  # scikit-learn needs two cells to fit
+        # scikit-learn needs two cells to fit
+        return np.zeros(len(latent), dtype=np.int64), 0
     mixture = GaussianMixture(
         k,
         covariance_type="diag",
@@ -138,7 +142,8 @@ def partition_mixture(
         reg_covar=1e-6 * float(latent.var(axis=0).mean()) or 1e-6,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the caller reports it
+        # the caller reports it
+        warnings.simplefilter("ignore", ConvergenceWarning)
         labels = mixture.fit_predict(latent)
     return np.asarray(labels, dtype=np.int64), 0 if mixture.converged_ else mixture.max_iter
 
@@ -181,6 +186,7 @@ def merge_closest(latent: np.ndarray, labels: Labels, k: int) -> Labels:
         sizes[keep] = total
         merged_into[merged_into == gone] = keep
         alive = np.isfinite(cost[keep])
+        # only the union's costs have changed
         cost[keep, alive] = cost[alive, keep] = cost_with(keep)[alive]
         cost[gone] = cost[:, gone] = np.inf
     merged: Labels = merged_into[labels]
@@ -190,9 +196,11 @@ def merge_closest(latent: np.ndarray, labels: Labels, k: int) -> Labels:
 def split_widest(latent: np.ndarray, labels: Labels, k: int, seed: int) -> Labels:
     """Split repeatedly the cluster with the largest sum of squares that has distinct points."""
     labels = labels.copy()
-    sums_of_squares: dict[int, float] = {}  # of the clusters that can be split
+    # of the clusters that can be split
+    sums_of_squares: dict[int, float] = {}
     changed: tuple[int, ...] = tuple(range(int(labels.max()) + 1))
     for new_cluster in range(len(changed), k):
+        # all others have the sums of squares of the round before
         for cluster in changed:
             points = latent[labels == cluster]
             sums_of_squares.pop(cluster, None)

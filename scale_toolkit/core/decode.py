@@ -83,6 +83,7 @@ class Decoder:
                 f"offset {self.offset.shape}"
             )
         #: Bits of each of the two parts of a vector.
+        # the second product of `probabilities` adds two terms for each latent dimension
         self.bits = _exact_bits(2 * self.weights.shape[1])
         self._weights = _split(self.weights, self.bits)
 
@@ -168,6 +169,7 @@ class NumericRows:
         self.dtype = np.dtype(dtype)
         self.shape = decoder.shape
         self.n_threads = n_threads
+        # 4 bytes a value
         self.height = max(1, block_bytes // (4 * max(self.shape[1], 1)))
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
@@ -182,6 +184,7 @@ class NumericRows:
     def _make(self, rows: slice) -> npt.NDArray[Any]:
         values = self.decoder.probabilities(rows)
         if self.dtype == np.uint8:
+            # to the nearest step: a cast alone rounds down
             np.rint(np.multiply(values, 255, out=values), out=values)
         return values.astype(self.dtype, copy=False)
 
@@ -270,6 +273,7 @@ def _exact_bits(terms: int) -> int:
     """Return the bits of two integers whose products float64 (53 bits) adds `terms` times
     exactly.
     """
+    # a product has twice the bits of its factors, a sum of products log2(terms) more
     return (53 - (terms - 1).bit_length()) // 2
 
 
@@ -278,7 +282,8 @@ def _split(vectors: npt.NDArray[Any], bits: int) -> tuple[npt.NDArray[Any], npt.
     # every |value| < 2^exponent
     exponent = np.frexp(np.abs(vectors).max(axis=1, initial=0, keepdims=True))[1]
     high = np.ldexp(np.rint(np.ldexp(vectors, bits - exponent)), exponent - bits)
-    low_exponent = exponent - bits - 1  # every |value - high| <= 2^low_exponent
+    # every |value - high| <= 2^low_exponent
+    low_exponent = exponent - bits - 1
     low = np.rint(np.ldexp(vectors - high, bits - low_exponent))
     low = np.ldexp(low, low_exponent - bits)
     return high, low

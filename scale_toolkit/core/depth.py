@@ -51,11 +51,13 @@ def rasch(
     row_sum, row_weight = merge_values(cell_values, cell_counts, groups)
     col_sum, col_weight = merge_values(peak_values, peak_counts, groups)
     s = np.zeros(len(row_sum))
+    # the solution if all cells had the same depth
     b = logit(col_sum / n_cells)
     for _ in range(max_iter):
         old = s
         s = _solve(row_sum, b, col_weight, s)
         b = _solve(col_sum, s, row_weight, b)
+        # only s + b is determined: s gets mean 0
         s, b = s - np.average(s, weights=row_weight), b + np.average(s, weights=row_weight)
         if np.abs(s - old).max() < tolerance:
             break
@@ -74,6 +76,7 @@ def cell_offsets(cell_sums: np.ndarray, b: np.ndarray, groups: int = 1000) -> np
     values, value_index = np.unique(np.clip(cell_sums, 0.5, len(b) - 0.5), return_inverse=True)
     peak_b, counts = np.unique(b, return_counts=True)
     peak_b, weight = merge_values(peak_b, counts, groups)
+    # the solution if all probabilities were small: they are then proportional to exp(s)
     start = np.log(values) - np.log(expit(peak_b) @ weight)
     return _solve(values, peak_b, weight, start)[value_index]
 

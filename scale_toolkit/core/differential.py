@@ -99,10 +99,12 @@ def depth_bins(depth: np.ndarray) -> Bins:
     """
     logs = np.log(depth)
     low, span = logs.min(), np.ptp(logs)
+    # wider only if the deepest cell has over 570 times the open peaks of the shallowest
     width = max(BIN_WIDTH, span / (MAX_BINS - 1))
     _, of_cell = np.unique(np.floor((logs - low) / width), return_inverse=True)
     x = np.bincount(of_cell, weights=logs) / np.bincount(of_cell)
     spread = x[of_cell].std()
+    # a single bin has no spread: depth then explains nothing
     x = (x - x[of_cell].mean()) / spread if spread > 1e-9 else np.zeros_like(x)
     return Bins(of_cell, x)
 
@@ -212,6 +214,7 @@ def _softplus(t: float) -> float:
 
 @compiled("float64(float64)")
 def _expit(t: float) -> float:
+    # exp overflows above 709
     return 1 / (1 + math.exp(-t)) if t > -700 else 0.0
 
 
@@ -240,6 +243,7 @@ def _tail(
             (-sign * (alpha + beta * x[i]), cells[i] - inside[i]),
         ):
             top += n * (max(g, 0.0) - g * m)
+    # beyond the largest value by more than rounding: impossible without a difference
     if u > top * (1 + 1e-12):
         return 0.0
     low, high, t = 0.0, math.inf, 0.0
@@ -265,6 +269,7 @@ def _tail(
         else:
             high = t
         ahead = t + miss / curvature if curvature > 0 else math.inf
+        # outside the bracket: double t while it has no upper end, else bisect
         if not low < ahead < high:
             ahead = 2 * low + 1 if high == math.inf else (low + high) / 2
         if ahead > 500:  # u is all but the largest value there is
@@ -272,9 +277,11 @@ def _tail(
         t = ahead
     w2 = 2 * (t * u - value)
     v = t * math.sqrt(curvature)
+    # too near the mean for the formula below: the Chernoff bound
     if w2 <= 0 or v <= 0:
         return math.exp(value - t * u)
     w = math.sqrt(w2)
+    # Barndorff-Nielsen's r* = w + log(v / w) / w is nearly standard normal
     return 0.5 * math.erfc((w + math.log(v / w) / w) / math.sqrt(2.0))
 
 
@@ -282,6 +289,7 @@ def _tail(
 def _null(total: float, weighted: float, cells: Array, x: Array) -> tuple[float, float]:
     """Intercept and slope of the model without groups, by Newton's method with bounded steps."""
     n = cells.sum()
+    # half a cell on either side keeps the logit of none and of all finite
     a, b = math.log((total + 0.5) / (n - total + 0.5)), 0.0
     for _ in range(60):
         g0, g1, h00, h01, h11 = total, weighted, 0.0, 0.0, 0.0
@@ -294,10 +302,12 @@ def _null(total: float, weighted: float, cells: Array, x: Array) -> tuple[float,
             h01 += v * x[i]
             h11 += v * x[i] * x[i]
         det = h00 * h11 - h01 * h01
+        # below, what depth adds is rounding
         if det > 1e-12 * h00 * h11:
             da, db = (g0 * h11 - g1 * h01) / det, (g1 * h00 - g0 * h01) / det
         else:  # one depth for all cells
             da, db = (g0 / h00 if h00 > 0 else 0.0), 0.0
+        # the curvature vanishes far from the solution, and steps would be too long
         da, db = min(max(da, -3.0), 3.0), min(max(db, -3.0), 3.0)
         a += da
         b += db
@@ -330,9 +340,11 @@ def _log_odds_ratio(
         mean_in += inside[i] * x[i] / n_in
         mean_out += (cells[i] - inside[i]) * x[i] / (n - n_in)
         flat = max(flat, abs(x[i]))
+    # the start: the log odds ratio at unequal depth
     c = math.log((total_in + 0.5) / (n_in - total_in + 0.5))
     c -= math.log((total - total_in + 0.5) / (n - n_in - total + total_in + 0.5))
     for _ in range(60):
+        # + 1 and + 0.5: the half open cell added to either side
         g0, g1, g2 = total + 1.0, weighted + 0.5 * (mean_in + mean_out), total_in + 0.5
         h00, h01, h02, h11, h12 = 0.0, 0.0, 0.0, 0.0, 0.0
         for i in range(-1, len(x)):  # -1: the added ones
@@ -354,6 +366,7 @@ def _log_odds_ratio(
                     g2 -= number * m
                     h02 += v
                     h12 += v * covariate
+        # depth does not vary: its equation becomes slope = 0
         if flat == 0:
             h11, h01, h12, g1 = 1.0, 0.0, 0.0, 0.0
         # h22 = h02; the slope is solved for first, then intercept and group
@@ -365,6 +378,7 @@ def _log_odds_ratio(
         da, dc = (r0 * s22 - r2 * s02) / det, (r2 * s00 - r0 * s02) / det
         db = (g1 - h01 * da - h12 * dc) / h11
         largest = max(abs(da), abs(db), abs(dc))
+        # all three shrink alike, so that the direction stays that of Newton's step
         shrink = min(1.0, 3.0 / largest) if largest > 0 else 1.0
         a += shrink * da
         b += shrink * db
@@ -414,12 +428,14 @@ def _compare(
                 i0 += inside[i] * m * (1 - m)
                 i1 += inside[i] * m * (1 - m) * x[i]
             score[j, k], p_value[j, k] = 0.0, 1.0
+            # a peak open in none or in all cells has nothing to compare
             if 0 < total < n:
                 if det > 1e-12 * h00 * h11:
                     alpha, beta = (i0 * h11 - i1 * h01) / det, (i1 * h00 - i0 * h01) / det
                 else:
                     alpha, beta = i0 / h00, 0.0
                 variance = i0 - alpha * i0 - beta * i1
+                # below, what the group adds to depth is rounding
                 if variance > 1e-12 * i0:
                     z = u / math.sqrt(variance)
                     score[j, k] = z

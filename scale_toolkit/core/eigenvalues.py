@@ -16,7 +16,8 @@ import numpy as np
 from scipy import sparse
 
 Array = np.ndarray[Any, Any]
-Matrix = Any  # a NumPy array or a SciPy sparse matrix
+# A NumPy array or a SciPy sparse matrix.
+Matrix = Any
 
 
 def tracy_widom(n_peaks: int, n_cells: int) -> tuple[float, float]:
@@ -51,6 +52,7 @@ def count_above(values: Matrix, limit: float, dense_up_to: int) -> int:
         return _count_largest(values, mean, scale, limit)
     gram = values.T @ values
     gram = gram.toarray() if sparse.issparse(gram) else gram
+    # centred and scaled after the product, so that sparse values stay sparse
     gram = (gram - n_peaks * np.outer(mean, mean)) * np.outer(scale, scale)
     return int(np.count_nonzero(np.linalg.eigvalsh(gram) > limit))
 
@@ -66,7 +68,9 @@ def _count_largest(values: Matrix, mean: Array, scale: Array, limit: float) -> i
         return scale * (values.T @ (values @ w) - n_peaks * mean * (mean @ w))
 
     gram = LinearOperator((n_cells, n_cells), matvec=product, dtype=np.float64)
+    # a fixed start: that of SciPy is random, and so would be the last digits
     start = np.random.default_rng(0).normal(size=n_cells)
+    # doubled until one is below the limit
     n_eigenvalues = 16
     while True:
         n_eigenvalues = min(n_eigenvalues, n_cells - 1)

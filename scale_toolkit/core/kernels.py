@@ -19,6 +19,7 @@ from numba import types
 
 from scale_toolkit.core.compiled import compiled
 
+# 10 columns of 100,000 peaks in 16 blocks: 250 kB each, within a second-level cache.
 PEAK_BLOCKS = 16
 # of a product: partial sums of every block of peaks are kept for this many rows
 ROWS_AT_A_TIME = 2048

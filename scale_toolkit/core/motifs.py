@@ -101,6 +101,7 @@ def match_background(
         return np.empty(0, np.int64)
     coordinates = np.column_stack([gc, np.log(frequency)])
     spread = coordinates[candidates].std(axis=0)
+    # one standard deviation of GC content counts as much as one of log frequency
     coordinates = coordinates / np.where(spread > 0, spread, 1)
     k = min(len(candidates), _NEAREST * ratio)
     _, near = cKDTree(coordinates[candidates]).query(coordinates[own], k=k)
@@ -109,6 +110,8 @@ def match_background(
     # candidates of each peak that were taken by another one, or by itself in an earlier round
     n_tried = np.zeros(len(own), dtype=np.int64)
     for _ in range(ratio):
+        # in random order, one each in a round: no peak gets a second one before all have had a
+        # choice
         for i in rng.permutation(len(own)):
             while n_tried[i] < k and is_taken[near[i, n_tried[i]]]:
                 n_tried[i] += 1
@@ -155,6 +158,7 @@ def occurrences(
     for row, matrix in enumerate(motifs.values()):
         mixed = (1 - _PSEUDO) * matrix / matrix.sum(axis=1, keepdims=True) + _PSEUDO * composition
         scores = np.log2(mixed / composition)
+        # turned about both axes (A C G T) a matrix is its reverse complement
         for strand in (scores, scores[::-1, ::-1]):
             pssm = lightmotif.ScoringMatrix(
                 {base: strand[:, i].tolist() for i, base in enumerate("ACGT")},
@@ -180,8 +184,10 @@ def enrichment(
     """Compare how many of `n_own` peaks contain each motif (`in_own`) with how many of
     `n_background` (`in_background`).
     """
+    # sf excludes its argument: P(X >= in_own)
     p_value = hypergeom.sf(in_own - 1, n_own + n_background, in_own + in_background, n_own)
     p_value = np.clip(p_value, 0, 1)
+    # half a peak in each field keeps the ratio finite
     odds = (
         (in_own + 0.5)
         / (n_own - in_own + 0.5)

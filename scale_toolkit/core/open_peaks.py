@@ -160,6 +160,7 @@ class OpenPeaks:
 
     def ranges(self) -> list[tuple[int, int]]:
         """Ranges of cells with about equal numbers of open peaks, one for each thread."""
+        # equal numbers of open peaks, not of cells: the work follows the peaks
         share = np.linspace(0, self.indptr[-1], self.n_threads + 1)
         ends = np.searchsorted(self.indptr, share)
         ends[0], ends[-1] = 0, self.n_cells
@@ -216,6 +217,8 @@ class WeightedRows:
         """Rowsᵀ · dense, (peaks, c) float32."""
         dense = np.ascontiguousarray(dense, np.float32)
         shape, n = (self.opened.n_peaks, dense.shape[1]), self.opened.n_threads
+        # one sum for each thread, added up in their order: the bytes depend on the number of
+        # threads alone
         totals = [np.zeros(shape, np.float32) for _ in range(n)]
         self._in_threads(_multiply_transposed, [dense] * n, totals)
         return sum(totals[1:], totals[0])

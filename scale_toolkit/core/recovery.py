@@ -33,12 +33,18 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.int64]
     Pairs = tuple[Index, Index]
 
-SET_SIZE = 9  # closed entries that a hidden one is compared with
-CHANCE_AUPRC = float(np.mean(1 / np.arange(1, SET_SIZE + 2)))  # of a random score: mean of 1 / rank
-NEAR_PEAKS = 50  # peaks in a group of one frequency; a hundredth of few peaks, but at least ten
-FEWEST = 5  # hidden entries of a cell or a cluster below which it gets no figure of its own
-_TRIES = 50  # draws of a closed entry before a hidden one is left out
-_CHUNK = 1_000_000  # entries worked on at a time
+# Closed entries that a hidden one is compared with.
+SET_SIZE = 9
+# Of a random score: mean of 1 / rank.
+CHANCE_AUPRC = float(np.mean(1 / np.arange(1, SET_SIZE + 2)))
+# Peaks in a group of one frequency; a hundredth of few peaks, but at least ten.
+NEAR_PEAKS = 50
+# Hidden entries of a cell or a cluster below which it gets no figure of its own.
+FEWEST = 5
+# Draws of a closed entry before a hidden one is left out.
+_TRIES = 50
+# Entries worked on at a time.
+_CHUNK = 1_000_000
 _VALUES_A_BLOCK = 4_000_000
 
 

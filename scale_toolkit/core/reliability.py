@@ -22,6 +22,7 @@ from scipy.special import expit
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# Tenths of the predicted hidden peaks, as is usual in reliability diagrams
 BINS = 10
 
 
@@ -32,6 +33,7 @@ def hidden_log_odds(
 
     It is log(q/(1 − q)) + logit(p'), with q the `share` and p' the model's probability.
     """
+    # a chance of exactly 1 would have an infinite logit
     return np.asarray(np.minimum(np.log(share) - np.log1p(-np.asarray(share)) + logits, -1e-6))
 
 
@@ -68,6 +70,7 @@ def calibration(
     is_hidden = hidden[order].astype(np.float64)
     mass = np.cumsum(weight * chance)
     middle = (mass - weight * chance / 2) / mass[-1]
+    # rounding could put the last entry into a bin of its own
     bins = np.minimum(middle * n_bins, n_bins - 1e-9).astype(int)
     columns = (weight, weight * chance, weight * is_hidden, (weight * is_hidden) ** 2)
     sums = [np.bincount(bins, column, n_bins) for column in columns]
@@ -93,6 +96,7 @@ def cox(
     """Return slope and intercept of the weighted logistic regression of `hidden` on `logits`."""
     if not 0 < (weight * hidden).sum() < weight.sum() or np.ptp(logits) == 0:
         return float("nan"), float("nan")
+    # centred, slope and intercept are nearly independent, and the steps well scaled
     centre = np.average(logits, weights=weight)
     x = np.stack([logits - centre, np.ones(len(logits))])
     beta = np.array([1.0, centre])
@@ -100,6 +104,7 @@ def cox(
         p = expit(beta @ x)
         gradient = x @ (weight * (hidden - p))
         step = np.linalg.solve((x * (weight * p * (1 - p))) @ x.T, gradient)
+        # far from the solution a full step overshoots
         beta += np.clip(step, -1, 1)
         if np.abs(step).max() < 1e-9:
             break

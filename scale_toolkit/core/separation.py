@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
     Values = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[Any]]
 
-N_MARKERS = 20  # of each group
-N_NEIGHBORS = 30  # of the average over near cells: the number that `cluster` and `embed` take
-FEWEST_CELLS = 5  # of a group in each half; below that an AUC says little
+# Of each group.
+N_MARKERS = 20
+# Of the average over near cells: the number that `cluster` and `embed` take.
+N_NEIGHBORS = 30
+# Of a group in each half; below that an AUC says little.
+FEWEST_CELLS = 5
 
 
 def split_cells(groups: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
@@ -148,7 +151,8 @@ def separation(
     }
     if len(usable) < 2:
         return result
-    code_of_group = np.full(len(names) + 1, -1)  # the last one is that of cells without a group
+    # the last one is that of cells without a group
+    code_of_group = np.full(len(names) + 1, -1)
     code_of_group[usable] = np.arange(len(usable))
     codes = code_of_group[groups]
     first = np.flatnonzero(in_first & (codes >= 0))
@@ -163,7 +167,8 @@ def separation(
     for code, group in enumerate(usable):
         is_in_group = scored == code
         if not 0 < np.count_nonzero(is_in_group) < len(second):
-            continue  # by chance none of a rare group was drawn
+            # by chance none of a rare group was drawn
+            continue
         figures: dict[str, Any] = {
             reading: float(area_under_curve(array[:, columns[code]], is_in_group).mean())
             for reading, array in values.items()

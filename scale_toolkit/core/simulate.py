@@ -46,6 +46,7 @@ CONTRAST, CONTRAST_A_CLUSTER = 1.35, 0.48
 #: Largest log fold change of a program's peaks.
 LARGEST_EFFECT = 4.0
 
+# A block ends at whichever bound comes first
 _OPEN_PEAKS_A_BLOCK = 4_000_000
 _CELLS_A_BLOCK = 2048
 
@@ -112,6 +113,7 @@ class PlantedCells:
         rng = self._rng(_PEAKS)
         n_peaks, n_pairs = self.shape[1], (self.n_clusters + 1) // 2
         self.base = rng.normal(0, PEAK_SPREAD, n_peaks)
+        # peaks of a program rise by different amounts, 1 in the mean
         self.lift = rng.uniform(0.5, 1.5, n_peaks)
         n_own, n_shared = _program_sizes(n_peaks, self.n_clusters)
         sizes = [n_own] * self.n_clusters + [n_shared] * n_pairs
@@ -123,11 +125,14 @@ class PlantedCells:
         rng = self._rng(_BATCHES)
         self.n_batches = n_batches
         shift = rng.normal(0, BATCH_DEPTH_SPREAD, n_batches)
+        # centred: a batch is deep or shallow relative to the others
         self.batch_depth = np.exp(shift - shift.mean())
 
     def _plant_cells(self, doublets: float, continuum: float) -> None:
         rng, n_cells, k = self._rng(_CELLS), self.shape[0], self.n_clusters
+        # concentration 20: cluster sizes vary by about a fifth (standard deviation over mean)
         share = rng.dirichlet(np.full(k, 20.0))
+        # every cluster gets at least one cell
         self.cluster = np.concatenate([np.arange(k), rng.choice(k, n_cells - k, p=share)])[
             rng.permutation(n_cells)
         ]
@@ -137,6 +142,7 @@ class PlantedCells:
             * np.exp(rng.normal(0, DEPTH_SPREAD, n_cells))
             * self.batch_depth[self.batch]
         )
+        # near all peaks open, the expected number of cuts diverges
         np.minimum(self.depth, 0.9 * self.shape[1], out=self.depth)
         order = rng.permutation(n_cells)
         n_doublets, n_continuum = round(doublets * n_cells), round(continuum * n_cells)
@@ -145,6 +151,7 @@ class PlantedCells:
         self.is_doublet[order[:n_doublets]] = True
         mixed = order[: n_doublets + n_continuum]
         self.other = np.full(n_cells, -1)
+        # 1 to k − 1 steps on: never the same cluster
         self.other[mixed] = (self.cluster[mixed] + rng.integers(1, max(k, 2), len(mixed))) % k
         self.position = np.full(n_cells, np.nan)
         self.position[on_path] = rng.random(len(on_path))
@@ -175,10 +182,12 @@ class PlantedCells:
                     self._log_cuts(*divmod(int(group), self.n_batches), self.depth[cells[members]])
                 )
                 for row, peaks in zip(members, _open_peaks(rng, rate, cuts)):
+                    # a doublet has the open peaks of both its cells
                     opened[row] = np.union1d(opened[row], peaks) if len(opened[row]) else peaks
         for row in np.flatnonzero(on_path):
             (opened[row],) = _open_peaks(rng, *self._on_path(cells[row]))
         starts = np.cumsum([0, *map(len, opened)])
+        # the table has 2¹⁶ entries: 16 random bits choose one
         counts = _COUNTS[rng.integers(0, len(_COUNTS), starts[-1], np.uint16)]
         return sparse.csr_matrix(
             (counts, np.concatenate(opened), starts), shape=(len(cells), self.shape[1])
@@ -211,6 +220,7 @@ class PlantedCells:
 
     def rates(self, cluster: int, batch: int = 0) -> np.ndarray:
         """Share of each peak in the cuts of a cell of a cluster and batch."""
+        # a cluster's own program, and the one it shares with its sibling
         raised = (self.program == cluster) | (self.program == self.n_clusters + cluster // 2)
         log_rate = self.base + self.effect * self.lift * raised
         if self.n_batches > 1:
@@ -238,12 +248,14 @@ def _open_peaks(rng: np.random.Generator, rate: np.ndarray, cuts: np.ndarray) ->
     points = points[:-1] * (ends[-1] / points[-1])
     splits = np.searchsorted(points, ends[:-1])
     cell = np.repeat(np.arange(len(cuts)), np.diff([0, *splits, len(points)]))
+    # where a point lies within the depth of its cell, 0 to 1
     fraction = (points - (ends - cuts)[cell]) / cuts[cell]
     peak = np.searchsorted(np.cumsum(rate), fraction, side="right").astype(np.int32)
     np.minimum(peak, len(rate) - 1, out=peak)  # the rates add up to 1 only up to rounding
     first = np.empty(len(peak), bool)
     first[:1] = True
     np.not_equal(peak[1:], peak[:-1], out=first[1:])
+    # each cell's first point opens its peak, also if the cell before ended with the same one
     first[splits[splits < len(first)]] = True
     return np.split(peak[first], np.cumsum(np.bincount(cell[first], minlength=len(cuts)))[:-1])
 
@@ -258,6 +270,7 @@ def _depth_table(rate: np.ndarray, fewest: float, most: float) -> tuple[np.ndarr
     edges = np.unique(np.linspace(0, len(order), min(len(order), 512) + 1).astype(int))
     sizes = np.diff(edges)
     means = np.add.reduceat(order, edges[:-1]) / sizes
+    # from half the cuts that are needed to where nearly every peak is open
     cuts = np.geomspace(fewest / 2, most * 1e4, 400)
     return np.log((sizes * -np.expm1(-cuts[:, None] * means)).sum(axis=1)), np.log(cuts)
 
@@ -302,6 +315,7 @@ def _effect(n_cells: int, n_peaks: int, n_clusters: int, open_peaks: float) -> f
     target_separation = SEPARATION + SEPARATION_BY_SATURATION * saturation
     least_contrast = max(CONTRAST, CONTRAST_A_CLUSTER * n_clusters - 0.4)
     low, high = 0.0, LARGEST_EFFECT
+    # 20 halvings of the interval give the effect to 4e-6
     for _ in range(20):
         middle = (low + high) / 2
         separation, contrast = _separation(n_cells, n_peaks, n_clusters, open_peaks, middle)
@@ -329,6 +343,7 @@ def _separation(
     base = np.array([NormalDist(0, PEAK_SPREAD).inv_cdf((i + 0.5) / 100) for i in range(100)])[
         :, None
     ]
+    # midpoints of five sections of the lifts' range, 0.5 to 1.5
     plain = np.exp(base + np.zeros(5)).ravel()
     raised = np.exp(base + effect * np.linspace(0.6, 1.4, 5)).ravel()
     rate = np.concatenate([plain, raised])
@@ -336,6 +351,7 @@ def _separation(
     rate /= (peaks * rate).sum()
     cuts = np.geomspace(open_peaks / 2, open_peaks * 1e4, 100)
     opened = (peaks * -np.expm1(-cuts[:, None] * rate)).sum(axis=1)
+    # the probability that a peak is open in a cell of median depth
     p = -np.expm1(-np.exp(np.interp(np.log(open_peaks), np.log(opened), np.log(cuts))) * rate)
     p_plain, p_raised = np.split(p, 2)
     variance_plain, variance_raised = np.split(p * (1 - p), 2)
@@ -376,6 +392,7 @@ def _count_table() -> np.ndarray:
     1 + Poisson(0.15) fragments, each cut at both ends within the peak with probability 0.55: 39 %
     ones, 49 % twos, mean 1.8, as in Granja's 10x bone marrow (39 % and 52 %).
     """
+    # a seed of its own: the same table in every simulation
     rng = np.random.default_rng(0)
     fragments = 1 + rng.poisson(0.15, 2**16)
     return (fragments + rng.binomial(fragments, 0.55)).astype(np.float32)
@@ -421,10 +438,12 @@ MOST_PEAKS = sum(_CHROMOSOMES.values()) * 10**6 // (2 * PEAK_WIDTH)
 
 def _intervals(rng: np.random.Generator, n_peaks: int) -> list[str]:
     lengths = np.array(list(_CHROMOSOMES.values())) * 10**6
+    # rounding the running sum, not the parts, keeps the total
     last = np.rint(np.cumsum(lengths) / lengths.sum() * n_peaks).astype(int)
     names = []
     for name, length, count in zip(_CHROMOSOMES, lengths, np.diff([0, *last])):
         room = length / max(count, 1)
+        # each peak lies in a section of its own: none overlap
         starts = (np.arange(count) * room + rng.random(count) * (room - PEAK_WIDTH)).astype(int)
         names += [f"chr{name}:{start}-{start + PEAK_WIDTH}" for start in starts.tolist()]
     return names

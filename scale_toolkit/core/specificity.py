@@ -54,7 +54,8 @@ def specificity_of_matrix(values: sparse.csr_matrix, codes: Array, n_clusters: i
     p /= total[row]
     scores = np.full((n_peaks, n_clusters), np.nan)
     for cluster, size in enumerate(np.bincount(codes, minlength=n_clusters)):
-        q = 1 / size  # each cell of the cluster, in the perfectly specific peak
+        # each cell of the cluster, in the perfectly specific peak
+        q = 1 / size
         inside = codes[values.indices] == cluster
         # outside the cluster q = 0 and p/m = 2; where p = 0, q/m = 2. Only stored values are
         # visited, so q ln 2 is first counted for all cells of the cluster and taken back for those

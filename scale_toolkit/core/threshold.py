@@ -42,11 +42,14 @@ if TYPE_CHECKING:
 #: Peaks of a tile, a multiple of 64: their loadings (at 10 latent dimensions 24 KiB) stay in the
 #: first-level cache.
 TILE = 512
-_TINY = 1e-30  # above what gradual underflow of float32 can take from a sum
+# Above what gradual underflow of float32 can take from a sum.
+_TINY = 1e-30
 # gathers the lowest bits of 8 bytes in the highest byte of their product
 _MAGIC = np.uint64(0x0102040810204080)
-_LATENT_STEP = 4  # latent dimensions added in one go
-_MAX_UNSURE = 1024  # values of one block; where there are more, the definition makes the block
+# Latent dimensions added in one go.
+_LATENT_STEP = 4
+# Values of one block; where there are more, the definition makes the block.
+_MAX_UNSURE = 1024
 
 
 @intrinsic
@@ -141,6 +144,7 @@ def threshold_rows(
             weights32[padded, offset : offset + TILE],
             weights32[padded + 1, offset : offset + TILE],
         )
+        # two cells at a time use each loading that is read
         for top in range(0, n_rows, 2):
             offset0, offset1 = np.float32(rows[top, 0]), np.float32(0)
             if top + 1 < n_rows:
@@ -175,12 +179,14 @@ def threshold_rows(
                 logit = first if half == 0 else second
                 size = rows[i, 2] * tiles[tile, 0] + rows[i, 3] + tiles[tile, 1]
                 within64 = error64 * (size + max(rows[i, 4], tiles[tile, 2])) + _TINY
+                # the bound itself is rounded to float32
                 within = np.float32((error32 * size + within64) * 1.0001)
                 cell_cut = np.float32(rows[i, 1])
                 n_close = 0
                 for j in range(TILE):
                     over = logit[j] - (cut[j] if cut[j] > cell_cut else cell_cut)
                     is_open[j] = over > within
+                    # written so that NaN counts as close
                     n_close += not (abs(over) > within)
                 if n_close > 0:
                     for j in range(min(TILE, n_peaks - offset)):
@@ -288,6 +294,7 @@ class Thresholds:
             bits,
             unsure,
         )
+        # more than the list holds
         if n_unsure > len(unsure):
             is_open = decoder.probabilities(rows) > np.maximum(cell_rate[:, None], self._rate)
             packed = np.packbits(is_open, axis=1, bitorder="little")
@@ -315,6 +322,7 @@ def as_csr(bits: npt.NDArray[Any], n_columns: int) -> sparse.csr_matrix:
     spread(words, indices)
     unit_values = np.ones(starts[-1], np.uint8)
     rows = sparse.csr_matrix((unit_values, indices, starts), shape=(len(bits), n_columns))
+    # true by construction; SciPy would check in another pass
     rows.has_sorted_indices = rows.has_canonical_format = True
     return rows
 
@@ -331,6 +339,7 @@ def logit_above(rate: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _norm(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # a bound: rounding must not take it below the norm
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * 1.000001)
 
 

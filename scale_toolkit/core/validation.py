@@ -23,11 +23,16 @@ if TYPE_CHECKING:
     Scores = dict[str, dict[str, npt.NDArray[Any]]]
     Logits = Callable[[Index, Index], Floats]
 
-MAX_CELLS = 10_000  # cells that are scored: random ones if there are more
-MAX_HIDDEN = 200_000  # hidden entries scored against closed ones: random ones if there are more
-MAX_CLOSED = 2_000_000  # random closed entries that the calibration is judged on
-N_COMPONENTS = 30  # of the baseline that rebuilds the TF-IDF matrix
-METACELL_CELLS = 1000  # cells compared with the meta-cell of their cluster
+# Cells that are scored: random ones if there are more.
+MAX_CELLS = 10_000
+# Hidden entries scored against closed ones: random ones if there are more.
+MAX_HIDDEN = 200_000
+# Random closed entries that the calibration is judged on.
+MAX_CLOSED = 2_000_000
+# Of the baseline that rebuilds the TF-IDF matrix.
+N_COMPONENTS = 30
+# Cells compared with the meta-cell of their cluster.
+METACELL_CELLS = 1000
 METHODS = ("model", "frequency", "neighbours", "tfidf_svd")
 
 

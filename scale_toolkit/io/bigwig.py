@@ -27,7 +27,8 @@ _MAGIC, _TREE_MAGIC, _INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
 _HEADER = struct.Struct("<IHHQQQHHQQIQ")
 _ZOOM_HEADER = struct.Struct("<IIQQ")
 _SUMMARY = struct.Struct("<Qdddd")
-_SECTION = struct.Struct("<IIIIIBBH")  # chromosome, start, end, step, span, type, 0, items
+# Chromosome, start, end, step, span, type, 0, items.
+_SECTION = struct.Struct("<IIIIIBBH")
 _BEDGRAPH = 1
 # As UCSC's bedGraphToBigWig.
 _ITEMS_PER_BLOCK = 1024

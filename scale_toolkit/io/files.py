@@ -402,13 +402,15 @@ def _umask() -> int:
 
 def exchange(first: Path, second: Path) -> bool:
     """Exchange two names in one step; return False if the system cannot, with nothing changed."""
-    swap = 2  # RENAME_EXCHANGE, RENAME_SWAP
+    # RENAME_EXCHANGE, RENAME_SWAP
+    swap = 2
     with contextlib.suppress(OSError, AttributeError):
         system = ctypes.CDLL(None)
         names = os.fsencode(first), os.fsencode(second)
         if sys.platform == "darwin":
             return system.renamex_np(*names, swap) == 0
-        current_folder = -100  # AT_FDCWD
+        # AT_FDCWD
+        current_folder = -100
         return system.renameat2(current_folder, names[0], current_folder, names[1], swap) == 0
     return False
 

@@ -297,7 +297,8 @@ def _parse(path: str | os.PathLike[str], number: int, lines: list[str]) -> pd.Da
             usecols=range(4),
             dtype={0: object, 1: np.int64, 2: np.int64, 3: object},
             na_filter=False,
-            quoting=3,  # csv.QUOTE_NONE
+            # csv.QUOTE_NONE
+            quoting=3,
             skip_blank_lines=False,
         )
     except ValueError:

@@ -147,7 +147,8 @@ def _referenced(item: h5py.Group | h5py.Dataset) -> list[h5py.Group | h5py.Datas
             try:
                 target = item.file[reference] if reference else None
             except (OSError, KeyError, RuntimeError, ValueError):
-                continue  # damaged, as above
+                # damaged, as above
+                continue
             if target is not None:
                 targets.append(target)
     return targets

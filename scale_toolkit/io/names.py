@@ -242,7 +242,8 @@ def _header(
     if any(field.lower().lstrip("#") in _HEADER for field in rows[0]):
         return rows[0]
     if not rows[0][0] and all(row[0] for row in rows[1:]):
-        return rows[0]  # names of rows, which have no word over them
+        # names of rows, which have no word over them
+        return rows[0]
     is_data_row = [bool(is_data(row)) for row in rows[1:]]
     return rows[0] if not is_data(rows[0]) and np.mean(is_data_row) >= _MOST else None
 

@@ -199,7 +199,8 @@ def _layout(
         while n_annotation < len(header) and header[n_annotation].lower() in _ANNOTATION:
             n_annotation += 1
         if parse_names(first[:1])["chrom"].notna().all():
-            interval = None  # the row names are intervals already
+            # the row names are intervals already
+            interval = None
     return _Columns(header[n_annotation:], header[:n_annotation], interval), True
 
 

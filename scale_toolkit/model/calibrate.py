@@ -32,6 +32,7 @@ CLOSED = 500_000
 PRIOR_SD = 0.25
 # Standard deviation of the normal prior of the rise of all intercepts around 0.
 PRIOR_SD_RISE = 0.1
+# Peaks at a time: on the CPU 512 groups × 2,048 float32 are 4 MB.
 _COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
 
 
@@ -70,10 +71,12 @@ def calibrated(
     opened = visible + hidden
     opened.sort_indices()
     share = hidden.nnz / max(opened.nnz, 1)
+    # centred: t scales differences between cells, and leaves the mean cell as it is
     middle = h.mean(0)
     groups = like_cells((h - middle) @ _root(weight), offset, rng)
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
+    # t cannot be judged: only the intercepts are fitted
     if hidden.nnz == 0 or share >= 1:
         b = margins(
             means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle, device=device
@@ -86,6 +89,7 @@ def calibrated(
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
     t, rise, b = 1.0, 0.0, bias + weight @ middle
+    # t and b in turn, b coarsely: only the last call below solves for it exactly
     for _ in range(10):
         b = margins(
             t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01, device=device
@@ -113,9 +117,11 @@ def _slope(
         p = expit(base + beta @ x)
         gradient = x @ (weight * (hidden - p)) - precision * (beta - [1, 0])
         step = np.linalg.solve((x * (weight * p * (1 - p))) @ x.T + np.diag(precision), gradient)
+        # far from the solution a full step overshoots
         beta += np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-6:
             break
+    # a scale: never 0 or negative, and at most twice the trained loadings
     return float(np.clip(beta[0], 0.05, 2)), float(beta[1])
 
 
@@ -157,6 +163,7 @@ def margins(
             size,
             h,
             offset,
+            # open in no cell or in all would need an infinite intercept
             np.clip(target, 1e-3, total - 1e-3),
             weight,
             np.array(start, np.float32),
@@ -172,6 +179,7 @@ def margins(
             p = torch.sigmoid(logits + intercepts)
             open_cells = cells @ p
             information = open_cells - cells @ p.square_()
+            # the information vanishes where nearly all or none of the cells are open
             step = (goal[columns] - open_cells) / information.clamp_min(1e-9)
             intercepts += step.clamp_(-2, 2)
             if float(step.abs().max()) < tolerance:
@@ -206,6 +214,7 @@ def believed_counts(
         if n_cells > 200
         else np.asarray(offset, np.float64)
     )
+    # 0 and all cells have infinite logits: the grid ends a twentieth of a cell inside
     ends = np.clip([values[0], values[-1]], 0.05, n_cells - 0.05)
     low, high = np.log(ends) - np.log(n_cells - ends) - [s.max(), s.min()]
     grid = np.linspace(low, high, n_grid)
@@ -231,11 +240,13 @@ def like_cells(
 
     points = np.column_stack([coordinates, offset]).astype(np.float32)
     seed = int(rng.integers(2**31))
+    # one random start, ten rounds: the groups have to be tight, not the best
     return KMeans(n, n_init=1, init="random", max_iter=10, random_state=seed).fit_predict(points)
 
 
 def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = np.bincount(group)
+    # k-means can leave a group empty
     filled = size > 0
     means = (
         np.stack([np.bincount(group, column) for column in values.T], 1)[filled]
@@ -249,4 +260,5 @@ def _root(weight: np.ndarray) -> np.ndarray:
     differences in logits.
     """
     eigenvalues, basis = np.linalg.eigh(weight.T.astype(np.float64) @ weight / len(weight))
+    # rounding can leave eigenvalues slightly below 0
     return basis * np.sqrt(np.maximum(eigenvalues, 0))

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scale_toolkit")
 
-BLOCK_ON_DEVICE = 32_768  # cells at a time in a pass over all cells on a GPU
+# Cells at a time in a pass over all cells on a GPU.
+BLOCK_ON_DEVICE = 32_768
 _NO_KEYS, _NO_DATA = np.empty(0, np.uint32), np.empty(0, np.float32)
 
 
@@ -394,7 +395,8 @@ def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.de
     peaks, weights = np.empty(n_entries, np.int32), np.empty(n_entries, np.float32)
     pointers, row = np.zeros(shape[0] + 1, np.int64), 0
     while matrices:
-        matrix = matrices.pop(0)  # freed as soon as it is copied
+        # freed as soon as it is copied
+        matrix = matrices.pop(0)
         first, stop = pointers[row], pointers[row] + matrix.nnz
         peaks[first:stop], weights[first:stop] = matrix.indices, matrix.data
         pointers[row + 1 : row + 1 + matrix.shape[0]] = first + matrix.indptr[1:]

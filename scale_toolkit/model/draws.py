@@ -18,6 +18,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Increment and multipliers of SplitMix64 (Steele, Lea and Flood 2014).
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
@@ -51,6 +52,7 @@ class Draws:
         """Return `n` random 64-bit integers; `step` may be a tensor on the device, so that a
         CUDA graph can count it.
         """
+        # odd constants without a common pattern keep the streams of steps and purposes apart
         key = (
             step * _signed(0xD1B54A32D192ED03)
             if isinstance(step, torch.Tensor)
@@ -72,12 +74,15 @@ class Draws:
         """Standard normal numbers of this shape, float32 (Box and Muller 1958)."""
         n = shape[0] * shape[1]
         bits = self.bits(purpose, step, n)
+        # + 1: the logarithm of 0 is infinite
         radius = ((_shifted(bits, 40) + 1).float() * 2.0**-24).log().mul(-2).sqrt()
+        # bits 8 to 31: the radius uses bits 40 to 63
         angle = (_shifted(bits, 8) & 0xFFFFFF).float() * (2 * math.pi * 2.0**-24)
         return (radius * angle.cos()).view(shape)
 
     def below(self, purpose: Purpose, step: int | torch.Tensor, limit: int, n: int) -> torch.Tensor:
         """`n` integers in [0, limit), int64; `limit` at most 2³¹."""
+        # 31 random bits times at most 2³¹ fit in 63
         return (_shifted(self.bits(purpose, step, n), 33) * limit) >> 31
 
     def keys(self, purpose: Purpose, step: int | torch.Tensor, n: int) -> torch.Tensor:
@@ -93,6 +98,7 @@ class Draws:
 
     def permutation(self, purpose: Purpose, step: int, n: int) -> torch.Tensor:
         """0 … n − 1 in a random order, int64."""
+        # stable: equal bits, if ever, give one order on all devices
         return torch.argsort(self.bits(purpose, step, n), stable=True)
 
 
@@ -100,6 +106,7 @@ def kept(keys: torch.Tensor, entries: torch.Tensor, threshold: int) -> torch.Ten
     """Whether entries survive the mask: a 24-bit hash of key and number of the entry in its row
     is at least `threshold`.
     """
+    # lowbias32 (Wellons 2018); `core.kernels` and `model.fused` compute the same bits
     x = keys ^ entries
     x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
     x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
@@ -119,6 +126,7 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
 
 def _shifted(x: torch.Tensor, n: int) -> torch.Tensor:
     """A logical shift to the right; torch's own keeps the sign."""
+    # torch copies the sign bit when it shifts: the mask clears the copies
     return (x >> n) & ((1 << (64 - n)) - 1)
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+# EM follows: the clusters need not have converged.
 LLOYD_STEPS = 30
 # Steps at most, and between two checks of convergence: each check waits for the GPU.
 EM_STEPS, CHECKED_EVERY = 100, 5
@@ -57,6 +58,7 @@ def fit_mixture_on(
 def _plus_plus(points: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
     """`k` points far from each other, by k-means++ (Arthur & Vassilvitskii 2007)."""
     uniform = torch.rand(k, generator=generator).to(points.device)
+    # a uniform number near 1 can be rounded up to the number of points
     chosen = points[(uniform[0] * len(points)).long().clamp_max(len(points) - 1)][None]
     distance = (points - chosen).square().sum(1)
     for i in range(1, k):
@@ -76,6 +78,7 @@ def _lloyd(points: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     for _ in range(LLOYD_STEPS):
         member = torch.nn.functional.one_hot(_nearest(points, means), len(means)).to(points)
         n_members = member.sum(0)[:, None]
+        # an empty cluster keeps its centre
         means = torch.where(n_members > 0, member.T @ points / n_members.clamp_min(1), means)
     return means
 
@@ -84,6 +87,7 @@ def _maximised(
     points: torch.Tensor, share: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights, means and variances that maximise the likelihood at these responsibilities."""
+    # a component without cells gets a mean of 0 instead of NaN
     total = share.sum(0) + 1e-6
     means = share.T @ points / total[:, None]
     squares = share.T @ points.square() / total[:, None]

@@ -53,8 +53,10 @@ class MixturePrior(nn.Module):
     @torch.no_grad()
     def set(self, weights: torch.Tensor, means: torch.Tensor, variances: torch.Tensor) -> None:
         """Put a fitted mixture in place: (k,), (k, d), (k, d)."""
+        # an empty component must keep a finite logit, or no gradient brings it back
         self.weight_logits.copy_(weights.clamp_min(1e-6).log())
         self.means.copy_(means)
+        # the parameter holds what lies above the floor
         self.log_variances.copy_((variances - self.variance_floor).clamp_min(1e-6).log())
 
     def parameters_of(self) -> dict[str, torch.Tensor]:

@@ -40,7 +40,8 @@ class Shape:
     n_components: int
     encode_dim: tuple[int, ...]
     decode_dim: tuple[int, ...] = ()
-    spectral_dim: int = 0  # 0: the published encoder
+    # 0: the published encoder
+    spectral_dim: int = 0
     release_prior: bool = False
     # means of z have the length √latent; False in models of earlier versions
     on_sphere: bool = False
@@ -121,6 +122,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.hidden = perceptron((shape.latent, *shape.decode_dim))
         n_hidden = (shape.latent, *shape.decode_dim)[-1]
+        # as torch starts a linear layer: uniform within 1 / sqrt(inputs)
         bound = n_hidden**-0.5
         self.weight = nn.Parameter(torch.empty(shape.n_peaks, n_hidden).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(shape.n_peaks).uniform_(-bound, bound))

@@ -262,7 +262,8 @@ def shuffled(store: PackedRows, cells: torch.Tensor, rng: np.random.Generator) -
     entry = torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
     peaks = store.indices[store.starts[cells][row] + entry].long()
     dealt = peaks[torch.from_numpy(rng.permutation(len(peaks))).to(device)]
-    entries = torch.unique(row * store.n_peaks + dealt)  # in rising order: by row, then by peak
+    # in rising order: by row, then by peak
+    entries = torch.unique(row * store.n_peaks + dealt)
     row, peak = entries // store.n_peaks, entries % store.n_peaks
     lengths = torch.bincount(row, minlength=len(cells))
     return PackedRows(

@@ -249,7 +249,8 @@ def draw_categories(
     from matplotlib.patheffects import withStroke
 
     names, codes = list(values.cat.categories), values.cat.codes.to_numpy()
-    shades = to_rgba_array([*_figure.palette_for(names, palette), UNKNOWN])  # code −1: no label
+    # code −1: no label
+    shades = to_rgba_array([*_figure.palette_for(names, palette), UNKNOWN])
     order = np.random.default_rng(0).permutation(len(points))
     order = np.concatenate([order[codes[order] < 0], order[codes[order] >= 0]])
     x, y = points[order].T

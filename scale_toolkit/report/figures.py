@@ -30,10 +30,13 @@ FONT = {
     "size": 12,
     "color": INK,
 }
-MOST_DRAWN = 100_000  # cells in the embedding; of more a random choice
-SHORT = 26  # letters of a name along an axis or in a legend
+# Cells in the embedding; of more a random choice.
+MOST_DRAWN = 100_000
+# Letters of a name along an axis or in a legend.
+SHORT = 26
 MOST_TICKS = 70
-MOST_CATEGORIES = 40  # with a colour of their own; the rest are one grey group
+# With a colour of their own; the rest are one grey group.
+MOST_CATEGORIES = 40
 
 
 def said(name: Any, letters: int = 200) -> str:
@@ -41,7 +44,8 @@ def said(name: Any, letters: int = 200) -> str:
     template.
     """
     text = str(name)
-    if len(text) > letters:  # names that begin alike end differently
+    # names that begin alike end differently
+    if len(text) > letters:
         text = f"{text[: letters - letters // 2 - 1].rstrip()}…{text[-(letters // 2) :].lstrip()}"
     return html.escape(text, quote=False).replace("%", "&#37;").replace("$", "&#36;")
 

@@ -15,20 +15,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # The limits are rules of thumb, not tests; a sentence gives its figure, so that a reader can judge.
-FOLLOWS_DEPTH = 0.5  # |r|: a quarter of a latent dimension's variance
-FEW_CELLS = 10  # below, no peak of a cluster can be judged
-APART = 0.1  # silhouette of batches: at 0 they lie among one another
+# |r|: a quarter of a latent dimension's variance.
+FOLLOWS_DEPTH = 0.5
+# Below, no peak of a cluster can be judged.
+FEW_CELLS = 10
+# Silhouette of batches: at 0 they lie among one another.
+APART = 0.1
 # mean Jaccard index in subsamples: below, a cluster is not to be relied on (Hennig 2007)
 NOT_STABLE = 0.6
-NOT_APART = 0.0  # silhouette of a cluster: its cells lie as near to another
+# Silhouette of a cluster: its cells lie as near to another.
+NOT_APART = 0.0
 ONE_BATCH = 0.9
-DEPTH_RATIO = 2.0  # twice as deep as the others: union of two cells; half as deep: empty or dying
+# Twice as deep as the others: union of two cells; half as deep: empty or dying.
+DEPTH_RATIO = 2.0
 LEFT_OUT = 0.3
 UNDECIDED = 0.5
 MANY_UNDECIDED = 0.2
 OFF_CALIBRATION = 0.25
-RISE = 1e-3  # nats a hidden peak: a smaller rise is chance, as `train` has it
-MOST_CELLS = 4000  # silhouettes compare every two cells: a sample is as good
+# Nats a hidden peak: a smaller rise is chance, as `train` has it.
+RISE = 1e-3
+# Silhouettes compare every two cells: a sample is as good.
+MOST_CELLS = 4000
 
 
 @dataclass(frozen=True)

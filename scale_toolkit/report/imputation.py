@@ -55,7 +55,8 @@ def imputation(view: View) -> Section:
             "measured, "
             f"{meta['imputed']:.2f} imputed."
         )
-    between = report.get("between_cells") or {}  # reports of older versions lack it
+    # reports of older versions lack it
+    between = report.get("between_cells") or {}
     if between.get("auc") is not None:
         auc = between["auc"]
         section.lines.append(

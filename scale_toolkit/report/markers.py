@@ -14,7 +14,8 @@ from scale_toolkit.plot.marker_peaks import best_peaks, compared_column, marker_
 from scale_toolkit.report import figures
 from scale_toolkit.report.view import Section, View
 
-MOST_ROWS = 30  # clusters in the heat map of peaks
+# Clusters in the heat map of peaks.
+MOST_ROWS = 30
 MARKER_CELLS = 3000
 MARKERS_EACH = 5
 

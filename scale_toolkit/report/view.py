@@ -16,7 +16,8 @@ from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.report.findings import Finding
 from scale_toolkit.report.receipts import Run, last
 
-MOST_SHOWN = 60  # clusters in a table or a heat map
+# Clusters in a table or a heat map.
+MOST_SHOWN = 60
 
 
 Counts = Callable[[np.ndarray], Any]

@@ -59,7 +59,8 @@ def _joined_axes(adata: Any) -> AnnData:
     if len(adata) == 1:
         return adata[0]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # barcodes shared by inputs are renamed by prepare
+        # barcodes shared by inputs are renamed by prepare
+        warnings.simplefilter("ignore")
         return AnnData(
             obs=pd.concat([batch.obs for batch in adata]),
             var=pd.DataFrame(index=adata[0].var_names),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 #: What --layer calls the matrix and peaks of ``adata.raw``.
 RAW = "raw"
-_LOOKED_AT = 1_000_000  # values
+# Values that are looked at.
+_LOOKED_AT = 1_000_000
 
 
 def input_counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:

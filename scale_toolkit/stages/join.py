@@ -149,7 +149,8 @@ def _one_kind_a_column(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFram
             len(kinds) == 1 and kinds != {"mixed"} and (kinds != {"bool"} or is_everywhere)
         ):
             continue
-        if kinds == {"bool"}:  # some cells will have none
+        # some cells will have none
+        if kinds == {"bool"}:
             convert = _as_nullable
         else:
             convert = _as_text

@@ -135,7 +135,8 @@ def _receipt_of(path: str, history: Receipts) -> Mapping[str, Any] | None:
         if path in receipt.get("writes", ()):
             return receipt
         if "writes" not in receipt and stage and stage == receipt.get("stage"):
-            return receipt  # a receipt of 0.1, which does not list what was written
+            # a receipt of 0.1, which does not list what was written
+            return receipt
     return None
 
 
@@ -165,7 +166,8 @@ def equal(first: Any, second: Any) -> bool:
     """Return whether two values of a slot hold the same."""
     if first is second:
         return True
-    if hasattr(second, "blocks"):  # not computed yet: it may be larger than memory
+    # not computed yet: it may be larger than memory
+    if hasattr(second, "blocks"):
         return False
     if sparse.issparse(first) and sparse.issparse(second):
         return first.shape == second.shape and (first != second).nnz == 0

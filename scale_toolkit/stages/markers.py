@@ -262,7 +262,8 @@ def _wilcoxon(
     for k in range(n_clusters):
         peaks = ranked["names"][str(k)].astype(np.int64)
         score[peaks, k], pvals[peaks, k] = ranked["scores"][str(k)], ranked["pvals"][str(k)]
-    open_in_all = np.isnan(pvals)  # nothing to rank
+    # nothing to rank
+    open_in_all = np.isnan(pvals)
     score[open_in_all], pvals[open_in_all] = 0.0, 1.0
     return differential.Difference(score, pvals, difference.odds_ratio)
 
@@ -274,6 +275,7 @@ def _open_fractions(open_cells: np.ndarray, cluster_sizes: np.ndarray) -> dict[s
     """
     open_outside = open_cells.sum(axis=1, keepdims=True) - open_cells
     n_outside = cluster_sizes.sum() - cluster_sizes
+    # half an open cell in one more: finite also for peaks open in none
     inside = np.log2((open_cells + 0.5) / (cluster_sizes + 1))
     outside = np.log2((open_outside + 0.5) / (n_outside + 1))
     return {

@@ -39,6 +39,7 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
     """
     sentences = []
     are_intervals = _share_of_intervals(peaks)
+    # nearly all names of a matrix are intervals, or none: the limits lie far from both
     if are_intervals < 0.5 and _share_of_intervals(cells) > 0.9:
         sentences.append(
             f"the cells are named like peaks ({cells[0]}) and the peaks are not ({peaks[0]}): this "
@@ -52,6 +53,7 @@ def doubts(cells: pd.Index, peaks: pd.Index) -> list[str]:
             "peaks that are open or closed"
         )
     with_chr = _share_with_chr(peaks)
+    # a few odd names are scaffolds, not a second source
     if with_chr is not None and 0.02 < with_chr < 0.98:
         sentences.append(
             f"{with_chr:.0%} of the peaks are on chromosomes named chr…, the others "
@@ -81,6 +83,7 @@ def in_twos(counts: sparse.csr_matrix) -> str:
     Such counts are common and harmless as long as only open and closed is modelled.
     """
     n_ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
+    # fewer than 1,000 twos show no pattern
     if twos <= _EVEN_EXCESS * max(n_ones, 1) or twos < 1000:
         return ""
     return (
@@ -115,10 +118,12 @@ def what_was_done(values: Any) -> str:
     values
         Cells × peaks, sparse.
     """
+    # a normalisation shows in 200 cells as well as in all
     rows = sparse.csr_matrix(values[: min(values.shape[0], 200)]).astype(np.float64)
     if not rows.nnz or rows.data.min() < 0:
         return ""
     back = rows.copy()
+    # values above 50 are not logarithms of counts, and exp of larger ones overflows
     back.data = np.expm1(np.minimum(back.data, 50))
     for candidate, name in (
         (back, "log-normalised counts (exp(x) - 1 sums to {:,.0f} in every cell)"),
@@ -126,6 +131,7 @@ def what_was_done(values: Any) -> str:
     ):
         sums = np.asarray(candidate.sum(1)).ravel()
         sums = sums[sums > 0]
+        # float32 values of normalised cells add up to a constant within a thousandth
         if len(sums) > 1 and np.ptp(sums) < 1e-3 * sums.mean():
             return f"these look like {name.format(sums.mean())}"
     columns = rows.tocsc()
@@ -144,6 +150,7 @@ def _is_additive(logs: np.ndarray) -> bool:
     """Return whether values are the sum of a cell's and a peak's number; NaN is ignored."""
     cells, peaks = np.zeros(logs.shape[0]), np.zeros(logs.shape[1])
     is_present = ~np.isnan(logs)
+    # fewer values than unknowns fit any sum
     if is_present.sum() <= sum(logs.shape):
         return False
     filled = np.where(is_present, logs, 0)
@@ -152,6 +159,7 @@ def _is_additive(logs: np.ndarray) -> bool:
         cells = ((filled - peaks) * is_present).sum(1) / np.maximum(is_present.sum(1), 1)
         peaks = ((filled - cells[:, None]) * is_present).sum(0) / np.maximum(is_present.sum(0), 1)
     residuals = (filled - cells[:, None] - peaks)[is_present]
+    # small against the spread of the logarithms; the constant covers rounding
     return bool(np.sqrt((residuals**2).mean()) < 1e-3 + 0.02 * logs[is_present].std())
 
 

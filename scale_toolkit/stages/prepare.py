@@ -143,7 +143,7 @@ def prepare(
     )
     matrix = matrix if cells.all() else matrix[np.flatnonzero(cells)]
     qc |= _tally("peak", _column_counts(matrix), config.min_cells, matrix.shape[0])
-    renamed = _enough(
+    kept_peaks = _enough(
         _column_counts(matrix),
         config.min_cells,
         matrix.shape[0],
@@ -151,8 +151,8 @@ def prepare(
         "cells it is open in",
         "min_cells",
     )
-    matrix = _columns(matrix, renamed)
-    peaks[peaks] = renamed
+    matrix = _columns(matrix, kept_peaks)
+    peaks[peaks] = kept_peaks
     if progress:
         progress("filtering", 1, 1)
 
@@ -291,7 +291,8 @@ def _add_metadata(rest: AnnData, metadata: pd.DataFrame) -> None:
     rows = metadata.reindex(rest.obs_names)
     for name in metadata:
         new_name = str(name)
-        is_ours = new_name in (keys.N_PEAKS.name, keys.N_COUNTS.name)  # written after the filters
+        # written after the filters
+        is_ours = new_name in (keys.N_PEAKS.name, keys.N_COUNTS.name)
         if new_name in rest.obs or is_ours:
             new_name = f"{new_name}_metadata"
             while new_name in rest.obs or new_name in metadata:

@@ -146,6 +146,7 @@ def tfidf_variance(is_open: sparse.csr_matrix) -> np.ndarray:
     total, squares = np.zeros(is_open.shape[1]), np.zeros(is_open.shape[1])
     for block in _row_blocks(is_open):
         per_cell = np.diff(block.indptr)
+        # 10⁴ is the scale factor of Signac's TF-IDF
         value = np.log1p(1e4 / np.repeat(per_cell, per_cell) * idf[block.indices])
         total += np.bincount(block.indices, weights=value, minlength=len(total))
         squares += np.bincount(block.indices, weights=value**2, minlength=len(total))
@@ -176,6 +177,7 @@ def _row_blocks(matrix: sparse.csr_matrix) -> Iterator[sparse.csr_matrix]:
     start = 0
     while start < matrix.shape[0]:
         stop = int(np.searchsorted(matrix.indptr, matrix.indptr[start] + BLOCK, side="right")) - 1
+        # at least one row, also if it alone holds more than a block
         stop = min(max(stop, start + 1), matrix.shape[0])
         yield matrix[start:stop]
         start = stop
@@ -189,6 +191,7 @@ def _hvg(adata: AnnData, is_open: sparse.csr_matrix) -> np.ndarray:
     cells = anndata.AnnData(sparse.csr_matrix(counts_of(adata), dtype=np.float32, copy=True))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
+        # the seurat flavour expects logarithms of counts scaled to 10⁴
         sc.pp.normalize_total(cells, target_sum=1e4)
         sc.pp.log1p(cells)
         table = sc.pp.highly_variable_genes(cells, flavor="seurat", inplace=False)
