@@ -33,6 +33,7 @@ _STAGES = {
     "imputed": "imputed",
     "embed": "embed",
     "choose_k": "choose_k",
+    "doublets": "doublets",
     "cluster": "cluster",
     "markers": "markers",
     "simulate": "simulate",

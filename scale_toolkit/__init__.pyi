@@ -10,6 +10,7 @@ from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
 from scale_toolkit.stages.choose_k import choose_k as choose_k
 from scale_toolkit.stages.cluster import cluster as cluster
+from scale_toolkit.stages.doublets import doublets as doublets
 from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.encode import encode as encode
 from scale_toolkit.stages.impute import impute as impute
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "choose_k",
     "cluster",
+    "doublets",
     "embed",
     "encode",
     "get",

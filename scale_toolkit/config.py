@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from scale_toolkit.errors import OptionError
-from scale_toolkit.validation import Config, option
+from scale_toolkit.simulate_config import LIKE as LIKE
+from scale_toolkit.simulate_config import SimulateConfig as SimulateConfig
+from scale_toolkit.validation import SEED, THREADS, Config, option
 
 #: By stage: the values of options that a receipt lacks because it is older than they are. Only
 #: those that differ from today's default.
 UNRECORDED: dict[str, dict[str, Any]] = {"impute": {"depth": "own"}}
-
-SEED = "Seed of every random choice: same seed, machine and thread count give identical results."
-THREADS = "Threads for every library underneath; 0 uses all cores available to the job."
 
 
 @dataclass(frozen=True)
@@ -352,6 +351,22 @@ class ChooseKConfig(Config):
 
 
 @dataclass(frozen=True)
+class DoubletsConfig(Config):
+    """Options of ``doublets``: which cells look like the union of two."""
+
+    rate: float | None = option(
+        None,
+        "Share of the cells to call doublets, those with the highest scores; left out, it is "
+        "estimated.",
+        minimum=0,
+        maximum=1,
+    )
+    remove: bool = option(False, "Drop the called doublets; train and cluster again after that.")
+    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
+    n_threads: int = option(0, THREADS, minimum=0)
+
+
+@dataclass(frozen=True)
 class MarkersConfig(Config):
     """Options of ``markers``: which peaks are open more often in a cluster than in the other
     cells.
@@ -406,45 +421,3 @@ class MarkersConfig(Config):
     )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
-
-
-LIKE = (
-    "leukemia",
-    "forebrain",
-    "splenocyte",
-    "mouse-atlas",
-    "insilico",
-    "gm12878-hek",
-    "gm12878-hl",
-    "breast-tumor",
-)
-
-
-@dataclass(frozen=True)
-class SimulateConfig(Config):
-    """Options of ``simulate``: cells with planted clusters. A None means the value of `like`, or
-    the default in the help.
-    """
-
-    like: str | None = option(
-        None, "Size, depth and number of classes of one of SCALE's data sets.", choices=LIKE
-    )
-    n_cells: int | None = option(None, "Cells (1,000).", minimum=1)
-    n_peaks: int | None = option(None, "Peaks (20,000).", minimum=1)
-    n_clusters: int | None = option(None, "Planted clusters (8).", flags=("-k",), minimum=1)
-    open_peaks: float | None = option(
-        None, "Median number of open peaks a cell (2,000).", minimum=1
-    )
-    n_batches: int = option(
-        1, "Batches, each with its own shift of peak frequencies and depth.", minimum=1
-    )
-    doublets: float = option(
-        0.0,
-        "Share of cells that are the union of two cells of different clusters.",
-        minimum=0,
-        maximum=1,
-    )
-    continuum: float = option(
-        0.0, "Share of cells that lie on a path between two clusters.", minimum=0, maximum=1
-    )
-    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)

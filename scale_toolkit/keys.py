@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from scale_toolkit.slot import Slot as Slot
 from scale_toolkit.slot import column as column
+from scale_toolkit.truth_slots import CELL_TYPE as CELL_TYPE
+from scale_toolkit.truth_slots import DOUBLET_WITH as DOUBLET_WITH
+from scale_toolkit.truth_slots import IS_DOUBLET as IS_DOUBLET
+from scale_toolkit.truth_slots import PATH_FROM as PATH_FROM
+from scale_toolkit.truth_slots import PATH_POSITION as PATH_POSITION
+from scale_toolkit.truth_slots import PATH_TO as PATH_TO
+from scale_toolkit.truth_slots import PROGRAM as PROGRAM
+from scale_toolkit.truth_slots import TRUE_DEPTH as TRUE_DEPTH
 
 
 def parse(path: str) -> Slot:
@@ -231,6 +239,27 @@ TRUST = Slot(
 )
 VERDICT = (VALIDATION, CELL_RECOVERY, PEAK_RECOVERY, FALSE_SIGN_RATE, TRUST)
 
+# doublets
+DOUBLET_SCORE = Slot(
+    "obs",
+    "doublet_score",
+    "doublets",
+    "cells",
+    "float64",
+    "likeness to simulated doublets of unlike cells, 0 to 1",
+)
+PREDICTED_DOUBLET = Slot(
+    "obs", "predicted_doublet", "doublets", "cells", "bool", "whether the cell is called a doublet"
+)
+DOUBLETS = Slot(
+    "uns",
+    "scale_doublets",
+    "doublets",
+    "",
+    "dict",
+    "estimated rate, threshold, and histograms of observed and simulated scores",
+)
+
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")
 TSNE = Slot("obsm", "X_tsne", "embed", "cells × 2", "float32", "tSNE of the latent space")
@@ -370,55 +399,6 @@ MOTIFS = Slot(
     "tests × figures",
     "DataFrame",
     "motif enrichment of each cluster's markers",
-)
-
-# simulate: the truth
-CELL_TYPE = Slot(
-    "obs",
-    "cell_type",
-    "simulate",
-    "cells",
-    "category",
-    "planted cluster; the nearer one on a path between two",
-)
-IS_DOUBLET = Slot(
-    "obs", "is_doublet", "simulate", "cells", "bool", "whether the cell is the union of two"
-)
-DOUBLET_WITH = Slot(
-    "obs", "doublet_with", "simulate", "cells", "category", "cluster of a doublet's second cell"
-)
-PATH_FROM = Slot(
-    "obs",
-    "path_from",
-    "simulate",
-    "cells",
-    "category",
-    "start of the path between two clusters a cell is on",
-)
-PATH_TO = Slot("obs", "path_to", "simulate", "cells", "category", "end of that path")
-PATH_POSITION = Slot(
-    "obs",
-    "path_position",
-    "simulate",
-    "cells",
-    "float64",
-    "place on that path, in [0, 1]; NaN off any",
-)
-TRUE_DEPTH = Slot(
-    "obs",
-    "true_depth",
-    "simulate",
-    "cells",
-    "float64",
-    "expected open peaks of a cell, or of a doublet's halves",
-)
-PROGRAM = Slot(
-    "var",
-    "program",
-    "simulate",
-    "peaks",
-    "category",
-    "cluster, or pair of clusters, that has the peak's odds raised",
 )
 
 # every stage

@@ -92,6 +92,14 @@ STAGES: dict[str, Entry] = {
             "Learn the latent space; or encode cells with a trained model.",
         ),
         Entry(
+            "doublets",
+            "doublets",
+            config.DoubletsConfig,
+            "tl",
+            "Score how much each cell looks like the union of two, and drop those that do.",
+            needs_estimate=False,
+        ),
+        Entry(
             "choose-k",
             "choose_k",
             config.ChooseKConfig,

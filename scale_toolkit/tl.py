@@ -12,6 +12,7 @@ from scale_toolkit._in_place import run, with_options
 from scale_toolkit.config import (
     ChooseKConfig,
     ClusterConfig,
+    DoubletsConfig,
     EmbedConfig,
     ImputeConfig,
     MarkersConfig,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["choose_k", "cluster", "embed", "encode", "impute", "markers", "train"]
+__all__ = ["choose_k", "cluster", "doublets", "embed", "encode", "impute", "markers", "train"]
 
 
 @with_options(TrainConfig)
@@ -173,6 +174,40 @@ def cluster(
         More clusters asked than there are distinct cells, or no usable reference.
     """
     return run("cluster", adata, copy=copy, progress=progress, **options)
+
+
+@with_options(DoubletsConfig)
+def doublets(
+    adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any
+) -> AnnData | None:
+    """Score how much each cell looks like the union of two unlike cells; call or drop those.
+
+    Parameters
+    ----------
+    adata
+        Trained cells with their counts.
+    copy
+        Leave `adata` as it is and return a new one.
+    progress
+        Called after each group of cells.
+    **options
+        ``rate``, ``remove``, …: see `scale_toolkit.doublets`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obs['doublet_score']`` (float64, 0 to 1),
+    ``obs['predicted_doublet']`` (bool), ``uns['scale_doublets']``, drawn by
+    `scale_toolkit.pl.doublets`; a receipt in ``uns['scale']``. With ``remove`` the called cells
+    are dropped.
+
+    Raises
+    ------
+    MissingSlotError
+        The cells are not trained.
+    InputError
+        Too few cells, or ``remove`` without ``rate`` on cells that the scores do not separate.
+    """
+    return run("doublets", adata, copy=copy, progress=progress, **options)
 
 
 @with_options(EmbedConfig)

@@ -17,6 +17,10 @@ from typing import Any, NamedTuple, cast
 
 from scale_toolkit.errors import OptionError
 
+#: Help texts of options that several stages share.
+SEED = "Seed of every random choice: same seed, machine and thread count give identical results."
+THREADS = "Threads for every library underneath; 0 uses all cores available to the job."
+
 
 def option(
     default: Any,

@@ -15,6 +15,7 @@ from scale_toolkit.cli.caches import give_caches_a_place
 from scale_toolkit.cli.choose_k import choose_k
 from scale_toolkit.cli.cluster import cluster
 from scale_toolkit.cli.demo import demo
+from scale_toolkit.cli.doublets import doublets
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.export import export
 from scale_toolkit.cli.help import Command, Group, example
@@ -52,7 +53,7 @@ app = typer.Typer(
 
 _PANELS = {
     "Whole analyses": (run, demo),
-    "Stages": (prepare, select_peaks, train, impute, embed, choose_k, cluster, markers),
+    "Stages": (prepare, select_peaks, train, impute, embed, doublets, choose_k, cluster, markers),
     "Data": (simulate, export),
     "Checks": (plan, verify),
     "Figures": (report,),

@@ -18,6 +18,7 @@ from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
 from scale_toolkit.plot.choose_k import choose_k
 from scale_toolkit.plot.confusion import confusion_matrix
 from scale_toolkit.plot.correlation import correlation
+from scale_toolkit.plot.doublets import doublets
 from scale_toolkit.plot.embedding import embedding
 from scale_toolkit.plot.heatmaps import heatmap
 from scale_toolkit.plot.history import history
@@ -51,6 +52,7 @@ __all__ = [
     "confusion_matrix",
     "corr_heatmap",
     "correlation",
+    "doublets",
     "embedding",
     "feature_specificity",
     "feature_specifity",

@@ -16,6 +16,7 @@ from scale_toolkit.plot.confusion import column_of_labels, is_clustering_itself
 from scale_toolkit.report import findings
 from scale_toolkit.report.cells import cells_drawn
 from scale_toolkit.report.clusters import agreement, clusters, posterior
+from scale_toolkit.report.doublets import doublets
 from scale_toolkit.report.imputation import imputation
 from scale_toolkit.report.markers import markers
 from scale_toolkit.report.quality import kept, training
@@ -28,6 +29,7 @@ NEEDED = tuple(
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME,
         keys.HISTORY, keys.QC, keys.VALIDATION, keys.MARKERS, keys.MOTIFS, keys.CLUSTER_STABILITY,
+        keys.DOUBLETS,
     )
 )  # fmt: skip
 
@@ -80,6 +82,7 @@ def page(
         training(view),
         cells_drawn(view),
         clusters(view),
+        doublets(view),
         agreement(view),
         posterior(view),
         markers(view),

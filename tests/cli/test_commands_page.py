@@ -36,7 +36,8 @@ def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
-        "report", "export", "plan", "choose-k"
+        "report", "export", "plan", "choose-k",
+        "doublets",
     }  # fmt: skip
 
 
@@ -52,6 +53,7 @@ def test_every_command_of_the_design_is_there():
         ("cluster", config.ClusterConfig),
         ("markers", config.MarkersConfig),
         ("choose-k", config.ChooseKConfig),
+        ("doublets", config.DoubletsConfig),
         ("simulate", config.SimulateConfig),
         ("plot embedding", output_config.PlotEmbeddingConfig),
         ("plot heatmap", output_config.PlotHeatmapConfig),

@@ -74,6 +74,7 @@ SAME = {
     ("verify", "--model"): ("train", "--pretrain"),
     ("run", "inputs"): ("run", "-d"),
     ("choose-k", "source"): ("cluster", "source"),
+    ("doublets", "source"): ("cluster", "source"),
     ("plot embedding", "--gtf"): ("markers", "--gtf"),
     ("run", "--fragments"): ("prepare", "--fragments"),
     ("run", "--peaks"): ("prepare", "--peaks"),
@@ -193,6 +194,7 @@ OUTPUTS = {
     *((name, "--output") for name in ("prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers")),
     *((name, "--output") for name in ("simulate", "plan", "report")),
     *(("choose-k", "--output"), ("choose-k", "--figure")),
+    *(("doublets", "--output"), ("doublets", "--figure")),
     *(("train", "--model"), ("embed", "--figure"), ("markers", "--table"), ("markers", "--motif-table")),
 }
 
