@@ -40,9 +40,10 @@ class RowBlocks(Protocol):
 
 def in_order(make: Callable[[From], Made], items: Iterable[From], n_threads: int) -> Iterator[Made]:
     """Yield ``make(item)`` for each, in order; `n_threads` of them are made while the one before
-    is used (0: one a core).
+    is used (0: one a core, which is also the most).
     """
-    n_threads = n_threads or available_cores()
+    # more threads than cores would only hold more blocks in memory
+    n_threads = min(n_threads or available_cores(), available_cores())
     if n_threads == 1:
         # a budget of one thread leaves none that could compute ahead
         yield from map(make, items)

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+#: More threads than this, or than there are cores, are never started: a replay of a receipt from
+#: a larger machine keeps its number, a wrong number in a file does no harm.
+MOST_THREADS = 256
+
+
 def available_cores() -> int:
     """Return the number of cores this process may run on, which a scheduler or container may
     limit.
@@ -27,7 +32,7 @@ def limited_threads(n_threads: int) -> Iterator[int]:
     Parameters
     ----------
     n_threads
-        Largest number of threads; 0 means all cores available to the job.
+        Largest number of threads, at most `MOST_THREADS`; 0 means all cores available to the job.
 
     Yields
     ------
@@ -36,16 +41,19 @@ def limited_threads(n_threads: int) -> Iterator[int]:
     """
     from threadpoolctl import threadpool_limits
 
-    threads = n_threads or available_cores()
+    threads = min(n_threads or available_cores(), max(MOST_THREADS, available_cores()))
     restore: list[tuple[Callable[[int], Any], int]] = []
+    # only if a stage has loaded it: core and io, which count cores here, do without torch
+    torch = sys.modules.get("torch")
+    # read before numba starts its threads, which changes torch's number where both use OpenMP
+    torch_threads = 0 if torch is None else torch.get_num_threads()
     if "numba" in sys.modules:
         import numba
 
         restore.append((numba.set_num_threads, numba.get_num_threads()))
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    # only if a stage has loaded it: core and io, which count cores here, do without torch
-    if (torch := sys.modules.get("torch")) is not None:
-        restore.append((torch.set_num_threads, torch.get_num_threads()))
+    if torch is not None:
+        restore.append((torch.set_num_threads, torch_threads))
         torch.set_num_threads(threads)
     try:
         with threadpool_limits(limits=threads):

@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from scale_toolkit.core.compiled import compiled
+from scale_toolkit.threads import available_cores
 
 # 10 columns of 100,000 peaks in 16 blocks: 250 kB each, within a second-level cache.
 PEAK_BLOCKS = 16
@@ -200,25 +201,29 @@ def scatter(
 
 
 class _Pool:
-    """Threads that share the work of one process: as many as the stage may use."""
+    """Threads that share the work of one process: as many as the stage may use, and at most one a
+    core.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._size, self._process = 0, 0
+        self._process = 0
 
     def map(self, task: Callable[[int], None], items: Iterable[int], n_threads: int) -> None:
         """Call `task` on each item; in this thread alone if there is one thread, or one item."""
         items = list(items)
-        if n_threads <= 1 or len(items) <= 1:
-            for item in items:
-                task(item)
+        # more threads than cores would only wait; the results do not depend on the number
+        n_threads = min(n_threads, len(items), available_cores())
+        if n_threads <= 1:
+            _each(task, items)
             return
         with self._lock:
             # threads do not survive a fork
-            if self._executor is None or self._size < n_threads or self._process != os.getpid():
-                self._executor = ThreadPoolExecutor(n_threads, "scale")
-                self._size, self._process = n_threads, os.getpid()
+            if self._executor is None or self._process != os.getpid():
+                # they start when there is work for them, so that the bound costs nothing
+                self._executor = ThreadPoolExecutor(available_cores(), "scale")
+                self._process = os.getpid()
             executor = self._executor
         # strided shares, one a thread: a task is short, and so is what handing it over costs
         shares = [items[i::n_threads] for i in range(n_threads)]

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from scipy import sparse
 from scale_toolkit.core import kernels, rows
 from scale_toolkit.core.rows import MatrixRows, blocks
 from scale_toolkit.model.sparse import SparseRows, product
+from scale_toolkit.threads import available_cores
 
 
 @pytest.fixture
@@ -73,3 +76,16 @@ def test_unsorted_rows_are_sorted_first(csr):
 def test_stack_is_scipys_vstack(csr):
     parts = [csr[:7], csr[7:8], csr[8:]]
     assert (rows.stack(iter(parts), csr.shape, csr.nnz + 3) != csr).nnz == 0
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 7, 500])
+def test_threads_are_shared_and_at_most_one_a_core(n_threads):
+    done = []
+    kernels.POOL.map(done.append, range(1000), n_threads)
+    assert sorted(done) == list(range(1000))
+    assert sum(thread.name.startswith("scale_") for thread in threading.enumerate()) <= available_cores()
+
+
+def test_an_error_in_a_thread_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        kernels.POOL.map(lambda item: 1 / (item - 999), range(1000), 2)

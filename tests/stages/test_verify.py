@@ -12,6 +12,7 @@ from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.stages.differences import CHANGED, CLOSE, DIFFERENT, NOT_REPLAYED, SAME
 from scale_toolkit.stages.receipts import digest
 from scale_toolkit.stages.train import FAST_REVISION
+from scale_toolkit.threads import available_cores
 
 
 def analysed(cells, **prepare):
@@ -34,12 +35,12 @@ def chain(plant):
 def test_a_result_is_reproduced_from_its_original_bit_for_bit(chain):
     cells, result = chain
     before = result.copy()
-    found = scale.verify(result, cells)
-    assert found.reproduced and found.close
-    assert found.replayed == ["prepare", "select-peaks", "train", "cluster", "embed", "impute", "markers"]
-    assert found.slots["obsm['imputed']"] == (SAME, 0.0)
-    assert found.slots["uns['scale_mixture']"] == (SAME, 0.0)
-    assert not found.elsewhere
+    verification = scale.verify(result, cells)
+    assert verification.reproduced and verification.close
+    assert verification.replayed == ["prepare", "select-peaks", "train", "cluster", "embed", "impute", "markers"]
+    assert verification.slots["obsm['imputed']"] == (SAME, 0.0)
+    assert verification.slots["uns['scale_mixture']"] == (SAME, 0.0)
+    assert not verification.elsewhere
     np.testing.assert_array_equal(result.obsm["X_scale"], before.obsm["X_scale"])
     assert result.uns["scale"] == before.uns["scale"]
 
@@ -47,21 +48,21 @@ def test_a_result_is_reproduced_from_its_original_bit_for_bit(chain):
 def test_a_receipt_from_before_depth_was_an_option_is_replayed_at_each_cells_own(chain):
     _, result = chain
     cells = scale.impute(scale.train(result[:, :].copy(), n_components=3, max_iter=30, n_threads=1), depth="own", n_threads=1)
-    told = json.loads(cells.uns["scale"])
-    del told[-1]["options"]["depth"]
-    told[-1]["version"] = "0.1.0"
-    cells.uns["scale"] = json.dumps(told)
-    found = scale.verify(cells)
-    assert found.replayed[-1] == "impute" and found.slots["obsm['imputed']"] == (SAME, 0.0)
+    receipts = json.loads(cells.uns["scale"])
+    del receipts[-1]["options"]["depth"]
+    receipts[-1]["version"] = "0.1.0"
+    cells.uns["scale"] = json.dumps(receipts)
+    verification = scale.verify(cells)
+    assert verification.replayed[-1] == "impute" and verification.slots["obsm['imputed']"] == (SAME, 0.0)
 
 
 def test_without_the_original_the_replay_begins_where_the_counts_still_are(chain, tmp_path):
     _, result = chain
     result.write_h5ad(tmp_path / "result.h5ad")  # as a file has it
-    found = scale.verify(anndata.read_h5ad(tmp_path / "result.h5ad"))
-    assert found.reproduced
-    assert found.replayed == ["train", "cluster", "embed", "impute", "markers"]
-    assert list(found.skipped) == ["prepare", "select-peaks"]
+    verification = scale.verify(anndata.read_h5ad(tmp_path / "result.h5ad"))
+    assert verification.reproduced
+    assert verification.replayed == ["train", "cluster", "embed", "impute", "markers"]
+    assert list(verification.skipped) == ["prepare", "select-peaks"]
 
 
 def test_an_input_with_receipts_of_its_own_is_where_the_replay_begins(chain):
@@ -96,40 +97,40 @@ def test_what_was_changed_afterwards_is_named(chain, spoil, slot, verdict):
     cells, result = chain
     changed = result.copy()
     spoil(changed)
-    found = scale.verify(changed, cells)
-    others = {name for name, (kind, _) in found.slots.items() if kind != SAME}
-    assert found.slots[slot][0] == verdict
+    verification = scale.verify(changed, cells)
+    others = {name for name, (kind, _) in verification.slots.items() if kind != SAME}
+    assert verification.slots[slot][0] == verdict
     assert others == {slot}
-    assert found.reproduced is (verdict == NOT_REPLAYED)
-    assert found.close is (verdict in (CLOSE, NOT_REPLAYED))
+    assert verification.reproduced is (verdict == NOT_REPLAYED)
+    assert verification.close is (verdict in (CLOSE, NOT_REPLAYED))
 
 
 def test_a_stage_that_was_given_something_else_is_named(chain):
     cells, result = chain
     changed = result.copy()
-    told = json.loads(changed.uns["scale"])
-    told[3]["input"] = "0" * 32  # as if the latent space had been changed between train and cluster
-    changed.uns["scale"] = json.dumps(told)
-    found = scale.verify(changed, cells)
-    assert found.departs == "cluster"
-    assert not found.reproduced
-    assert "`cluster` was given something else" in found.first()
+    receipts = json.loads(changed.uns["scale"])
+    receipts[3]["input"] = "0" * 32  # as if the latent space had been changed between train and cluster
+    changed.uns["scale"] = json.dumps(receipts)
+    verification = scale.verify(changed, cells)
+    assert verification.departs == "cluster"
+    assert not verification.reproduced
+    assert "`cluster` was given something else" in verification.first()
 
 
-def test_versions_and_threads_that_differ_are_told(chain):
+def test_versions_and_threads_that_differ_are_reported(chain):
     cells, result = chain
     changed = result.copy()
-    told = json.loads(changed.uns["scale"])
-    told[-1]["libraries"]["torch"] = "0.1"
-    told[-1]["version"] = "0.0.1"
-    told[2]["threads"] = 999
-    told[2]["notes"]["device"] = "cuda:0"
-    changed.uns["scale"] = json.dumps(told)
-    found = scale.verify(changed, cells)
-    assert [line.split(",")[0] for line in found.elsewhere] == [
+    receipts = json.loads(changed.uns["scale"])
+    receipts[-1]["libraries"]["torch"] = "0.1"
+    receipts[-1]["version"] = "0.0.1"
+    receipts[2]["threads"] = available_cores() + 1
+    receipts[2]["notes"]["device"] = "cuda:0"
+    changed.uns["scale"] = json.dumps(receipts)
+    verification = scale.verify(changed, cells)
+    assert [line.split(",")[0] for line in verification.elsewhere] == [
         "scale_toolkit 0.0.1",
         "torch 0.1",
-        "999 threads",
+        f"{available_cores() + 1} threads",
         "trained on cuda:0",
     ]
 
@@ -153,8 +154,8 @@ def test_metadata_of_prepare_is_added_again(plant):
     table = pd.DataFrame({"sort": pd.Categorical(["B", "T"] * 3)}, index=cells.obs_names[:6])
     with pytest.warns(scale.errors.ScaleWarning, match="are not in the metadata"):
         result = scale.prepare(cells, min_peaks=5, metadata=table)
-        found = scale.verify(result, cells, metadata=table)
-    assert found.reproduced and found.slots["obs['sort']"] == (SAME, 0.0)
+        verification = scale.verify(result, cells, metadata=table)
+    assert verification.reproduced and verification.slots["obs['sort']"] == (SAME, 0.0)
     with pytest.raises(UsageError, match="prepare was given a metadata; expected --metadata if and only if"):
         scale.verify(result, cells)
     with pytest.raises(UsageError, match="prepare was given no metadata"):
@@ -259,30 +260,30 @@ def test_a_stage_is_judged_by_itself_if_what_came_before_is_different(chain):
     changed = result.copy()
     changed.obsm["X_scale"] = changed.obsm["X_scale"] + np.float32(1)
     changed = scale.cluster(changed, method="kmeans", n_clusters=3, n_threads=1)
-    found = scale.verify(changed, cells)
-    assert found.restarted == ["cluster"] and found.departs is None
-    assert found.slots["obsm['X_scale']"][0] == DIFFERENT
-    assert found.slots["obs['kmeans']"] == (SAME, 0.0)
-    assert not found.reproduced
-    assert "cluster replayed from the file's own arrays" in found.first()
+    verification = scale.verify(changed, cells)
+    assert verification.restarted == ["cluster"] and verification.departs is None
+    assert verification.slots["obsm['X_scale']"][0] == DIFFERENT
+    assert verification.slots["obs['kmeans']"] == (SAME, 0.0)
+    assert not verification.reproduced
+    assert "cluster replayed from the file's own arrays" in verification.first()
 
 
 def test_a_stage_whose_algorithm_has_changed_is_not_called_different(chain):
     """A file whose default training was another: said as such; later stages are verified."""
     _, result = chain
     older = result.copy()
-    told = json.loads(older.uns["scale"])
-    assert told[2]["stage"] == "train" and told[2]["revision"] == FAST_REVISION
-    del told[2]["revision"]
-    told[2]["version"] = "0.0.9"
+    receipts = json.loads(older.uns["scale"])
+    assert receipts[2]["stage"] == "train" and receipts[2]["revision"] == FAST_REVISION
+    del receipts[2]["revision"]
+    receipts[2]["version"] = "0.0.9"
     older.obsm["X_scale"] = older.obsm["X_scale"] + np.float32(1)  # what that version computed
-    older.uns["scale"] = json.dumps(told[:3])
+    older.uns["scale"] = json.dumps(receipts[:3])
     older = scale.cluster(older, method="kmeans", n_clusters=3, stability=3, n_threads=1)
-    found = scale.verify(older)
-    assert found.changed == {"train": "0.0.9"} and found.replayed == ["cluster"]
-    assert found.slots["obsm['X_scale']"][0] == CHANGED
-    assert found.slots["obs['kmeans']"] == (SAME, 0.0)
-    assert not found.reproduced and not found.close
+    verification = scale.verify(older)
+    assert verification.changed == {"train": "0.0.9"} and verification.replayed == ["cluster"]
+    assert verification.slots["obsm['X_scale']"][0] == CHANGED
+    assert verification.slots["obs['kmeans']"] == (SAME, 0.0)
+    assert not verification.reproduced and not verification.close
     older.obs["kmeans"] = older.obs["kmeans"].to_numpy()[::-1]
     assert scale.verify(older).differs
 
@@ -303,6 +304,6 @@ def test_receipts_of_the_earlier_form_are_replayed(plant):
         del receipt["reads"]
         receipt["input"] = digest(given, (keys.X,))
     result.uns["scale"] = json.dumps(old)
-    found = scale.verify(result, cells)
-    assert found.reproduced and found.replayed == ["prepare", "select-peaks"]
-    assert found.elsewhere[0].startswith("an earlier form of receipts")
+    verification = scale.verify(result, cells)
+    assert verification.reproduced and verification.replayed == ["prepare", "select-peaks"]
+    assert verification.elsewhere[0].startswith("an earlier form of receipts")
