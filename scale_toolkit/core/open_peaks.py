@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 KEPT_WEIGHTS = 40_000_000
 
 
+@compiled("f4(i4, i8, f4, f4[::1], f4[::1], b1)")
+def _weight(peak: int, entry: int, share: Any, column: Array, data: Array, log: Any) -> Any:
+    """Return the weight of one open peak: that of the peak, or its logarithm as `WeightedRows`
+    says.
+    """
+    if log:
+        return data[entry] if len(data) else np.log1p(column[peak] * share)
+    return column[peak]
+
+
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
 def _multiply(
     indices: Array,
@@ -44,9 +54,7 @@ def _multiply(
         first, last = indptr[i], indptr[i + 1]
         share = np.float32(1e4 / max(last - first, 1))
         for entry in range(first, last):
-            value = column[indices[entry]]
-            if log:
-                value = data[entry] if len(data) else np.log1p(value * share)
+            value = _weight(indices[entry], entry, share, column, data, log)
             loading = dense[indices[entry]]
             for c in range(row.shape[0]):
                 row[c] += value * loading[c]
@@ -70,9 +78,7 @@ def _multiply_transposed(
         first, last = indptr[i], indptr[i + 1]
         share = np.float32(1e4 / max(last - first, 1))
         for entry in range(first, last):
-            value = column[indices[entry]]
-            if log:
-                value = data[entry] if len(data) else np.log1p(value * share)
+            value = _weight(indices[entry], entry, share, column, data, log)
             loading = total[indices[entry]]
             for c in range(row.shape[0]):
                 loading[c] += value * row[c]
@@ -95,9 +101,7 @@ def _square_norms(
         share = np.float32(1e4 / max(last - first, 1))
         norm = 0.0
         for entry in range(first, last):
-            value = column[indices[entry]]
-            if log:
-                value = data[entry] if len(data) else np.log1p(value * share)
+            value = _weight(indices[entry], entry, share, column, data, log)
             norm += value * value
         norms[i] = norm
 

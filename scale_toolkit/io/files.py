@@ -82,14 +82,7 @@ def check_destination(
         store and ``*.zarr``), or a destination that is an input.
     """
     if is_stream(destination):
-        stdout = stdout if stdout is not None else _stdout()
-        if stdout.isatty():
-            raise UsageError(
-                "standard output is a terminal",
-                "a file or a pipe for h5ad bytes",
-                "add -o FILE or pipe on",
-            )
-        target = status_of(stdout)
+        target = status_of(output_stream(stdout))
     else:
         path = Path(destination)
         if is_zarr(path):

@@ -139,7 +139,23 @@ class CellsOnHost:
         return open_sums(self.source)
 
 
-class CellsOnDevice:
+class _Viewed:
+    """Cells with a view whose weights of peaks are on their device."""
+
+    device: torch.device
+
+    @property
+    def see(self) -> EncoderView:
+        """What the encoder sees of the cells."""
+        return self._see
+
+    @see.setter
+    def see(self, see: EncoderView) -> None:
+        self._see = see
+        self._idf = idf_on(self.device, see)
+
+
+class CellsOnDevice(_Viewed):
     """Cells whose open peaks are all in the memory of one device; a batch is the numbers of its
     cells.
 
@@ -167,16 +183,6 @@ class CellsOnDevice:
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.store = pack(source, device, with_values=see.log_transform, fused=fused)
         self.see = see
-
-    @property
-    def see(self) -> EncoderView:
-        """What the encoder sees of the cells."""
-        return self._see
-
-    @see.setter
-    def see(self, see: EncoderView) -> None:
-        self._see = see
-        self._idf = idf_on(self.device, see)
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
@@ -206,7 +212,7 @@ class CellsOnDevice:
         )
 
 
-class CellsStreamed:
+class CellsStreamed(_Viewed):
     """Cells that do not fit into the memory of the device: the rows of each batch are copied to it.
 
     Copies go through pinned memory on a stream of their own, so that the next batch arrives while
@@ -228,16 +234,6 @@ class CellsStreamed:
         self.source, self.device, self._fused = source, device, fused
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.see = see
-
-    @property
-    def see(self) -> EncoderView:
-        """What the encoder sees of the cells."""
-        return self._see
-
-    @see.setter
-    def see(self, see: EncoderView) -> None:
-        self._see = see
-        self._idf = idf_on(self.device, see)
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""

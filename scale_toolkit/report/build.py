@@ -156,7 +156,7 @@ def _written(view: View, name: str, sections: list[Section]) -> str:
     return environment.get_template("page.html").render(
         name=name,
         tiles=_tiles(view),
-        found=findings.in_order(view.findings),
+        findings=findings.in_order(view.findings),
         sections=sections,
         columns=view.drawn.get("embedding", {}).get("columns", []),
         shown=view.drawn.get("embedding", {}).get("shown", []),

@@ -11,7 +11,7 @@ import pandas as pd
 from scale_toolkit.core.decode import NumericRows
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.stages.decoder import read_decoder
-from scale_toolkit.text import first_names
+from scale_toolkit.stages.labels import check_column
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -82,12 +82,7 @@ def group_codes(adata: AnnData, column: str) -> tuple[npt.NDArray[np.int64], lis
     InputError
         obs has no such column, or none of its labels names a group.
     """
-    if column not in adata.obs:
-        raise InputError(
-            f"obs has no column {column!r}",
-            f"one of {first_names(adata.obs.columns, 8)}",
-            "`scale cluster` writes scale_cluster",
-        )
+    check_column(adata, column, "per_group")
     labels = adata.obs[column].astype("category").cat.remove_unused_categories()
     categories = [str(name) for name in labels.cat.categories]
     names = list(dict.fromkeys(name for name in categories if name.strip()))

@@ -15,9 +15,10 @@ from scale_toolkit.errors import InputError, NothingLeftError, OptionError, Scal
 from scale_toolkit.stages.choose import as_names, find_cells, find_peaks
 from scale_toolkit.stages.decoder import check_finite, modelled_positions, read_decoder
 from scale_toolkit.stages.group_means import mean_by_group
+from scale_toolkit.stages.labels import check_column
 from scale_toolkit.stages.stage import Result, stage
 from scale_toolkit.stages.validate import WRITES as VALIDATED
-from scale_toolkit.stages.validate import check_column, trusted_peaks, validate
+from scale_toolkit.stages.validate import trusted_peaks, validate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

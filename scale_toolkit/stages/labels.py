@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+def check_column(adata: AnnData, column: str, keyword: str) -> None:
+    """Raise `InputError` if obs lacks the column of groups that the option `keyword` names."""
+    if column not in adata.obs:
+        raise InputError(
+            f"obs has no column {column!r} ({keyword})",
+            f"one of {first_names(adata.obs.columns, 8)}",
+            "`scale cluster` writes scale_cluster",
+        )
+
+
 def clusters_of(adata: AnnData, column: str, keyword: str) -> pd.Series:
     """Return a column of clusters as a category of strings, missing for cells without one.
 

@@ -17,14 +17,14 @@ from scale_toolkit.core import recovery
 from scale_toolkit.core.separation import nearest_average, separation
 from scale_toolkit.core.validation import MAX_CELLS, Judgement, Recovered, judge
 from scale_toolkit.errors import InputError, NothingLeftError
-from scale_toolkit.stages.counts import modelled_counts
+from scale_toolkit.stages.counts import modelled_counts, over_all
 from scale_toolkit.stages.decoder import DEPTHS, read_decoder
 from scale_toolkit.stages.encode import in_model_order
 from scale_toolkit.stages.gpu import find_device
+from scale_toolkit.stages.labels import check_column
 from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.stage import Result
 from scale_toolkit.stages.train import train_model
-from scale_toolkit.text import first_names
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -151,9 +151,9 @@ def _slots(
 ) -> dict[keys.Slot, Any]:
     return {
         keys.CELL_RECOVERY: judged.cell_recovery,
-        keys.PEAK_RECOVERY: _over_all(judged.peak_recovery, modelled, np.nan),
-        keys.FALSE_SIGN_RATE: _over_all(judged.false_sign_rate, modelled, np.nan),
-        keys.TRUST: _over_all(judged.trust, modelled, 0),
+        keys.PEAK_RECOVERY: over_all(judged.peak_recovery, modelled, len(modelled), np.nan),
+        keys.FALSE_SIGN_RATE: over_all(judged.false_sign_rate, modelled, len(modelled), np.nan),
+        keys.TRUST: over_all(judged.trust, modelled, len(modelled), 0),
         keys.VALIDATION: json.dumps(report, sort_keys=True),
     }
 
@@ -328,22 +328,3 @@ def _clusters(adata: AnnData, config: ImputeConfig) -> tuple[str, Index, list[st
     blank = [code for code, name in enumerate(names) if not name.strip()]
     codes[np.isin(codes, blank)] = -1
     return column, codes, names
-
-
-def check_column(adata: AnnData, column: str, keyword: str) -> None:
-    """Raise `InputError` if obs lacks the column."""
-    if column not in adata.obs:
-        raise InputError(
-            f"obs has no column {column!r} ({keyword})",
-            f"one of {first_names(adata.obs.columns, 8)}",
-            "`scale cluster` writes scale_cluster",
-        )
-
-
-def _over_all(
-    values: npt.NDArray[Any], modelled: npt.NDArray[np.bool_], fill: Any
-) -> npt.NDArray[Any]:
-    """Return values of the modelled peaks as an array over all peaks."""
-    spread = np.full(len(modelled), fill, values.dtype)
-    spread[modelled] = values
-    return spread

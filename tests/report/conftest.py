@@ -34,6 +34,12 @@ def analysed(_analysed):
     return _analysed.copy()
 
 
+@pytest.fixture
+def plots():
+    """Names of the plots of the page for `analysed`, without the cells."""
+    return {"knee", "histogram", "peaks", "curve_loss", "curve_held_out", "sizes", "confusion", "posterior", "markers"}
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's program; where it is not here it is installed if that is asked for, or the test is skipped."""

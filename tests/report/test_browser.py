@@ -94,21 +94,10 @@ def browse(chromium, tmp_path):
     return look
 
 
-def test_every_plot_is_drawn_and_nothing_is_fetched(analysed, browse):
+def test_every_plot_is_drawn_and_nothing_is_fetched(analysed, browse, plots):
     text = report.page(analysed)
     drawn, asked = browse(text)
-    places = {
-        "knee",
-        "histogram",
-        "peaks",
-        "curve_loss",
-        "curve_held_out",
-        "sizes",
-        "confusion",
-        "posterior",
-        "markers",
-    }
-    assert set(drawn.plots) == places | {"cells 0", "cells 1"}
+    assert set(drawn.plots) == plots | {"cells 0", "cells 1"}
     assert drawn.html["data-drawn"] == str(len(drawn.plots))
     for name, inside in drawn.plots.items():
         assert any(part.startswith("svg.main-svg") for part in inside), name
