@@ -6,104 +6,39 @@ are computed as they are needed: a pass over all cells reads the column indices 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from scale_toolkit.core import sparse_products
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.core.rows import RowSource, binarise, blocks
 
 Array = np.ndarray[Any, Any]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
 #: Up to this many logarithms are computed once and kept, in 4 bytes each; more are computed in
 #: every pass.
 KEPT_WEIGHTS = 40_000_000
+#: Logarithms computed at a time in a pass that does not keep them.
+ENTRIES_AT_A_TIME = 16_000_000
+_NO_WEIGHTS = np.empty(0, np.float32)
 
 
-@compiled("f4(i4, i8, f4, f4[::1], f4[::1], b1)")
-def _weight(peak: int, entry: int, share: Any, column: Array, data: Array, log: Any) -> Any:
-    """Return the weight of one open peak: that of the peak, or its logarithm as `WeightedRows`
-    says.
+@compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], i8, f4[::1])")
+def _log_weights(
+    peaks: Array, pointers: Array, first: int, stop: int, column: Array, origin: int, out: Array
+) -> None:
+    """Write log(1 + 10⁴ / open peaks of the cell · weight of the peak) of the cells from `first`
+    to `stop` into `out`, which begins with entry `origin`.
     """
-    if log:
-        return data[entry] if len(data) else np.log1p(column[peak] * share)
-    return column[peak]
-
-
-@compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
-def _multiply(
-    indices: Array,
-    indptr: Array,
-    start: int,
-    stop: int,
-    column: Array,
-    data: Array,
-    log: Any,
-    dense: Array,
-    product: Array,
-) -> None:
-    """Write weights · dense of the cells from `start` to `stop` into `product`."""
-    for i in range(start, stop):
-        row = product[i]
-        row[:] = 0
-        first, last = indptr[i], indptr[i + 1]
-        share = np.float32(1e4 / max(last - first, 1))
-        for entry in range(first, last):
-            value = _weight(indices[entry], entry, share, column, data, log)
-            loading = dense[indices[entry]]
-            for c in range(row.shape[0]):
-                row[c] += value * loading[c]
-
-
-@compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f4[:, ::1], f4[:, ::1])")
-def _multiply_transposed(
-    indices: Array,
-    indptr: Array,
-    start: int,
-    stop: int,
-    column: Array,
-    data: Array,
-    log: Any,
-    dense: Array,
-    total: Array,
-) -> None:
-    """Add weightsᵀ · dense of the cells from `start` to `stop` to `total`."""
-    for i in range(start, stop):
-        row = dense[i]
-        first, last = indptr[i], indptr[i + 1]
-        share = np.float32(1e4 / max(last - first, 1))
-        for entry in range(first, last):
-            value = _weight(indices[entry], entry, share, column, data, log)
-            loading = total[indices[entry]]
-            for c in range(row.shape[0]):
-                loading[c] += value * row[c]
-
-
-@compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], f4[::1], b1, f8[::1])")
-def _square_norms(
-    indices: Array,
-    indptr: Array,
-    start: int,
-    stop: int,
-    column: Array,
-    data: Array,
-    log: Any,
-    norms: Array,
-) -> None:
-    """Write the sum of squared weights of the cells from `start` to `stop` into `norms`."""
-    for i in range(start, stop):
-        first, last = indptr[i], indptr[i + 1]
-        share = np.float32(1e4 / max(last - first, 1))
-        norm = 0.0
-        for entry in range(first, last):
-            value = _weight(indices[entry], entry, share, column, data, log)
-            norm += value * value
-        norms[i] = norm
+    for i in range(first, stop):
+        share = np.float32(1e4 / max(pointers[i + 1] - pointers[i], 1))
+        for entry in range(pointers[i], pointers[i + 1]):
+            out[entry - origin] = np.log(np.float32(1) + column[peaks[entry]] * share)
 
 
 class OpenPeaks:
@@ -112,11 +47,11 @@ class OpenPeaks:
     Parameters
     ----------
     indices, indptr
-        As in a CSR matrix, int32 and int64.
+        As in a CSR matrix with ascending indices in each row, int32 and int64.
     n_peaks
         Columns.
     n_threads
-        Threads of all products; the same number gives the same results bit for bit.
+        Threads of all products; any number gives the same results bit for bit.
     """
 
     def __init__(
@@ -124,6 +59,7 @@ class OpenPeaks:
     ) -> None:
         self.indices, self.indptr, self.n_threads = indices, indptr, max(n_threads, 1)
         self.n_cells, self.n_peaks = len(indptr) - 1, n_peaks
+        self._bounds: np.ndarray | None = None
 
     @classmethod
     def of_source(cls, source: RowSource, n_threads: int) -> OpenPeaks:
@@ -134,7 +70,10 @@ class OpenPeaks:
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         indices = np.empty(indptr[-1], np.int32)
         for cells, rows in blocks(source):
-            indices[indptr[cells[0]] : indptr[cells[-1] + 1]] = binarise(rows).indices
+            opened = binarise(rows)
+            if not opened.has_sorted_indices:  # blocks of peaks are found by bisection
+                opened = opened.sorted_indices()
+            indices[indptr[cells[0]] : indptr[cells[-1] + 1]] = opened.indices
         return cls(indices, indptr, source.n_peaks, n_threads)
 
     def chosen(self, cells: np.ndarray) -> OpenPeaks:
@@ -162,13 +101,23 @@ class OpenPeaks:
         """Number of cells in which each peak is open, (peaks,)."""
         return np.bincount(self.indices, minlength=self.n_peaks)
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """Ranges of cells with about equal numbers of open peaks, one for each thread."""
-        # equal numbers of open peaks, not of cells: the work follows the peaks
-        share = np.linspace(0, self.indptr[-1], self.n_threads + 1)
-        ends = np.searchsorted(self.indptr, share)
-        ends[0], ends[-1] = 0, self.n_cells
-        return list(zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True))
+    def bounds(self) -> np.ndarray:
+        """Where each block of peaks begins in each cell (`sparse_products.block_bounds`)."""
+        if self._bounds is None:
+            self._bounds = sparse_products.block_bounds(
+                self.indices, self.indptr, self.n_peaks, self.n_threads
+            )
+        return self._bounds
+
+    def row_chunks(self) -> list[tuple[int, int]]:
+        """Ranges of cells with about `ENTRIES_AT_A_TIME` open peaks, or one cell."""
+        chunks, first = [], 0
+        while first < self.n_cells:
+            end = self.indptr[first] + ENTRIES_AT_A_TIME
+            stop = max(int(np.searchsorted(self.indptr, end, "right")) - 1, first + 1)
+            chunks.append((first, stop))
+            first = stop
+        return chunks
 
 
 class WeightedRows:
@@ -184,51 +133,75 @@ class WeightedRows:
         The weight is log1p(10⁴ / open peaks of the cell · weight of the peak) instead.
     """
 
-    def __init__(self, opened: OpenPeaks, column: np.ndarray, *, log: Any = False) -> None:
+    def __init__(self, opened: OpenPeaks, column: np.ndarray, *, log: bool = False) -> None:
         self.opened, self.log = opened, log
         self.column = column.astype(np.float32)
         self.shape = (opened.n_cells, opened.n_peaks)
-        self.data = np.empty(0, np.float32)
+        self._kept: np.ndarray | None = None
         if log and len(opened.indices) <= KEPT_WEIGHTS:
-            lengths = np.diff(opened.indptr)
-            self.data = self.column[opened.indices]
-            self.data *= np.repeat((1e4 / np.maximum(lengths, 1)).astype(np.float32), lengths)
-            np.log1p(self.data, out=self.data)
-
-    def _in_threads(self, kernel: Callable[..., None], *arrays: list[np.ndarray]) -> None:
-        """Call the kernel for each range of cells with its own item of each list."""
-        opened = self.opened
-
-        def work(cells: tuple[int, int], *own_arrays: np.ndarray) -> None:
-            fixed = (opened.indices, opened.indptr, *cells, self.column, self.data, self.log)
-            kernel(*fixed, *own_arrays)
-
-        if opened.n_threads == 1:
-            work((0, opened.n_cells), *(array[0] for array in arrays))
-            return
-        with ThreadPoolExecutor(opened.n_threads) as pool:
-            list(pool.map(work, opened.ranges(), *arrays))
+            self._kept = self._logs(0, opened.n_cells)
 
     def times(self, dense: np.ndarray) -> np.ndarray:
         """Rows · dense, (cells, c) float32."""
+        opened = self.opened
+        if not self.log:
+            dense = self.column[:, None] * dense
         dense = np.ascontiguousarray(dense, np.float32)
-        product = np.empty((self.opened.n_cells, dense.shape[1]), np.float32)
-        n = self.opened.n_threads
-        self._in_threads(_multiply, [dense] * n, [product] * n)
-        return product
+        products = [
+            sparse_products.times(peaks, weights, bounds, dense, opened.n_threads)
+            for _, peaks, weights, bounds in self._chunks()
+        ]
+        return np.concatenate(products) if products else np.empty((0, dense.shape[1]), np.float32)
 
     def transposed_times(self, dense: np.ndarray) -> np.ndarray:
         """Rowsᵀ · dense, (peaks, c) float32."""
+        opened = self.opened
         dense = np.ascontiguousarray(dense, np.float32)
-        shape, n = (self.opened.n_peaks, dense.shape[1]), self.opened.n_threads
-        # one sum for each thread, added up in their order: the bytes depend on the number of
-        # threads alone
-        totals = [np.zeros(shape, np.float32) for _ in range(n)]
-        self._in_threads(_multiply_transposed, [dense] * n, totals)
-        return sum(totals[1:], totals[0])
+        total = np.zeros((opened.n_peaks, dense.shape[1]), np.float32)
+        for cells, peaks, weights, bounds in self._chunks():
+            sparse_products.add_transposed_times(
+                peaks, weights, bounds, dense[cells], opened.n_threads, total
+            )
+        if not self.log:
+            total *= self.column[:, None]
+        return total
 
     def square_norms(self) -> np.ndarray:
         """Sum of squared weights of each row, (cells,) float64."""
-        norms = np.empty(self.opened.n_cells)
-        self._in_threads(_square_norms, [norms] * self.opened.n_threads)
+        opened = self.opened
+        norms = np.empty(opened.n_cells)
+        for first, stop in opened.row_chunks():
+            start, end = opened.indptr[first], opened.indptr[stop]
+            weights = (
+                self._logs(first, stop) if self.log else self.column[opened.indices[start:end]]
+            )
+            squares = np.square(weights, dtype=np.float64)
+            sums = np.concatenate([[0.0], np.cumsum(squares)])
+            norms[first:stop] = np.diff(sums[opened.indptr[first : stop + 1] - start])
         return norms
+
+    def _chunks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield cells, their entries (peaks and weights; none: ones) and block bounds."""
+        opened, bounds = self.opened, self.opened.bounds()
+        if not self.log or self._kept is not None:
+            weights = _NO_WEIGHTS if self._kept is None else self._kept
+            yield slice(0, opened.n_cells), opened.indices, weights, bounds
+            return
+        for first, stop in opened.row_chunks():
+            start, end = opened.indptr[first], opened.indptr[stop]
+            logs = self._logs(first, stop)
+            yield slice(first, stop), opened.indices[start:end], logs, bounds[first:stop] - start
+
+    def _logs(self, first: int, stop: int) -> np.ndarray:
+        """Weights of the entries of some cells, float32."""
+        opened = self.opened
+        origin = int(opened.indptr[first])
+        out = np.empty(opened.indptr[stop] - origin, np.float32)
+        sparse_products.share_rows(
+            stop - first,
+            opened.n_threads,
+            lambda a, b: _log_weights(
+                opened.indices, opened.indptr, first + a, first + b, self.column, origin, out
+            ),
+        )
+        return out

@@ -17,6 +17,7 @@ import torch
 
 from scale_toolkit.core.depth import open_sums
 from scale_toolkit.core.rows import MatrixRows, RowSource, binarise
+from scale_toolkit.core.sparse_products import share_rows
 from scale_toolkit.model.encoder_view import EncoderView, idf_on, is_published
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.packed import (
@@ -27,7 +28,7 @@ from scale_toolkit.model.packed import (
     pack,
     pack_block,
 )
-from scale_toolkit.model.sparse import Rows, SparseRows, share_rows
+from scale_toolkit.model.sparse import Rows, SparseRows
 from scale_toolkit.model.torch_rows import TorchRows
 
 if TYPE_CHECKING:
@@ -353,6 +354,7 @@ def packed_on_host(
         )
         share_rows(
             n_rows,
+            torch.get_num_threads(),
             lambda first, stop: count_kept(lengths, keys, threshold, first, stop, kept_lengths),
         )
     pointers = np.zeros(n_rows + 1, np.int64)
@@ -364,6 +366,7 @@ def packed_on_host(
     indices = rows.indices.astype(np.int32, copy=False)
     share_rows(
         n_rows,
+        torch.get_num_threads(),
         lambda first, stop: pack_rows(
             indices,
             data,

@@ -70,8 +70,8 @@ class SpectralEncoder(nn.Module):
     first `latent` of them are z.
 
     The length of a cell's projection depends on depth and noise, its direction on the cell type, so
-    only the direction is used. A residual perceptron that starts at zero learns what the projection
-    misses.
+    only the direction is used. A perceptron of the coordinates gives the variance, and a residual
+    of the mean, which training leaves at zero (`recipes.train_fast`).
     """
 
     def __init__(self, shape: Shape) -> None:

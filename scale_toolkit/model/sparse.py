@@ -4,14 +4,13 @@ peaks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy import sparse
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from scale_toolkit.core import sparse_products
 
 
 class Rows(Protocol):
@@ -97,33 +96,27 @@ class SparseRows:
         """Return ``rows @ dense``, (rows, d)."""
         if dense.dtype == torch.float64:
             return torch.from_numpy(self.csr() @ dense.detach().cpu().numpy()).to(dense.device)
-        from scale_toolkit.core.kernels import ROWS_AT_A_TIME, gather
-
-        bounds, values = self._block_bounds(), _contiguous(dense)
-        n_blocks = bounds.shape[1] - 1
-        out = np.empty((self.shape[0], dense.shape[1]), np.float32)
-        sums = np.empty((n_blocks, min(self.shape[0], ROWS_AT_A_TIME), dense.shape[1]), np.float32)
-        for first in range(0, self.shape[0], ROWS_AT_A_TIME):
-            chunk = bounds[first : first + ROWS_AT_A_TIME]
-
-            def add(block: int, chunk: np.ndarray = chunk) -> None:
-                gather(self._peaks, self._weights, chunk, block, values, sums[block, : len(chunk)])
-
-            _share(add, n_blocks)
-            np.sum(sums[:, : len(chunk)], 0, out=out[first : first + len(chunk)])
+        out = sparse_products.times(
+            self._peaks,
+            self._weights,
+            self._block_bounds(),
+            _contiguous(dense),
+            torch.get_num_threads(),
+        )
         return torch.from_numpy(out).to(dense.device)
 
     def transposed_times(self, dense: torch.Tensor) -> torch.Tensor:
         """Return ``rows.T @ dense``, (peaks, d)."""
         if dense.dtype == torch.float64:
             return torch.from_numpy(self.csr().T @ dense.detach().cpu().numpy()).to(dense.device)
-        from scale_toolkit.core.kernels import scatter
-
-        bounds, values = self._block_bounds(), _contiguous(dense)
         out = np.zeros((self.shape[1], dense.shape[1]), np.float32)
-        _share(
-            lambda block: scatter(self._peaks, self._weights, bounds, block, values, out),
-            bounds.shape[1] - 1,
+        sparse_products.add_transposed_times(
+            self._peaks,
+            self._weights,
+            self._block_bounds(),
+            _contiguous(dense),
+            torch.get_num_threads(),
+            out,
         )
         return torch.from_numpy(out).to(dense.device)
 
@@ -139,17 +132,9 @@ class SparseRows:
     def _block_bounds(self) -> np.ndarray:
         """Return where each block of peaks begins in each row, (rows, blocks + 1) int64; cached."""
         if self._bounds is None:
-            from scale_toolkit.core.kernels import block_edges, find_bounds
-
-            edges = block_edges(self.shape[1])
-            bounds = np.empty((self.shape[0], len(edges)), np.int64)
-            share_rows(
-                self.shape[0],
-                lambda first, stop: find_bounds(
-                    self._peaks, self._pointers, edges, first, stop, bounds
-                ),
+            self._bounds = sparse_products.block_bounds(
+                self._peaks, self._pointers, self.shape[1], torch.get_num_threads()
             )
-            self._bounds = bounds
         return self._bounds
 
 
@@ -176,21 +161,6 @@ def product(rows: Rows | sparse.csr_matrix, dense: torch.Tensor) -> torch.Tensor
 def as_rows(rows: Rows | sparse.csr_matrix, device: torch.device) -> Rows:
     """Rows ready for products on `device`."""
     return SparseRows(rows, device) if sparse.issparse(rows) else rows
-
-
-def share_rows(n_rows: int, work: Callable[[int, int], None], *, at_least: int = 64) -> None:
-    """Call ``work(first, stop)`` on ranges that cover all rows, shared among the threads of
-    torch's budget.
-    """
-    n_threads = torch.get_num_threads()
-    size = max(-(-n_rows // (4 * n_threads)), at_least) if n_threads > 1 else max(n_rows, 1)
-    _share(lambda i: work(i * size, min((i + 1) * size, n_rows)), -(-n_rows // size))
-
-
-def _share(task: Callable[[int], None], n_tasks: int) -> None:
-    from scale_toolkit.core.kernels import POOL
-
-    POOL.map(task, range(n_tasks), torch.get_num_threads())
 
 
 def _contiguous(dense: torch.Tensor) -> np.ndarray:

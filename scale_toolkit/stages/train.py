@@ -43,7 +43,7 @@ FAST: dict[str, Any] = {
 
 #: Of the default preset's algorithm: raised when its results change by more than rounding. The
 #: presets `paper` and `release` compute what they always have.
-FAST_REVISION = 2
+FAST_REVISION = 3
 
 #: Slot that keeps a selection which ``all_peaks`` ignores.
 _SELECTED_BEFORE = keys.column("var", f"{keys.SELECTED.name}_original")

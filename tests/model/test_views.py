@@ -61,10 +61,12 @@ def kinship(view, counts, n_threads=1):
     return Kinship(products.weighted(view, peak_sums, products.n_cells), cosine=view.cosine)
 
 
+@pytest.mark.parametrize("at_a_time", [16_000_000, 40])
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
-def test_products_are_numpys(plant, view, n_threads, kept, monkeypatch):
+def test_products_are_numpys(plant, view, n_threads, kept, at_a_time, monkeypatch):
+    monkeypatch.setattr(open_peaks, "ENTRIES_AT_A_TIME", at_a_time)
     if not kept:
         monkeypatch.setattr(open_peaks, "KEPT_WEIGHTS", 0)
     counts = plant(90, 200, 4).X
