@@ -145,24 +145,22 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         "svg": {"Date": None, "Creator": None},
         "png": {"Software": None},
     }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    from scale_toolkit.io.files import atomic
+
     try:
-        with mpl.rc_context(STYLE):
+        with atomic(path) as private, mpl.rc_context(STYLE):
             figure.savefig(
-                unfinished,
+                private,
                 format=kind,
                 metadata=metadata[kind],
                 bbox_inches="tight",
                 facecolor="white",
             )
-        unfinished.replace(path)
     except OSError as error:
         raise ScaleError(
             f"{path} cannot be written ({error.strerror})",
-            do="name a folder that exists and is yours",
+            do="make room, or name a folder that is yours",
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from scale_toolkit import errors, plot
+from scale_toolkit.io import files
 from scale_toolkit.plot import _figure
 
 RELEASE = [
@@ -80,15 +81,39 @@ def test_a_failed_save_leaves_the_old_figure_and_no_part(cells, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", broken)
-    with pytest.raises(errors.ScaleError, match=r"umap.png cannot be written .No space left on device."):
+    with pytest.raises(errors.ScaleError, match=r"umap.png cannot be written .No space left on device.; make room"):
         plot.embedding(cells, save=path)
     assert [p.name for p in tmp_path.iterdir()] == ["umap.png"]
     assert path.read_text() == "old"
 
 
 def test_a_folder_that_is_not_there(cells, tmp_path):
-    with pytest.raises(errors.ScaleError, match=r"cannot be written .No such file or directory.; name a folder that exists"):
+    with pytest.raises(errors.ScaleError, match=r"the output folder .*none does not exist; make it first"):
         plot.embedding(cells, save=tmp_path / "none" / "umap.pdf")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_figure(cells, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leftover = tmp_path / f".umap.png.scale-{files._machine()}-{ended.pid}-x"
+    leftover.mkdir()
+    (leftover / "new.png").write_text("half")
+    plot.embedding(cells, save=tmp_path / "umap.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["umap.png"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(cells, tmp_path):
+    (tmp_path / "target.png").write_text("old")
+    (tmp_path / "umap.png").symlink_to("target.png")
+    plot.embedding(cells, save=tmp_path / "umap.png")
+    assert (tmp_path / "umap.png").is_symlink()
+    assert (tmp_path / "target.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_axes_of_a_part_of_a_figure_are_saved_as_the_whole_one(cells, tmp_path):
+    first, _ = Figure(figsize=(8, 4)).subfigures(1, 2)
+    plot.embedding(cells, ax=first.add_subplot(), names_on_data=True, save=tmp_path / "parts.png")
+    assert (tmp_path / "parts.png").stat().st_size > 0
 
 
 def test_the_callers_settings_stay_as_they_were(cells):
