@@ -29,16 +29,16 @@ _NO_WEIGHTS = np.empty(0, np.float32)
 
 
 @compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], i8, f4[::1])")
-def _log_weights(
+def _inside_logs(
     peaks: Array, pointers: Array, first: int, stop: int, column: Array, origin: int, out: Array
 ) -> None:
-    """Write log(1 + 10⁴ / open peaks of the cell · weight of the peak) of the cells from `first`
-    to `stop` into `out`, which begins with entry `origin`.
+    """Write 1 + 10⁴ / open peaks of the cell · weight of the peak of the cells from `first` to
+    `stop` into `out`, which begins with entry `origin`.
     """
     for i in range(first, stop):
         share = np.float32(1e4 / max(pointers[i + 1] - pointers[i], 1))
         for entry in range(pointers[i], pointers[i + 1]):
-            out[entry - origin] = np.log(np.float32(1) + column[peaks[entry]] * share)
+            out[entry - origin] = np.float32(1) + column[peaks[entry]] * share
 
 
 class OpenPeaks:
@@ -197,11 +197,13 @@ class WeightedRows:
         opened = self.opened
         origin = int(opened.indptr[first])
         out = np.empty(opened.indptr[stop] - origin, np.float32)
-        sparse_products.share_rows(
-            stop - first,
-            opened.n_threads,
-            lambda a, b: _log_weights(
-                opened.indices, opened.indptr, first + a, first + b, self.column, origin, out
-            ),
-        )
+
+        def write(start: int, end: int) -> None:
+            rows = first + start, first + end
+            _inside_logs(opened.indices, opened.indptr, *rows, self.column, origin, out)
+            # NumPy's logarithm of many values takes a fraction of a compiled loop over single ones
+            written = out[opened.indptr[rows[0]] - origin : opened.indptr[rows[1]] - origin]
+            np.log(written, out=written)
+
+        sparse_products.share_rows(stop - first, opened.n_threads, write)
         return out
