@@ -1,11 +1,14 @@
 """Input that cannot be opened, and text without an end."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from scale_toolkit.errors import InputError
 from scale_toolkit.io import source
+from scale_toolkit.io.hdf5 import open_hdf5
 
 
 def test_a_file_that_may_not_be_opened_is_one_line(tmp_path, monkeypatch):
@@ -32,3 +35,22 @@ def test_a_line_without_an_end_is_refused(tmp_path, monkeypatch):
         pytest.raises(InputError, match="has a line of more than 10 characters"),
     ):
         list(iter(lines.readline, ""))
+
+
+def test_an_empty_named_pipe_is_one_line(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.open("wb").close())
+    writer.start()
+    with pytest.raises(InputError, match=r"pipe is empty \(0 bytes\); check the command"), source.open_source(pipe):
+        pass
+    writer.join()
+
+
+def test_what_is_opened_as_hdf5_and_is_none(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"text " * 200)
+    with (
+        pytest.raises(InputError, match="is not an HDF5 file; expected an h5ad; other formats enter"),
+        open_hdf5(tmp_path / "a.h5", "a.h5"),
+    ):
+        pass
