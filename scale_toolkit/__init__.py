@@ -32,6 +32,7 @@ _STAGES = {
     "impute": "impute",
     "imputed": "imputed",
     "embed": "embed",
+    "annotate": "annotate",
     "choose_k": "choose_k",
     "doublets": "doublets",
     "cluster": "cluster",

@@ -8,6 +8,7 @@ from scale_toolkit import report as report
 from scale_toolkit import tl as tl
 from scale_toolkit import utils as utils
 from scale_toolkit.api import SCALE as SCALE
+from scale_toolkit.stages.annotate import annotate as annotate
 from scale_toolkit.stages.choose_k import choose_k as choose_k
 from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.doublets import doublets as doublets
@@ -30,6 +31,7 @@ __version__: str
 __all__ = [
     "SCALE",
     "__version__",
+    "annotate",
     "choose_k",
     "cluster",
     "doublets",

@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from scale_toolkit.annotate_config import AnnotateConfig as AnnotateConfig
 from scale_toolkit.errors import OptionError
 from scale_toolkit.simulate_config import LIKE as LIKE
 from scale_toolkit.simulate_config import SimulateConfig as SimulateConfig

@@ -401,6 +401,12 @@ MOTIFS = Slot(
     "motif enrichment of each cluster's markers",
 )
 
+# annotate
+TYPE = Slot("obs", "scale_type", "annotate", "cells", "category", "type of the cell's cluster")
+ANNOTATION = Slot(
+    "uns", "scale_annotation", "annotate", "clusters × figures", "DataFrame", "types of clusters"
+)
+
 # every stage
 RECEIPTS = Slot(
     "uns",

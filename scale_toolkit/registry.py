@@ -129,6 +129,14 @@ STAGES: dict[str, Entry] = {
             "Find the peaks that are open more often in a cluster, their genes and motifs.",
         ),
         Entry(
+            "annotate",
+            "annotate",
+            config.AnnotateConfig,
+            "tl",
+            "Name clusters by the marker genes or regions of known cell types.",
+            needs_estimate=False,
+        ),
+        Entry(
             "impute",
             "impute",
             config.ImputeConfig,

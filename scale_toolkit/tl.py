@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scale_toolkit._in_place import run, with_options
 from scale_toolkit.config import (
+    AnnotateConfig,
     ChooseKConfig,
     ClusterConfig,
     DoubletsConfig,
@@ -28,7 +29,17 @@ if TYPE_CHECKING:
 
     Progress = Callable[[str, int, int], None]
 
-__all__ = ["choose_k", "cluster", "doublets", "embed", "encode", "impute", "markers", "train"]
+__all__ = [
+    "annotate",
+    "choose_k",
+    "cluster",
+    "doublets",
+    "embed",
+    "encode",
+    "impute",
+    "markers",
+    "train",
+]
 
 
 @with_options(TrainConfig)
@@ -359,3 +370,42 @@ def markers(
         motifs=motifs,
         **options,
     )
+
+
+@with_options(AnnotateConfig)
+def annotate(
+    adata: AnnData,
+    *,
+    markers: pd.DataFrame,
+    genes: pd.DataFrame | None = None,
+    copy: bool = False,
+    **options: Any,
+) -> AnnData | None:
+    """Name clusters by the marker genes or regions of known cell types.
+
+    Parameters
+    ----------
+    adata
+        Counts or open peaks, cells × peaks, with clusters in obs.
+    markers
+        ``type`` and ``marker``: the name of a gene, or a region such as ``chr1:100-200``.
+    genes
+        Starts of genes (``chrom``, ``tss``, ``gene_name``), needed if a marker is a gene.
+    copy
+        Leave `adata` as it is and return a new one.
+    **options
+        ``cluster_by``, ``min_margin``, …: see `scale_toolkit.annotate`.
+
+    Returns
+    -------
+    None, or with `copy` the new AnnData. Written: ``obs['scale_type']`` (category),
+    ``uns['scale_annotation']`` (DataFrame, a row a cluster), a receipt in ``uns['scale']``.
+
+    Raises
+    ------
+    MissingSlotError
+        The column of clusters is missing.
+    InputError
+        Genes without `genes`, or no marker that overlaps a peak.
+    """
+    return run("annotate", adata, copy=copy, markers=markers, genes=genes, **options)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from scale_toolkit import __version__
+from scale_toolkit.cli.annotate import annotate
 from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.caches import give_caches_a_place
 from scale_toolkit.cli.choose_k import choose_k
@@ -53,7 +54,18 @@ app = typer.Typer(
 
 _PANELS = {
     "Whole analyses": (run, demo),
-    "Stages": (prepare, select_peaks, train, impute, embed, doublets, choose_k, cluster, markers),
+    "Stages": (
+        prepare,
+        select_peaks,
+        train,
+        impute,
+        embed,
+        doublets,
+        choose_k,
+        cluster,
+        markers,
+        annotate,
+    ),
     "Data": (simulate, export),
     "Checks": (plan, verify),
     "Figures": (report,),

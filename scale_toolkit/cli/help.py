@@ -21,6 +21,7 @@ EXAMPLES = {
     "choose-k": "scale choose-k trained.h5ad -o chosen.h5ad --figure k.pdf",
     "cluster": "scale cluster trained.h5ad -k 8 --reference cell_type -o clustered.h5ad",
     "markers": "scale markers clustered.h5ad --gtf genes.gtf.gz --table markers.tsv -o marked.h5ad",
+    "annotate": "scale annotate clustered.h5ad --markers types.tsv --gtf genes.gtf -o named.h5ad",
     "simulate": "scale simulate --n-cells 1000 -k 8 -o simulated.h5ad",
     "export": "scale export clustered.h5ad --to mtx -o for_signac/",
     "plan": "scale plan counts.h5ad",

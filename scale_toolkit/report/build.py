@@ -21,6 +21,7 @@ from scale_toolkit.report.imputation import imputation
 from scale_toolkit.report.markers import markers
 from scale_toolkit.report.quality import kept, training
 from scale_toolkit.report.receipts import last, runs
+from scale_toolkit.report.types import types
 from scale_toolkit.report.view import Counts, Section, View
 
 #: on disk.
@@ -29,7 +30,7 @@ NEEDED = tuple(
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME,
         keys.HISTORY, keys.QC, keys.VALIDATION, keys.MARKERS, keys.MOTIFS, keys.CLUSTER_STABILITY,
-        keys.DOUBLETS,
+        keys.DOUBLETS, keys.ANNOTATION,
     )
 )  # fmt: skip
 
@@ -86,6 +87,7 @@ def page(
         agreement(view),
         posterior(view),
         markers(view),
+        types(view),
     ]
     sections += [imputation(view)]
     return _written(view, name, [section for section in sections if section is not None])

@@ -55,6 +55,7 @@ CASES = {
     ("markers", "--gtf"): ("genes.gtf", "markers done.h5ad --gtf {} -o OUT"),
     ("markers", "--genome"): ("genome.fa", "markers done.h5ad --motifs motifs.txt --genome {} -o OUT"),
     ("markers", "--motifs"): ("motifs.txt", "markers done.h5ad --genome genome.fa --motifs {} -o OUT"),
+    ("annotate", "--markers"): ("types.tsv", "annotate done.h5ad --markers {} -o OUT"),
     ("export", "source"): ("done.h5ad", "export {} --to h5mu -o copy.h5mu"),
     ("plan", "source"): ("cells.h5ad", "plan {} -o plan.json"),
     ("verify", "source"): ("done.h5ad", "verify {}"),
@@ -75,6 +76,8 @@ SAME = {
     ("run", "inputs"): ("run", "-d"),
     ("choose-k", "source"): ("cluster", "source"),
     ("doublets", "source"): ("cluster", "source"),
+    ("annotate", "source"): ("cluster", "source"),
+    ("annotate", "--gtf"): ("markers", "--gtf"),
     ("plot embedding", "--gtf"): ("markers", "--gtf"),
     ("run", "--fragments"): ("prepare", "--fragments"),
     ("run", "--peaks"): ("prepare", "--peaks"),
@@ -141,6 +144,10 @@ def folder(tmp_path_factory, plant) -> Path:
         )
     )
     (place / "barcodes.txt").write_text("".join(f"{name}\t{'x' * 400}\n" for name in cells.obs_names))
+    note = "x" * 400
+    (place / "types.tsv").write_text(
+        "type\tregion\tnote\n" + "".join(f"T{j % 3}\tchr1:{500 * j}-{500 * j + 9}\t{note}\n" for j in range(99))
+    )
     (place / "sizes.txt").write_text(padding + f"chr1\t{CHROMOSOME}\n")
     (place / "genes.gtf").write_text(
         "".join(
@@ -194,7 +201,7 @@ OUTPUTS = {
     *((name, "--output") for name in ("prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers")),
     *((name, "--output") for name in ("simulate", "plan", "report")),
     *(("choose-k", "--output"), ("choose-k", "--figure")),
-    *(("doublets", "--output"), ("doublets", "--figure")),
+    *(("doublets", "--output"), ("doublets", "--figure"), ("annotate", "--output")),
     *(("train", "--model"), ("embed", "--figure"), ("markers", "--table"), ("markers", "--motif-table")),
 }
 
