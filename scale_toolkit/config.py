@@ -87,7 +87,6 @@ class SelectPeaksConfig(Config):
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {
         "encode_dim": (64,),
-        "lr": 0.003,
         "max_epochs": 60,
         "weight_decay": 0.0,
         "patience": 5,
@@ -141,7 +140,8 @@ class TrainConfig(Config):
     )
     lr: float | None = option(
         None,
-        "Learning rate (fast: 0.003; paper: 0.002; release: 0.0002).",
+        "Learning rate (fast: 0.003, and less above 1,000 cells; paper: 0.002; release: "
+        "0.0002).",
         minimum=1e-12,
         maximum=10,
     )

@@ -52,11 +52,18 @@ N_NAMED = 8
 #: k-means and mixtures choose their number of clusters on at most this many cells.
 MAX_CELLS_TO_CHOOSE = 20_000
 
+#: Of k-means: raised when its results change (`train.FAST_REVISION`).
+KMEANS_REVISION = 2
+
 _COLUMNS = {"leiden": keys.LEIDEN, "kmeans": keys.KMEANS, "gmm": keys.GMM}
 
 
 def _reads(config: ClusterConfig) -> tuple[keys.Slot, ...]:
     return (keys.LATENT, keys.POSTERIOR) if config.method == "gmm" else (keys.LATENT,)
+
+
+def _revision(config: ClusterConfig) -> int:
+    return KMEANS_REVISION if config.method == "kmeans" else 1
 
 
 def check(adata: AnnData, config: ClusterConfig) -> None:
@@ -85,6 +92,7 @@ def check(adata: AnnData, config: ClusterConfig) -> None:
     ),
     check=check,
     loads=("numba",),
+    revision=_revision,
 )
 def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None = None) -> Result:
     """Cluster the cells of the latent space.

@@ -120,7 +120,7 @@ def test_only_damaged_checkpoints_mean_a_new_start(planted, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"lr": 0.5}, "of another training \\(lr 0.003, here 0.5\\)"),
+        ({"lr": 0.5}, "of another training \\(lr None, here 0.5\\)"),
         ({"seed": 5}, "of another training \\(seed 18, here 5\\)"),
         ({"latent": 4}, "of another training \\(latent None, here 4\\)"),
     ],

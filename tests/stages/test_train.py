@@ -21,6 +21,7 @@ from scale_toolkit.errors import (
     ScaleWarning,
     TrainingError,
 )
+from scale_toolkit.stages.train import fast_lr
 
 QUICK = {"max_iter": 8, "n_components": 3, "latent": 4, "n_threads": 1}
 
@@ -131,6 +132,11 @@ def test_same_seed_gives_the_same_bytes(planted):
     for slot in (keys.LATENT, keys.DECODER, keys.BIAS, keys.OFFSET, keys.POSTERIOR):
         assert np.asarray(slot.get(first)).tobytes() == np.asarray(slot.get(second)).tobytes()
     assert first.uns[keys.RECEIPTS.name] == second.uns[keys.RECEIPTS.name]
+
+
+def test_the_fast_learning_rate_falls_with_the_root_of_the_cells():
+    assert [fast_lr(n) for n in (10, 1000)] == [0.003, 0.003]
+    np.testing.assert_allclose(fast_lr(100_000), 0.0003)
 
 
 def test_presets_fill_what_is_left_out_and_nothing_else():
