@@ -270,7 +270,7 @@ def test_training_that_breaks_at_once_is_an_error_that_says_what_to_do(planted, 
         raise trainer.Diverged(1, "decoder.weight", trainer.History())
 
     monkeypatch.setattr(recipes, "fit", broken)
-    with pytest.raises(TrainingError, match=r"epoch 1, in decoder.weight; lower the learning rate: `lr=3e-05`"):
+    with pytest.raises(TrainingError, match=r"epoch 1, in decoder.weight; lower the learning rate: `lr=0.0003`"):
         quick(planted)
 
 
