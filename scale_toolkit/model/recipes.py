@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
+#: Share of the open peaks hidden from training above which the projection is fitted again with
+#: them: without 3 %, neighbours of 3,000 sparse cells lost 0.02 of purity.
+REFIT_SHARE = 0.01
 LEAST_GAIN = ENOUGH  # nats a hidden peak by which training must improve on its start
 # About this many are hidden in all: more do not change the estimate, and each watched cell costs a
 # row of all peaks an epoch.
@@ -274,7 +277,7 @@ def train_fast(
         put_mixture(latent_means(model, cells, some_cells(source.n_cells, rng)))
         history.best_epoch = 0
     calibrate(model, cells, thinned, offset, peak_sums, rng)
-    if len(thinned.cells) == source.n_cells:  # every cell lacks peaks that were hidden from it
+    if thinned.hidden.nnz > REFIT_SHARE * peak_sums.sum():
         all_cells = place_cells(source, cells.see, device, gpu)
         refit_projection(model, all_cells, start.coordinates, seed)
     return Trained(

@@ -87,6 +87,15 @@ def test_the_projection_is_fitted_again_with_what_was_hidden_in_the_same_coordin
     assert 0.8 < cosine.mean() < 0.9999
 
 
+@pytest.mark.parametrize(("n_watched", "n_fits"), [(100, 1), (10, 0)])  # 2.5 and 0.25 % of all open peaks
+def test_the_projection_is_fitted_again_if_a_hundredth_was_hidden(plant, monkeypatch, n_watched, n_fits):
+    fits = []
+    monkeypatch.setattr(recipes, "HELD_OUT_CELLS", n_watched)
+    monkeypatch.setattr(recipes, "refit_projection", lambda *_: fits.append(1))
+    train_fast(MatrixRows(plant(200, 400, 4).X), **FAST)
+    assert len(fits) == n_fits
+
+
 def test_calibration_changes_the_decoder_and_nothing_else(plant, monkeypatch):
     source = MatrixRows(plant(200, 300, open_share=0.15).X)
     after = train_fast(source, **FAST)
