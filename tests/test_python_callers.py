@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import scale_toolkit as scale
+from scale_toolkit import keys
 from scale_toolkit.errors import InputError, ScaleWarning
 
 QUICK = {"max_iter": 4, "n_threads": 1}
@@ -99,6 +100,13 @@ def test_what_clustering_and_imputing_read_is_in_the_digest(planted):
     after = digests(made)
     assert before["gmm"] != after["gmm"]
     assert before["binary"] != after["binary"]
+
+
+def test_the_hidden_layer_that_imputing_reads_is_in_the_digest(planted):
+    made = scale.train(planted, n_components=3, decode_dim=(6,), **QUICK)
+    before = scale.receipts(scale.impute(made.copy()))[-1]["input"]
+    made.obsm[keys.HIDDEN.name][0] += 1
+    assert scale.receipts(scale.impute(made.copy()))[-1]["input"] != before
 
 
 @pytest.mark.parametrize(("indices", "indptr"), [(np.int32, np.int64), (np.int64, np.int32), (np.int64, np.int64)])
