@@ -57,10 +57,10 @@ def test_a_cell_without_open_peaks_is_mapped_to_zero():
 def test_the_map_of_a_part_of_many_cells_is_nearly_that_of_all(monkeypatch):
     opened, _, _ = planted()
     latent = latent_of(opened)
-    whole = projection.fit_latent_map(opened, latent, np.random.default_rng(0))(opened)
+    of_all_cells = projection.fit_latent_map(opened, latent, np.random.default_rng(0))(opened)
     monkeypatch.setattr(projection, "MOST_CELLS", 200)
-    half = projection.fit_latent_map(opened, latent, np.random.default_rng(0))(opened)
-    assert np.median((whole * half).mean(1)) > 0.85
+    of_200_cells = projection.fit_latent_map(opened, latent, np.random.default_rng(0))(opened)
+    assert np.median((of_all_cells * of_200_cells).mean(1)) > 0.85
 
 
 def test_a_union_is_open_where_either_cell_is():
