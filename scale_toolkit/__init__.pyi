@@ -16,6 +16,7 @@ from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.encode import encode as encode
 from scale_toolkit.stages.impute import impute as impute
 from scale_toolkit.stages.imputed import imputed as imputed
+from scale_toolkit.stages.map import map as map
 from scale_toolkit.stages.markers import markers as markers
 from scale_toolkit.stages.prepare import prepare as prepare
 from scale_toolkit.stages.receipts import receipts as receipts
@@ -40,6 +41,7 @@ __all__ = [
     "get",
     "impute",
     "imputed",
+    "map",
     "markers",
     "pl",
     "plot",

@@ -12,6 +12,7 @@ from typing import Any
 
 from scale_toolkit.annotate_config import AnnotateConfig as AnnotateConfig
 from scale_toolkit.errors import OptionError
+from scale_toolkit.map_config import MapConfig as MapConfig
 from scale_toolkit.simulate_config import LIKE as LIKE
 from scale_toolkit.simulate_config import SimulateConfig as SimulateConfig
 from scale_toolkit.validation import SEED, THREADS, Config, option

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from scale_toolkit.map_slots import MAPPING as MAPPING
+from scale_toolkit.map_slots import NOT_IN_REFERENCE as NOT_IN_REFERENCE
+from scale_toolkit.map_slots import NOVELTY as NOVELTY
+from scale_toolkit.map_slots import NOVELTY_P as NOVELTY_P
+from scale_toolkit.map_slots import label_slots as label_slots
 from scale_toolkit.slot import Slot as Slot
 from scale_toolkit.slot import column as column
 from scale_toolkit.truth_slots import CELL_TYPE as CELL_TYPE

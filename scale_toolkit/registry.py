@@ -100,6 +100,14 @@ STAGES: dict[str, Entry] = {
             needs_estimate=False,
         ),
         Entry(
+            "map",
+            "map",
+            config.MapConfig,
+            "tl",
+            "Place new cells in the latent space of a trained file, with its labels.",
+            needs_estimate=False,
+        ),
+        Entry(
             "choose-k",
             "choose_k",
             config.ChooseKConfig,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit._in_place import run, with_options
+from scale_toolkit._tl_map import map as map
 from scale_toolkit.config import (
     AnnotateConfig,
     ChooseKConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "embed",
     "encode",
     "impute",
+    "map",
     "markers",
     "train",
 ]

@@ -21,6 +21,7 @@ from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.export import export
 from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.impute import impute
+from scale_toolkit.cli.map import map as map_command
 from scale_toolkit.cli.markers import markers
 from scale_toolkit.cli.outcome import outcome
 from scale_toolkit.cli.plan import plan
@@ -61,6 +62,7 @@ _PANELS = {
         impute,
         embed,
         doublets,
+        map_command,
         choose_k,
         cluster,
         markers,

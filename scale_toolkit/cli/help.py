@@ -19,6 +19,7 @@ EXAMPLES = {
     "embed": "scale embed trained.h5ad --figure umap.pdf -o embedded.h5ad",
     "doublets": "scale doublets trained.h5ad --figure doublets.pdf -o scored.h5ad",
     "choose-k": "scale choose-k trained.h5ad -o chosen.h5ad --figure k.pdf",
+    "map": "scale map new.h5ad --reference trained.h5ad --labels cell_type -o mapped.h5ad",
     "cluster": "scale cluster trained.h5ad -k 8 --reference cell_type -o clustered.h5ad",
     "markers": "scale markers clustered.h5ad --gtf genes.gtf.gz --table markers.tsv -o marked.h5ad",
     "annotate": "scale annotate clustered.h5ad --markers types.tsv --gtf genes.gtf -o named.h5ad",

@@ -22,6 +22,7 @@ from scale_toolkit.plot.doublets import doublets
 from scale_toolkit.plot.embedding import embedding
 from scale_toolkit.plot.heatmaps import heatmap
 from scale_toolkit.plot.history import history
+from scale_toolkit.plot.novelty import novelty
 from scale_toolkit.plot.qc import qc
 from scale_toolkit.plot.recovery import recovery, reliability
 from scale_toolkit.plot.specificity import feature_specificity
@@ -60,6 +61,7 @@ __all__ = [
     "history",
     "lineplot",
     "loss",
+    "novelty",
     "plot_confusion_matrix",
     "plot_embedding",
     "plot_heatmap",

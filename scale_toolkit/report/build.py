@@ -18,6 +18,7 @@ from scale_toolkit.report.cells import cells_drawn
 from scale_toolkit.report.clusters import agreement, clusters, posterior
 from scale_toolkit.report.doublets import doublets
 from scale_toolkit.report.imputation import imputation
+from scale_toolkit.report.mapping import mapping
 from scale_toolkit.report.markers import markers
 from scale_toolkit.report.quality import kept, training
 from scale_toolkit.report.receipts import last, runs
@@ -30,7 +31,7 @@ NEEDED = tuple(
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME,
         keys.HISTORY, keys.QC, keys.VALIDATION, keys.MARKERS, keys.MOTIFS, keys.CLUSTER_STABILITY,
-        keys.DOUBLETS, keys.ANNOTATION,
+        keys.DOUBLETS, keys.ANNOTATION, keys.MAPPING,
     )
 )  # fmt: skip
 
@@ -84,6 +85,7 @@ def page(
         cells_drawn(view),
         clusters(view),
         doublets(view),
+        mapping(view),
         agreement(view),
         posterior(view),
         markers(view),

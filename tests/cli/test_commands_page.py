@@ -37,7 +37,7 @@ def test_every_command_of_the_design_is_there():
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
         "report", "export", "plan", "choose-k",
-        "doublets", "annotate",
+        "doublets", "annotate", "map",
     }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def test_every_command_of_the_design_is_there():
         ("choose-k", config.ChooseKConfig),
         ("doublets", config.DoubletsConfig),
         ("annotate", config.AnnotateConfig),
+        ("map", config.MapConfig),
         ("simulate", config.SimulateConfig),
         ("plot embedding", output_config.PlotEmbeddingConfig),
         ("plot heatmap", output_config.PlotHeatmapConfig),

@@ -56,6 +56,7 @@ CASES = {
     ("markers", "--genome"): ("genome.fa", "markers done.h5ad --motifs motifs.txt --genome {} -o OUT"),
     ("markers", "--motifs"): ("motifs.txt", "markers done.h5ad --genome genome.fa --motifs {} -o OUT"),
     ("annotate", "--markers"): ("types.tsv", "annotate done.h5ad --markers {} -o OUT"),
+    ("map", "--reference"): ("done.h5ad", "map cells.h5ad --reference {} -o OUT"),
     ("export", "source"): ("done.h5ad", "export {} --to h5mu -o copy.h5mu"),
     ("plan", "source"): ("cells.h5ad", "plan {} -o plan.json"),
     ("verify", "source"): ("done.h5ad", "verify {}"),
@@ -77,6 +78,7 @@ SAME = {
     ("choose-k", "source"): ("cluster", "source"),
     ("doublets", "source"): ("cluster", "source"),
     ("annotate", "source"): ("cluster", "source"),
+    ("map", "source"): ("cluster", "source"),
     ("annotate", "--gtf"): ("markers", "--gtf"),
     ("plot embedding", "--gtf"): ("markers", "--gtf"),
     ("run", "--fragments"): ("prepare", "--fragments"),
@@ -202,6 +204,7 @@ OUTPUTS = {
     *((name, "--output") for name in ("simulate", "plan", "report")),
     *(("choose-k", "--output"), ("choose-k", "--figure")),
     *(("doublets", "--output"), ("doublets", "--figure"), ("annotate", "--output")),
+    *(("map", "--output"), ("map", "--figure")),
     *(("train", "--model"), ("embed", "--figure"), ("markers", "--table"), ("markers", "--motif-table")),
 }
 

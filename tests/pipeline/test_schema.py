@@ -73,7 +73,7 @@ def test_every_config_of_a_stage_is_in():
     kinds = {kind for many in maker().STAGES.values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
     for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ChooseKConfig}
-    for_the_command_line |= {config.DoubletsConfig, config.AnnotateConfig}
+    for_the_command_line |= {config.DoubletsConfig, config.AnnotateConfig, config.MapConfig}
     assert everything - kinds == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 

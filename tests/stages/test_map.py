@@ -1,0 +1,250 @@
+"""New cells on a trained file: planted types on other peaks, a type left out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
+
+import scale_toolkit as scale
+from scale_toolkit import keys, report
+from scale_toolkit.cli import app
+from scale_toolkit.core.intervals import parse_names
+from scale_toolkit.errors import InputError, ScaleWarning
+from scale_toolkit.stages.receipts import receipts
+
+
+def on_other_peaks(cells, seed=0):
+    """A third of the peaks dropped, and of the others a third each shifted, split and merged."""
+    rng = np.random.default_rng(seed)
+    table = parse_names(cells.var_names)
+    counts, names, columns = sparse.csc_matrix(cells.X), [], []
+    kept = np.flatnonzero(rng.random(cells.n_vars) > 1 / 3)
+    for number, peak in enumerate(kept):
+        chrom, start, end = table.iloc[peak]
+        column = counts[:, [peak]]
+        if number % 3 == 0:
+            names.append(f"{chrom}_{start + 40}_{end + 40}")
+            columns.append(column)
+        elif number % 3 == 1:
+            middle = (start + end) // 2
+            first = sparse.csc_matrix(rng.binomial(column.toarray().astype(int), 0.5))
+            names += [f"{chrom}_{start}_{middle}", f"{chrom}_{middle}_{end}"]
+            columns += [first, column - first]
+        else:
+            names.append(f"{chrom}_{start - 30}_{end + 60}")
+            columns.append(column)
+    result = anndata.AnnData(
+        sparse.hstack(columns).tocsr().astype(np.float32), obs=cells.obs.copy()
+    )
+    result.var_names = names
+    return result
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """A trained half without one of five planted types, and the other half on other peaks."""
+    cells = scale.simulate(n_cells=800, n_peaks=6000, n_clusters=5, seed=4)
+    first = np.arange(800) % 2 == 0
+    trained = cells[first & (cells.obs["cell_type"] != "type5").to_numpy()].copy()
+    scale.pp.prepare(trained, min_peaks=1, min_cells=3)
+    trained.obs["site"] = np.where(np.arange(trained.n_obs) % 2, "a", "b")
+    scale.tl.train(trained, n_components=4, max_epochs=2, n_threads=1)
+    return trained, on_other_peaks(cells[~first].copy())
+
+
+@pytest.fixture(scope="module")
+def mapped(halves):
+    trained, query = halves
+    return scale.map(query.copy(), reference=trained, labels=("cell_type", "site"), n_threads=1)
+
+
+def test_planted_types_come_back_and_the_one_left_out_is_new(halves, mapped):
+    truth = mapped.obs["cell_type"].astype(str).to_numpy()
+    known = truth != "type5"
+    label, confidence = (slot.get(mapped) for slot in keys.label_slots("cell_type"))
+    assert (label.astype(str).to_numpy() == truth)[known].mean() > 0.95
+    assert confidence[known].mean() > 0.85 and confidence.between(0, 1).all()
+    assert roc_auc_score(~known, keys.NOVELTY.get(mapped)) > 0.95
+    called = keys.NOT_IN_REFERENCE.get(mapped).to_numpy()
+    assert called[~known].mean() > 0.5 and called[known].mean() < 0.05
+    assert (keys.NOVELTY_P.get(mapped)[known] < 0.05).mean() < 0.15
+    summary = keys.MAPPING.get(mapped)
+    assert summary["n_named"] == 0 and summary["n_overlapping"] > 3000
+    assert 0.5 < summary["weight"] < 0.7 and summary["n_called"] == called.sum()
+    assert summary["query"].sum() == 400 and summary["reference"].sum() == halves[0].n_obs
+    assert receipts(mapped)[-1]["notes"]["labels"] == ["cell_type", "site"]
+    # site is random: its labels are not to be trusted
+    assert keys.label_slots("site")[1].get(mapped).mean() < 0.75
+
+
+def test_latent_vectors_are_those_of_the_same_cells_in_the_reference(halves):
+    trained, _ = halves
+    mapped = scale.map(trained.copy(), reference=trained, n_threads=1)
+    own, new = keys.LATENT.get(trained), keys.LATENT.get(mapped)
+    cosine = (own * new).sum(1) / np.linalg.norm(own, axis=1) / np.linalg.norm(new, axis=1)
+    assert np.median(cosine) > 0.9
+    np.testing.assert_allclose(np.square(new).mean(1), 1, atol=1e-3)
+    assert np.corrcoef(keys.OFFSET.get(trained), keys.OFFSET.get(mapped))[0, 1] > 0.95
+    np.testing.assert_allclose(keys.DECODER.get(mapped), keys.DECODER.get(trained), atol=1e-5)
+    np.testing.assert_allclose(keys.BIAS.get(mapped), keys.BIAS.get(trained), atol=1e-4)
+    same = keys.COMPONENT.get(mapped).astype(str) == keys.COMPONENT.get(trained).astype(str)
+    assert same.mean() > 0.6
+    assert keys.MAPPING.get(mapped)["n_named"] == trained.n_vars
+
+
+def test_missing_peaks_are_not_closed_peaks(halves):
+    """Without the peaks of one type, its cells are placed by the others'."""
+    trained, _ = halves
+    half = trained[:, np.arange(trained.n_vars) % 2 == 0].copy()
+    mapped = scale.map(half, reference=trained, n_threads=1)
+    ratio = np.exp(keys.OFFSET.get(mapped) - keys.OFFSET.get(trained))
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)
+
+
+def test_later_stages_work_on_mapped_cells(mapped):
+    cells = mapped.copy()
+    scale.tl.cluster(cells, n_clusters=5, n_threads=1)
+    scale.tl.impute(cells, numeric=True)
+    assert np.isfinite(cells.obsm["imputed"]).all()
+    scale.tl.embed(cells, n_threads=1)
+    page = report.page(cells)
+    assert "Mapping to a reference" in page and "by overlap" in page and "median confidence" in page
+
+
+def test_the_figure_shows_both_histograms(mapped, tmp_path):
+    ax = scale.pl.novelty(mapped, save=tmp_path / "n.png")
+    assert (tmp_path / "n.png").stat().st_size > 1000
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["reference", "new cells"]
+
+
+def test_options_change_the_result(halves, mapped):
+    trained, query = halves
+    all_called = scale.tl.map(query, reference=trained, max_fdr=1.0, n_threads=1, copy=True)
+    assert keys.NOT_IN_REFERENCE.get(all_called).all()
+    other = scale.map(query.copy(), reference=trained, seed=1, n_threads=1)
+    assert (keys.NOVELTY.get(other) != keys.NOVELTY.get(mapped)).any()
+    assert "obs/scale_map_cell_type" not in receipts(other)[-1]["writes"]
+    with pytest.raises(InputError, match=r"cover 6\d\.\d% of the decoder's weight.*at least 90%"):
+        scale.map(query.copy(), reference=trained, min_weight=0.9)
+
+
+def test_a_report_of_cells_that_are_mostly_new_warns(mapped):
+    cells = mapped.copy()
+    summary = dict(keys.MAPPING.get(cells))
+    summary["n_called"] = 300
+    keys.MAPPING.set(cells, summary)
+    assert "75% of the cells are unlike the reference" in report.page(cells)
+
+
+def test_another_experiment_warns(halves):
+    trained, query = halves
+    shifted = query.copy()
+    rng = np.random.default_rng(0)
+    noise = sparse.random(*shifted.shape, 0.1, format="csr", random_state=rng)
+    shifted.X = sparse.csr_matrix(shifted.X + (noise > 0).astype(np.float32))
+    with pytest.warns(ScaleWarning, match="the query as a group is"):
+        scale.map(shifted, reference=trained, n_threads=1)
+
+
+def test_cells_without_a_known_open_peak_lie_at_the_centre(halves):
+    trained, query = halves
+    cells = query.copy()
+    cells.X = sparse.csr_matrix(
+        sparse.diags_array((np.arange(cells.n_obs) > 0).astype(np.float32)) @ cells.X
+    )
+    with pytest.warns(ScaleWarning, match="1 cells have no open peak that the reference knows"):
+        mapped = scale.map(cells, reference=trained, n_threads=1)
+    assert np.isfinite(keys.LATENT.get(mapped)).all()
+
+
+def test_what_is_refused(halves):
+    trained, query = halves
+    untrained = anndata.AnnData(trained.X, obs=trained.obs[["cell_type"]], var=trained.var[[]])
+    with pytest.raises(
+        InputError, match=r"the reference lacks obsm\['X_scale'\].*train the reference first"
+    ):
+        scale.map(query.copy(), reference=untrained)
+    with pytest.raises(
+        InputError, match=r"obs\['kind'\] is missing in the reference; expected one of .*cell_type"
+    ):
+        scale.map(query.copy(), reference=trained, labels=("kind",))
+    nameless = trained.copy()
+    nameless.var_names = [str(number) for number in range(trained.n_vars)]
+    with pytest.raises(InputError, match="the reference's peaks are numbered, not named"):
+        scale.map(query.copy(), reference=nameless)
+    with pytest.raises(InputError, match="the reference has 19 cells"):
+        scale.map(query.copy(), reference=trained[:19].copy())
+    deep = trained.copy()
+    keys.HIDDEN.set(deep, keys.LATENT.get(deep))
+    with pytest.raises(InputError, match="decoder has hidden layers"):
+        scale.map(query.copy(), reference=deep)
+    twice = query.copy()
+    twice.var_names = [query.var_names[0], query.var_names[0], *query.var_names[2:]]
+    with pytest.raises(InputError, match="of the query is duplicated"):
+        scale.map(twice, reference=trained)
+
+
+def test_other_genomes_are_refused(halves):
+    trained, query = halves
+    table = parse_names(query.var_names)
+    other = query.copy()
+    other.var_names = [
+        f"{c.removeprefix('chr')}:{s}-{e}" for c, s, e in table.itertuples(index=False)
+    ]
+    with pytest.raises(
+        InputError, match=r"no chromosome of the peaks \(1.*is in the reference \(chr1"
+    ):
+        scale.map(other, reference=trained)
+    other.var_names = [f"{c}:{s + 10**9}-{e + 10**9}" for c, s, e in table.itertuples(index=False)]
+    with pytest.raises(
+        InputError, match=r"none of the query's .* peaks is named as or overlaps one of"
+    ):
+        scale.map(other, reference=trained)
+    few = query[:, :150].copy()
+    with pytest.raises(
+        InputError, match=r"cover \d\.\d% of the decoder's weight: of .* modelled peaks 0 have"
+    ):
+        scale.map(few, reference=trained)
+
+
+def test_the_command_maps_and_shows(halves, tmp_path, capsys):
+    trained, query = halves
+    trained.write_h5ad(tmp_path / "trained.h5ad")
+    query.write_h5ad(tmp_path / "new.h5ad")
+    arguments = [
+        "map",
+        tmp_path / "new.h5ad",
+        "--reference",
+        tmp_path / "trained.h5ad",
+        "--labels",
+        "cell_type",
+    ]
+    arguments += ["-o", tmp_path / "mapped.h5ad", "--figure", tmp_path / "novelty.png"]
+    with pytest.raises(SystemExit) as ended:
+        app.main([str(argument) for argument in arguments])
+    assert ended.value.code == 0
+    result = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    assert keys.label_slots("cell_type")[0].found_in(result) and (tmp_path / "novelty.png").exists()
+    assert json.loads(keys.RECEIPTS.get(result))[-1]["stage"] == "map"
+    assert "not in the reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no --reference"),
+        (["--reference", "model.pt"], "is a model file, without cells"),
+        (["--reference", "t.h5ad", "--figure", "f.doc"], "--figure is"),
+    ],
+)
+def test_command_lines_that_are_refused(arguments, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.h5ad").write_bytes(b"x")
+    with pytest.raises(SystemExit):
+        app.main(["map", "new.h5ad", "-o", "out.h5ad", *arguments])
+    assert words in capsys.readouterr().err
