@@ -169,6 +169,17 @@ class TrainConfig(Config):
     log_transform: bool = option(
         False, "Let the encoder see log2(count + 1); the targets stay binary."
     )
+    batch_key: str | None = option(
+        None,
+        "Column of obs with each cell's batch (sample, run); it is taken out of the latent space.",
+        metavar="COLUMN",
+    )
+    covariates: tuple[str, ...] = option(
+        (),
+        "Further columns of obs to take out with the batch; labels that vary within batches.",
+        flags=("--covariate",),
+        metavar="COLUMN,COLUMN",
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.")
     gpu_memory: float | None = option(
         None,
@@ -187,6 +198,21 @@ class TrainConfig(Config):
     )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.covariates and self.batch_key is None:
+            raise OptionError(
+                f"covariates is {','.join(self.covariates)} and batch_key is left out",
+                "both",
+                "name the column of the batches",
+            )
+        if self.batch_key is not None and self.preset != "fast":
+            raise OptionError(
+                f"batch_key is {self.batch_key} and preset is {self.preset}",
+                "the preset fast: the published model knows no batches",
+                "drop one of the two",
+            )
 
     def resolved(self) -> TrainConfig:
         """These options with every None replaced by the preset's value."""

@@ -134,6 +134,14 @@ POSTERIOR = Slot(
 COMPONENT = Slot(
     "obs", "scale_component", "train", "cells", "category", "the most responsible component"
 )
+BATCH_OFFSET = Slot(
+    "varm",
+    "scale_batch_offset",
+    "train",
+    "peaks × batches",
+    "float32",
+    "shift of a peak's logit in each batch, of `--batch-key`; NaN where not modelled",
+)
 MIXTURE = Slot(
     "uns",
     "scale_mixture",

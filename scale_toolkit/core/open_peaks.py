@@ -12,6 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit.core import sparse_products
+from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.core.rows import RowSource, binarise, blocks
 
@@ -131,15 +132,29 @@ class WeightedRows:
         Weight of each peak, (peaks,).
     log
         The weight is log1p(10⁴ / open peaks of the cell · weight of the peak) instead.
+    effects
+        Divide the weights by the factors of these cells' batches.
     """
 
-    def __init__(self, opened: OpenPeaks, column: np.ndarray, *, log: bool = False) -> None:
-        self.opened, self.log = opened, log
+    def __init__(
+        self,
+        opened: OpenPeaks,
+        column: np.ndarray,
+        *,
+        log: bool = False,
+        effects: BatchEffects | None = None,
+    ) -> None:
+        self.opened, self.log, self.effects = opened, log, effects
         self.column = column.astype(np.float32)
         self.shape = (opened.n_cells, opened.n_peaks)
         self._kept: np.ndarray | None = None
-        if log and len(opened.indices) <= KEPT_WEIGHTS:
-            self._kept = self._logs(0, opened.n_cells)
+        if self._by_entry and len(opened.indices) <= KEPT_WEIGHTS:
+            self._kept = self._weights(0, opened.n_cells)
+
+    @property
+    def _by_entry(self) -> bool:
+        """Whether weights differ between the cells in which a peak is open."""
+        return self.log or self.effects is not None
 
     def times(self, dense: np.ndarray) -> np.ndarray:
         """Rows · dense, (cells, c) float32."""
@@ -172,9 +187,12 @@ class WeightedRows:
         norms = np.empty(opened.n_cells)
         for first, stop in opened.row_chunks():
             start, end = opened.indptr[first], opened.indptr[stop]
-            weights = (
-                self._logs(first, stop) if self.log else self.column[opened.indices[start:end]]
-            )
+            if self._by_entry:
+                weights = self._weights(first, stop)
+                if not self.log:
+                    weights *= self.column[opened.indices[start:end]]
+            else:
+                weights = self.column[opened.indices[start:end]]
             squares = np.square(weights, dtype=np.float64)
             sums = np.concatenate([[0.0], np.cumsum(squares)])
             norms[first:stop] = np.diff(sums[opened.indptr[first : stop + 1] - start])
@@ -183,17 +201,30 @@ class WeightedRows:
     def _chunks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield cells, their entries (peaks and weights; none: ones) and block bounds."""
         opened, bounds = self.opened, self.opened.bounds()
-        if not self.log or self._kept is not None:
+        if not self._by_entry or self._kept is not None:
             weights = _NO_WEIGHTS if self._kept is None else self._kept
             yield slice(0, opened.n_cells), opened.indices, weights, bounds
             return
         for first, stop in opened.row_chunks():
             start, end = opened.indptr[first], opened.indptr[stop]
-            logs = self._logs(first, stop)
-            yield slice(first, stop), opened.indices[start:end], logs, bounds[first:stop] - start
+            weights = self._weights(first, stop)
+            yield slice(first, stop), opened.indices[start:end], weights, bounds[first:stop] - start
+
+    def _weights(self, first: int, stop: int) -> np.ndarray:
+        """Weights of the entries of some cells, without that of the peak unless it is in the
+        logarithm: float32.
+        """
+        opened = self.opened
+        if self.log:
+            weights = self._logs(first, stop)
+        else:
+            weights = np.ones(opened.indptr[stop] - opened.indptr[first], np.float32)
+        if self.effects is not None:
+            self.effects.divide(opened.indices, opened.indptr, weights, (first, stop))
+        return weights
 
     def _logs(self, first: int, stop: int) -> np.ndarray:
-        """Weights of the entries of some cells, float32."""
+        """Logarithms of the entries of some cells, float32."""
         opened = self.opened
         origin = int(opened.indptr[first])
         out = np.empty(opened.indptr[stop] - origin, np.float32)

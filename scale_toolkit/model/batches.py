@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from scale_toolkit.core.rows import binarise, blocks
 from scale_toolkit.model.cells import CellsOnDevice, CellsStreamed
 from scale_toolkit.model.draws import Draws, Purpose, threshold_of
 from scale_toolkit.model.packed import Mask, StoredRows
@@ -18,6 +19,7 @@ from scale_toolkit.model.packed import Mask, StoredRows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from scale_toolkit.core.batch_effects import BatchEffects
     from scale_toolkit.model.cells import Cells
     from scale_toolkit.model.loss import PeakSampler
     from scale_toolkit.model.sparse import Rows
@@ -49,6 +51,9 @@ class Batch:
         Peaks drawn for the softplus sum and their inverse probabilities; None: all peaks.
     noise
         Standard normal numbers, (cells, latent).
+    shift, open_shift
+        Shift of the logits by the cells' batches, (cells, peaks or subset), and its sum over the
+        open peaks, (cells,); None: 0.
     ready
         CUDA event recorded after the copy to the GPU on another stream; None: nothing is copied.
     """
@@ -59,6 +64,8 @@ class Batch:
     subset: torch.Tensor | None
     scale: torch.Tensor | None
     noise: torch.Tensor
+    shift: torch.Tensor | None = None
+    open_shift: torch.Tensor | None = None
     ready: torch.cuda.Event | None = None
 
     def __len__(self) -> int:
@@ -77,6 +84,7 @@ class Batch:
                 if isinstance(rows, StoredRows)
             ]
             tensors = [self.offset, self.subset, self.scale, self.noise]
+            tensors += [self.shift, self.open_shift]
             tensors += [
                 tensor for rows in (self.encoder_rows, self.opened) for tensor in _tensors(rows)
             ]
@@ -135,6 +143,7 @@ class Loader:
             None if neighbours is None else torch.from_numpy(neighbours.index).to(draws.device)
         )
         self.sampler = None if sampler is None else sampler.to(draws.device)
+        self.shifts = None if cells.effects is None else Shifts.of_cells(cells, cells.effects)
         self._stream = (
             torch.cuda.Stream(cells.device)
             if isinstance(cells, CellsStreamed) and _is_gpu(cells)
@@ -179,14 +188,57 @@ class Loader:
         subset, scale = (None, None) if self.sampler is None else self.sampler.draw(draws, step)
         noise = draws.normal(Purpose.NOISE, step, (n, self.latent))
         device = self.cells.device
-        return Batch(
+        subset = None if subset is None else subset.to(device)
+        batch = Batch(
             self.cells.seen(index, mask),
             self.cells.opened(target),
             self.offset[target].to(device),
-            None if subset is None else subset.to(device),
+            subset,
             None if scale is None else scale.to(device),
             noise.to(device),
         )
+        if self.shifts is not None:
+            batch.shift, batch.open_shift = self.shifts.of(target.to(device), subset)
+        return batch
+
+
+@dataclass
+class Shifts:
+    """Shifts of the cells' logits by their batches, on the device of a training.
+
+    Attributes
+    ----------
+    codes
+        Group of each cell, (cells,) int64.
+    logits
+        Shift of each group and peak, (groups, peaks) float32.
+    open_sums
+        Sum of the shifts of a cell's open peaks, (cells,) float32.
+    """
+
+    codes: torch.Tensor
+    logits: torch.Tensor
+    open_sums: torch.Tensor
+
+    @classmethod
+    def of_cells(cls, cells: Cells, effects: BatchEffects) -> Shifts:
+        """Return the shifts of all cells of a training, in one pass over their open peaks."""
+        sums = np.zeros(cells.n_cells, np.float32)
+        for index, rows in blocks(cells.source):
+            opened = binarise(rows)
+            row = np.repeat(np.arange(len(index)), np.diff(opened.indptr))
+            shifts = effects.logits[effects.codes[index][row], opened.indices]
+            sums[index] = np.bincount(row, shifts, minlength=len(index))
+        codes = effects.codes.astype(np.int64)
+        arrays = (torch.from_numpy(array) for array in (codes, effects.logits, sums))
+        return cls(*(array.to(cells.device) for array in arrays))
+
+    def of(
+        self, index: torch.Tensor, subset: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the shifts of cells at all peaks or a subset, and those of their open peaks."""
+        logits = self.logits if subset is None else self.logits.index_select(1, subset)
+        return logits[self.codes[index]], self.open_sums[index]
 
 
 def draws_for(cells: Cells, seed: int) -> Draws:

@@ -15,6 +15,8 @@ all intercepts.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -36,6 +38,23 @@ PRIOR_SD_RISE = 0.1
 _COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
 
 
+@dataclass(frozen=True)
+class Shifts:
+    """Shifts of the logits by the cells' batches.
+
+    Attributes
+    ----------
+    logits
+        Of each group of cells and peak, (groups, peaks).
+    codes, watched
+        Group of each cell whose `h` is known, and of the cells of which open peaks were hidden.
+    """
+
+    logits: np.ndarray
+    codes: np.ndarray
+    watched: np.ndarray
+
+
 def calibrated(
     weight: np.ndarray,
     bias: np.ndarray,
@@ -47,6 +66,7 @@ def calibrated(
     hidden: sparse.csr_matrix,
     rng: np.random.Generator,
     device: torch.device | None = None,
+    shifts: Shifts | None = None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the loadings and intercepts of a calibrated decoder, and t.
 
@@ -66,6 +86,8 @@ def calibrated(
         Draws the closed entries.
     device
         Device that fits the intercepts; None: the CPU.
+    shifts
+        Shifts of the logits by the cells' batches, which the calibration leaves as they are.
     """
     visible, hidden = binarise(visible), binarise(hidden)
     opened = visible + hidden
@@ -73,13 +95,26 @@ def calibrated(
     share = hidden.nnz / max(opened.nnz, 1)
     # centred: t scales differences between cells, and leaves the mean cell as it is
     middle = h.mean(0)
-    groups = like_cells((h - middle) @ _root(weight), offset, rng)
+    coordinates = (h - middle) @ _root(weight)
+    if shifts is None:
+        group_shift = None
+        groups = like_cells(coordinates, offset, rng)
+    else:
+        groups = _like_cells_by_batch(coordinates, offset, shifts.codes, rng)
+        group_shift = shifts.logits, _code_of_each(groups, shifts.codes)
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
     # t cannot be judged: only the intercepts are fitted
     if hidden.nnz == 0 or share >= 1:
         b = margins(
-            means[:, :-1], weight, means[:, -1], size, target, bias + weight @ middle, device=device
+            means[:, :-1],
+            weight,
+            means[:, -1],
+            size,
+            target,
+            bias + weight @ middle,
+            device=device,
+            shift=group_shift,
         )
         return weight, (b - weight @ middle).astype(bias.dtype), 1.0
     rows, columns = (
@@ -92,14 +127,34 @@ def calibrated(
     # t and b in turn, b coarsely: only the last call below solves for it exactly
     for _ in range(10):
         b = margins(
-            t * means[:, :-1], weight, means[:, -1], size, target, b, tolerance=0.01, device=device
+            t * means[:, :-1],
+            weight,
+            means[:, -1],
+            size,
+            target,
+            b,
+            tolerance=0.01,
+            device=device,
+            shift=group_shift,
         )
-        base = hidden_log_odds(b[entries.peaks] + watched[1][entries.cells], share)
+        logits = b[entries.peaks] + watched[1][entries.cells]
+        if shifts is not None:
+            logits = logits + shifts.logits[shifts.watched[entries.cells], entries.peaks]
+        base = hidden_log_odds(logits, share)
         old = t
         t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
         if abs(t - old) < 0.01:
             break
-    b = margins(t * means[:, :-1], weight, means[:, -1], size, target, b, device=device)
+    b = margins(
+        t * means[:, :-1],
+        weight,
+        means[:, -1],
+        size,
+        target,
+        b,
+        device=device,
+        shift=group_shift,
+    )
     return (
         (t * weight).astype(weight.dtype),
         (b + rise - t * (weight @ middle)).astype(bias.dtype),
@@ -135,6 +190,7 @@ def margins(
     *,
     tolerance: float = 1e-4,
     device: torch.device | None = None,
+    shift: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Solve Σ_g size_g · expit(h_g · w_j + offset_g + b_j) = target_j for b, one equation a peak.
 
@@ -154,6 +210,8 @@ def margins(
         Largest last step.
     device
         Device of the computation; None: the CPU.
+    shift
+        Shift of the logits of each batch, (batches, peaks), and the batch of each group, (groups,).
     """
     total = size.sum()
     device = device or torch.device("cpu")
@@ -173,6 +231,8 @@ def margins(
     for first in range(0, len(b), width):
         columns = slice(first, first + width)
         logits = torch.addmm(depth[:, None], middle, loadings[columns].T)
+        if shift is not None:
+            logits += torch.from_numpy(shift[0][shift[1], columns]).to(device)
         intercepts = b[columns]
         for _ in range(50):
             # most of the time is spent here; torch uses all threads
@@ -242,6 +302,24 @@ def like_cells(
     seed = int(rng.integers(2**31))
     # one random start, ten rounds: the groups have to be tight, not the best
     return KMeans(n, n_init=1, init="random", max_iter=10, random_state=seed).fit_predict(points)
+
+
+def _like_cells_by_batch(
+    coordinates: np.ndarray, offset: np.ndarray, codes: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Group cells with similar logits within each batch: about `GROUPS` groups, (cells,) int."""
+    groups, n_groups = np.empty(len(codes), np.int64), 0
+    for code in np.unique(codes):
+        cells = np.flatnonzero(codes == code)
+        n = max(round(GROUPS * len(cells) / len(codes)), 1)
+        groups[cells] = n_groups + like_cells(coordinates[cells], offset[cells], rng, n)
+        n_groups += min(n, len(cells))
+    return groups
+
+
+def _code_of_each(groups: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return the batch of each group that holds cells, in rising order of the groups."""
+    return codes[np.unique(groups, return_index=True)[1]]
 
 
 def _group_means(group: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.depth import open_sums
 from scale_toolkit.core.rows import MatrixRows, RowSource, binarise
-from scale_toolkit.core.sparse_products import share_rows
 from scale_toolkit.model.encoder_view import EncoderView, idf_on, is_published
 from scale_toolkit.model.held_out import Thinned
+from scale_toolkit.model.host_rows import concatenated, packed_on_host
 from scale_toolkit.model.packed import (
+    Divisors,
     Mask,
     PackedRows,
     StoredRows,
@@ -32,7 +34,7 @@ from scale_toolkit.model.sparse import Rows, SparseRows
 from scale_toolkit.model.torch_rows import TorchRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from scipy import sparse
 
@@ -56,6 +58,8 @@ class Cells(Protocol):
     source: RowSource
     # an `EncoderView`; on the host any `EncoderInput`: a mutable member cannot have both types
     see: Any
+    # of the cells' batches: what the encoder sees is divided by their factors
+    effects: BatchEffects | None
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
@@ -93,17 +97,30 @@ class CellsOnHost:
         What the encoder sees of them; an `EncoderView` is computed by compiled kernels.
     device
         Device of a batch's results: the CPU, or a device without sparse products.
+    effects
+        Of the cells' batches.
     """
 
     def __init__(
-        self, source: RowSource, see: EncoderInput, device: torch.device | None = None
+        self,
+        source: RowSource,
+        see: EncoderInput,
+        device: torch.device | None = None,
+        effects: BatchEffects | None = None,
     ) -> None:
         self.source, self.see, self.device = source, see, device or torch.device("cpu")
+        self.effects = effects
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
-        rows = self.source.rows(np.asarray(index))
+        rows = self._seen(np.asarray(index), mask)
+        if self.effects is not None and isinstance(rows, SparseRows):
+            return rows.divided(self.effects.chosen(np.asarray(index)))
+        return rows
+
+    def _seen(self, index: np.ndarray, mask: Mask | None) -> Rows:
+        rows = self.source.rows(index)
         if is_published(self.see) and mask is None:
             return TorchRows(self.see(rows), self.device)
         if isinstance(self.see, EncoderView) and _all_open(rows):
@@ -144,6 +161,18 @@ class _Viewed:
     """Cells with a view whose weights of peaks are on their device."""
 
     device: torch.device
+    effects: BatchEffects | None
+
+    def divisors(self, index: torch.Tensor | None = None) -> Divisors | None:
+        """Factors of the batches of all cells, or of those in `index`, on the device."""
+        if self.effects is None:
+            return None
+        if self._divisors is None:
+            codes = torch.from_numpy(self.effects.codes.astype(np.int64)).to(self.device)
+            self._divisors = Divisors(codes, torch.from_numpy(self.effects.factors).to(self.device))
+        return self._divisors if index is None else self._divisors.chosen(index)
+
+    _divisors: Divisors | None = None
 
     @property
     def see(self) -> EncoderView:
@@ -170,6 +199,8 @@ class CellsOnDevice(_Viewed):
         Device that stores them.
     fused
         Use Triton kernels; None: on a GPU, if Triton is installed.
+    effects
+        Of the cells' batches; Triton kernels do not know them.
     """
 
     def __init__(
@@ -179,15 +210,18 @@ class CellsOnDevice(_Viewed):
         device: torch.device,
         *,
         fused: bool | None = None,
+        effects: BatchEffects | None = None,
     ) -> None:
-        self.source, self.device = source, device
+        self.source, self.device, self.effects = source, device, effects
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
+        fused = fused if effects is None else False
         self.store = pack(source, device, with_values=see.log_transform, fused=fused)
         self.see = see
 
     def seen(self, index: torch.Tensor | np.ndarray, mask: Mask | None = None) -> Rows:
         """These cells as the encoder sees them, without what `mask` hides."""
-        return StoredRows(self.store, self._numbers(index), self._idf, mask)
+        numbers = self._numbers(index)
+        return StoredRows(self.store, numbers, self._idf, mask, divisors=self.divisors(numbers))
 
     def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
         """Open peaks of these cells as ones."""
@@ -195,7 +229,8 @@ class CellsOnDevice(_Viewed):
 
     def seen_at_once(self, index: np.ndarray | None = None) -> Rows:
         """All cells, or those in `index`, as the encoder sees them."""
-        return StoredRows(self.store, None if index is None else self._numbers(index), self._idf)
+        numbers = None if index is None else self._numbers(index)
+        return StoredRows(self.store, numbers, self._idf, divisors=self.divisors(numbers))
 
     def blocks(self, index: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """Numbers of all cells, or of those in `index`, in blocks."""
@@ -231,8 +266,10 @@ class CellsStreamed(_Viewed):
         device: torch.device,
         *,
         fused: bool | None = None,
+        effects: BatchEffects | None = None,
     ) -> None:
-        self.source, self.device, self._fused = source, device, fused
+        self.source, self.device, self.effects = source, device, effects
+        self._fused = fused if effects is None else False
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.see = see
 
@@ -240,9 +277,11 @@ class CellsStreamed(_Viewed):
         """These cells as the encoder sees them, without what `mask` hides."""
         if mask is not None:
             mask = Mask(mask.keys.to(self.device), mask.threshold)
-        return StoredRows(
-            self._copied(index, with_values=self._see.log_transform), None, self._idf, mask
-        )
+        divisors = None
+        if self.effects is not None:
+            divisors = self.divisors(torch.as_tensor(index, device=self.device))
+        rows = self._copied(index, with_values=self._see.log_transform)
+        return StoredRows(rows, None, self._idf, mask, divisors=divisors)
 
     def opened(self, index: torch.Tensor | np.ndarray) -> Rows:
         """Open peaks of these cells as ones."""
@@ -284,13 +323,17 @@ class OnGpu:
 
 
 def place_cells(
-    source: RowSource, see: EncoderInput, device: torch.device, gpu: OnGpu | None = None
+    source: RowSource,
+    see: EncoderInput,
+    device: torch.device,
+    gpu: OnGpu | None = None,
+    effects: BatchEffects | None = None,
 ) -> Cells:
     """Choose where the cells are stored: on the host, in the memory of a GPU, or on the host and
     copied to the GPU batch by batch if they do not fit.
     """
     if device.type != "cuda":
-        return CellsOnHost(source, see, device)
+        return CellsOnHost(source, see, device, effects)
     if not isinstance(see, EncoderView):
         raise TypeError("cells on a GPU are seen through an EncoderView")
     n_entries = stored_entries(source)
@@ -307,7 +350,8 @@ def place_cells(
             n_bytes / 1e9,
             memory / 1e9,
         )
-    return kind(source, see, device, fused=False if gpu.deterministic else None)
+    fused = False if gpu.deterministic else None
+    return kind(source, see, device, fused=fused, effects=effects)
 
 
 def free_for_cells(device: torch.device) -> int:
@@ -326,81 +370,6 @@ def stored_entries(source: RowSource) -> int:
         return base.matrix.nnz
     first = base.rows(np.arange(min(base.n_cells, 1000)))
     return int(first.nnz / max(first.shape[0], 1) * base.n_cells * 1.05)
-
-
-def packed_on_host(
-    rows: sparse.csr_matrix,
-    see: EncoderView | None,
-    mask: Mask | None,
-    device: torch.device | None = None,
-) -> SparseRows:
-    """Pack rows of counts without what `mask` hides, seen through `see`; None: as they are."""
-    from scale_toolkit.core.kernels import count_kept, pack_rows
-
-    if not rows.has_sorted_indices:
-        rows = rows.sorted_indices()
-    n_rows, weighting = rows.shape[0], None if see is None else see.weighting
-    data = rows.data.astype(np.float32, copy=False)
-    if see is not None:
-        data = np.log2(data + 1) if see.log_transform else _NO_DATA
-    starts = rows.indptr.astype(np.int64, copy=False)
-    lengths = np.diff(starts)
-    keys, threshold, kept_lengths = _NO_KEYS, 0, lengths
-    if mask is not None:
-        keys, threshold, kept_lengths = (
-            np.asarray(mask.keys).astype(np.uint32),
-            mask.threshold,
-            np.empty_like(lengths),
-        )
-        share_rows(
-            n_rows,
-            torch.get_num_threads(),
-            lambda first, stop: count_kept(lengths, keys, threshold, first, stop, kept_lengths),
-        )
-    pointers = np.zeros(n_rows + 1, np.int64)
-    np.cumsum(kept_lengths, out=pointers[1:])
-    peaks = np.empty(pointers[-1], np.int32)
-    has_weights = len(data) > 0 or weighting is not None
-    weights = np.empty(pointers[-1] if has_weights else 0, np.float32)
-    peak_weight = _NO_DATA if weighting is None else weighting.idf
-    indices = rows.indices.astype(np.int32, copy=False)
-    share_rows(
-        n_rows,
-        torch.get_num_threads(),
-        lambda first, stop: pack_rows(
-            indices,
-            data,
-            starts,
-            lengths,
-            keys,
-            threshold,
-            peak_weight,
-            pointers,
-            first,
-            stop,
-            peaks,
-            weights,
-        ),
-    )
-    if weighting is not None:
-        torch.from_numpy(weights).log1p_()
-    return SparseRows.of_parts(peaks, weights, pointers, rows.shape[1], device)
-
-
-def concatenated(parts: Iterable[Rows], shape: tuple[int, int], device: torch.device) -> SparseRows:
-    """Rows of several blocks as one operand."""
-    matrices = [rows.csr() for rows in parts if isinstance(rows, (SparseRows, TorchRows))]
-    n_entries = sum(matrix.nnz for matrix in matrices)
-    peaks, weights = np.empty(n_entries, np.int32), np.empty(n_entries, np.float32)
-    pointers, row = np.zeros(shape[0] + 1, np.int64), 0
-    while matrices:
-        # freed as soon as it is copied
-        matrix = matrices.pop(0)
-        first, stop = pointers[row], pointers[row] + matrix.nnz
-        peaks[first:stop], weights[first:stop] = matrix.indices, matrix.data
-        pointers[row + 1 : row + 1 + matrix.shape[0]] = first + matrix.indptr[1:]
-        row += matrix.shape[0]
-    return SparseRows.of_parts(peaks, weights, pointers, shape[1], device)
 
 
 def _all_open(rows: sparse.csr_matrix) -> bool:

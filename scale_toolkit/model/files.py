@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.weighting import Weighting
 from scale_toolkit.model.network import Scale, Shape
 from scale_toolkit.model.recipes import Trained
@@ -44,6 +45,9 @@ def dumps(trained: Trained, peaks: list[str], facts: dict[str, Any]) -> bytes:
         "log_transform": trained.log_transform,
         "sampled": trained.sampled,
     }
+    if trained.effects is not None:
+        content["batch_factors"] = torch.from_numpy(trained.effects.factors)
+        content["batch_logits"] = torch.from_numpy(trained.effects.logits)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -105,6 +109,8 @@ def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
         trained = Trained(
             model, depth_bias, weighting, content["log_transform"], content["sampled"], History()
         )
+        if "batch_factors" in content:
+            trained.effects = _batch_effects(content, model.shape.n_peaks)
         peaks, facts = list(content["peaks"]), dict(content["facts"])
         if len(peaks) != model.shape.n_peaks:
             raise NotAModel(
@@ -117,3 +123,11 @@ def model_of(content: Any) -> tuple[Trained, list[str], dict[str, Any]]:
             "a model file that lacks parts, or whose parts do not fit together"
         ) from error
     return trained, peaks, facts
+
+
+def _batch_effects(content: dict[str, Any], n_peaks: int) -> BatchEffects:
+    """Return the effects of a model's batches, without cells."""
+    factors, logits = (content[f"batch_{name}"].numpy() for name in ("factors", "logits"))
+    if factors.shape != logits.shape or factors.shape[1:] != (n_peaks,):
+        raise NotAModel(f"a model of {n_peaks} peaks with batches of {factors.shape[1:]} peaks")
+    return BatchEffects(np.empty(0, np.int32), factors, logits)

@@ -69,6 +69,7 @@ def hidden_likelihood(
     weight: torch.Tensor,
     bias: torch.Tensor,
     offset: torch.Tensor,
+    shift: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> float:
     """Return the mean log-likelihood of the position of a cell's hidden open peak among all peaks.
 
@@ -81,6 +82,8 @@ def hidden_likelihood(
         Hidden open peaks of some cells, (cells, peaks).
     h, weight, bias, offset
         The decoder's arrays: (cells, d), (peaks, d), (peaks,), (cells,).
+    shift
+        Shift of the logits of each group of cells, (groups, peaks), and the cells' groups.
     """
     total, count = 0.0, 0
     for start in range(0, hidden.shape[0], 64):
@@ -90,6 +93,8 @@ def hidden_likelihood(
         logits = (
             torch.addmm(bias, h[start : start + 64], weight.T) + offset[start : start + 64, None]
         )
+        if shift is not None:
+            logits += torch.from_numpy(shift[0][shift[1][start : start + 64]]).to(h.device)
         log_total = torch.sigmoid(logits).sum(1).log()
         cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(
             h.device

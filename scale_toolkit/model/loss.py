@@ -52,17 +52,20 @@ def softplus_sum(
     offset: torch.Tensor,
     subset: torch.Tensor | None = None,
     scale: torch.Tensor | None = None,
+    shift: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Σ_j softplus(a_ij) of each cell, (cells,): over all peaks, or estimated from a subset of
     them.
 
-    `subset` holds the numbers of the peaks drawn, `scale` the inverse of the probability of each.
+    `subset` holds the numbers of the peaks drawn, `scale` the inverse of the probability of each,
+    `shift` is added to the logits, (cells, peaks or subset).
     """
     if subset is not None:
         # the gradient of index_select is added without sorting the peaks first
         weight, bias = weight.index_select(0, subset), bias.index_select(0, subset)
     # (cells, subset)
-    total = functional.softplus(torch.addmm(bias, hidden, weight.T) + offset[:, None])
+    logits = torch.addmm(bias, hidden, weight.T) + offset[:, None]
+    total = functional.softplus(logits if shift is None else logits + shift)
     return total.sum(1) if scale is None else total @ scale
 
 

@@ -226,6 +226,26 @@ class Mask:
 
 
 @dataclass
+class Divisors:
+    """Factors of the batches of some rows, on the device of their peaks.
+
+    Attributes
+    ----------
+    codes
+        Group of each row, (rows,) int64.
+    factors
+        Factor of each peak in each group, (groups, peaks) float32.
+    """
+
+    codes: torch.Tensor
+    factors: torch.Tensor
+
+    def chosen(self, index: torch.Tensor | slice) -> Divisors:
+        """Those of some of the rows."""
+        return Divisors(self.codes[index], self.factors)
+
+
+@dataclass
 class StoredRows:
     """Some rows of packed cells, as the encoder sees them or as ones: an operand of
     `sparse.product`.
@@ -243,6 +263,8 @@ class StoredRows:
         Take every entry as 1, also if values are stored.
     square
         Square the weights.
+    divisors
+        Divide the weights by these factors; the rows' store may not be `fused`.
     """
 
     store: PackedRows
@@ -251,6 +273,7 @@ class StoredRows:
     mask: Mask | None = None
     as_ones: bool = False
     square: bool = False
+    divisors: Divisors | None = None
 
     def squared(self) -> StoredRows:
         """These rows with squared weights."""
@@ -320,9 +343,9 @@ class StoredRows:
             mask = (
                 None if self.mask is None else Mask(self.mask.keys[first:stop], self.mask.threshold)
             )
-            parts.append(
-                StoredRows(self.store, index[first:stop], self.idf, mask, self.as_ones, self.square)
-            )
+            rows = slice(first, stop)
+            divisors = None if self.divisors is None else self.divisors.chosen(rows)
+            parts.append(dataclasses.replace(self, index=index[rows], mask=mask, divisors=divisors))
         return parts
 
     @cached_property
@@ -347,6 +370,8 @@ class StoredRows:
         if self.idf is not None:
             total = torch.zeros(len(self), device=device).index_add_(0, row, weight)
             weight = torch.log1p(weight * self.idf[peak] * (1e4 / total.clamp_min(1e-30))[row])
+        if self.divisors is not None:
+            weight = weight / self.divisors.factors[self.divisors.codes[row], peak]
         return row, peak, weight.square() if self.square else weight
 
     def _plain_times(self, dense: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 from scale_toolkit.core.rows import RowSource, blocks
 from scale_toolkit.model.cells import Cells, CellsOnDevice
 from scale_toolkit.model.encoder_view import EncoderView, idf_on
-from scale_toolkit.model.packed import PackedRows, StoredRows
+from scale_toolkit.model.packed import Divisors, PackedRows, StoredRows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scipy import sparse
+
     from scale_toolkit.model.encoder_view import EncoderInput
     from scale_toolkit.model.views import View
 
@@ -70,9 +75,10 @@ class Products(Protocol):
 def products_of(cells: Cells) -> Products:
     """Return products of these cells on the device that stores them."""
     if isinstance(cells, CellsOnDevice):
-        return ProductsOnDevice(cells.store)
+        return ProductsOnDevice(cells.store, cells.divisors())
     n_threads = torch.get_num_threads()
-    return ProductsOnHost(OpenPeaks.of_source(cells.source, n_threads), cells.source)
+    opened = OpenPeaks.of_source(cells.source, n_threads)
+    return ProductsOnHost(opened, cells.source, cells.effects)
 
 
 class ProductsOnHost:
@@ -84,26 +90,38 @@ class ProductsOnHost:
         The open peaks.
     source
         Counts of the same cells, for `seen` with log-transformed counts.
+    effects
+        Of the cells' batches, by which weights are divided.
     """
 
-    def __init__(self, opened: OpenPeaks, source: RowSource | None = None) -> None:
+    def __init__(
+        self,
+        opened: OpenPeaks,
+        source: RowSource | None = None,
+        effects: BatchEffects | None = None,
+    ) -> None:
         self.opened, self.source, self.n_cells = opened, source, opened.n_cells
+        self.effects = effects
         self.device = torch.device("cpu")
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
     ) -> RowsOnHost:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
-        opened = self._chosen(cells)
-        return RowsOnHost(WeightedRows(opened, view.peak_weights(peak_sums, n_cells), log=view.log))
+        opened, effects = self._chosen(cells), self.effects
+        if effects is not None and opened is not self.opened:
+            effects = effects.chosen(np.asarray(cells))
+        weights = view.peak_weights(peak_sums, n_cells)
+        return RowsOnHost(WeightedRows(opened, weights, log=view.log, effects=effects))
 
     def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
         if isinstance(see, EncoderView) and see.weighting is not None and not see.log_transform:
-            return RowsOnHost(WeightedRows(self.opened, see.weighting.idf, log=True))
+            rows = WeightedRows(self.opened, see.weighting.idf, log=True, effects=self.effects)
+            return RowsOnHost(rows)
         if self.source is None:
             raise TypeError("log-transformed counts need the counts")
-        return RowsOnHost(SeenRows(self.source, see))
+        return RowsOnHost(SeenRows(self.source, see, self.effects))
 
     def shuffled(
         self, cells: np.ndarray, rng: np.random.Generator
@@ -152,6 +170,7 @@ class SeenRows:
 
     source: RowSource
     see: EncoderInput
+    effects: BatchEffects | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -160,27 +179,37 @@ class SeenRows:
 
     def times(self, dense: np.ndarray) -> np.ndarray:
         """Rows · dense, (cells, c) float32."""
-        products = [self.see(rows) @ dense for _, rows in blocks(self.source)]
+        products = [rows @ dense for _, rows in self._seen()]
         return np.concatenate(products).astype(np.float32)
 
     def transposed_times(self, dense: np.ndarray) -> np.ndarray:
         """Rowsᵀ · dense, (peaks, c) float32."""
         total = np.zeros((self.source.n_peaks, dense.shape[1]), np.float32)
-        for cells, rows in blocks(self.source):
-            total += self.see(rows).T @ dense[cells]
+        for cells, rows in self._seen():
+            total += rows.T @ dense[cells]
         return total
 
     def square_norms(self) -> np.ndarray:
         """Sum of squared weights of each row, (cells,) float64."""
-        weighted = (self.see(rows).astype(np.float64) for _, rows in blocks(self.source))
+        weighted = (rows.astype(np.float64) for _, rows in self._seen())
         return np.concatenate([np.asarray(rows.multiply(rows).sum(1)).ravel() for rows in weighted])
+
+    def _seen(self) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        for cells, rows in blocks(self.source):
+            weighted = self.see(rows)
+            if self.effects is not None:
+                pointers = weighted.indptr.astype(np.int64)
+                peaks = weighted.indices.astype(np.int32, copy=False)
+                self.effects.chosen(cells).divide(peaks, pointers, weighted.data)
+            yield cells, weighted
 
 
 class ProductsOnDevice:
     """Rows of packed cells in the memory of a device."""
 
-    def __init__(self, store: PackedRows) -> None:
+    def __init__(self, store: PackedRows, divisors: Divisors | None = None) -> None:
         self.store, self.n_cells, self.device = store, store.n_cells, store.device
+        self.divisors = divisors
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
@@ -193,15 +222,20 @@ class ProductsOnDevice:
             else torch.from_numpy(cells).to(device)
         )
         column = torch.from_numpy(view.peak_weights(peak_sums, n_cells)).to(device)
+        divisors = self.divisors
+        if divisors is not None and index is not None:
+            divisors = divisors.chosen(index)
         if view.log:
-            return ViewRows(StoredRows(self.store, index, idf=column, as_ones=True), None)
-        return ViewRows(StoredRows(self.store, index, as_ones=True), column)
+            rows = StoredRows(self.store, index, idf=column, as_ones=True, divisors=divisors)
+            return ViewRows(rows, None)
+        return ViewRows(StoredRows(self.store, index, as_ones=True, divisors=divisors), column)
 
     def seen(self, see: EncoderInput) -> ViewRows:
         """Rows of all cells as the encoder sees them."""
         if not isinstance(see, EncoderView):
             raise TypeError("cells on a GPU are seen through an EncoderView")
-        return ViewRows(StoredRows(self.store, idf=idf_on(self.store.device, see)), None)
+        idf = idf_on(self.store.device, see)
+        return ViewRows(StoredRows(self.store, idf=idf, divisors=self.divisors), None)
 
     def shuffled(
         self, cells: np.ndarray, rng: np.random.Generator
@@ -245,7 +279,8 @@ class ViewRows:
     def square_norms(self) -> torch.Tensor:
         """Sum of squared weights of each row, (cells,) float64."""
         if self.column is not None:
-            squares = self.rows.times(self.column.square()[:, None])
+            rows = self.rows if self.rows.divisors is None else self.rows.squared()
+            squares = rows.times(self.column.square()[:, None])
         else:
             unit_column = torch.ones((self.shape[1], 1), device=self.rows.device)
             squares = self.rows.squared().times(unit_column)

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from scale_toolkit.core.batch_effects import BatchEffects, fit_batch_effects
 from scale_toolkit.core.depth import cell_offsets, rasch
 from scale_toolkit.core.rows import RowSource
 from scale_toolkit.core.weighting import Weighting, fit_weighting
-from scale_toolkit.model.batches import Neighbours, draws_for
-from scale_toolkit.model.calibrate import calibrated
+from scale_toolkit.model.batches import draws_for
+from scale_toolkit.model.calibrate import Shifts, calibrated
 from scale_toolkit.model.cells import Cells, OnGpu, place_cells
 from scale_toolkit.model.em import fit_mixture_on
 from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.held_out import Thinned
 from scale_toolkit.model.loss import PeakSampler
+from scale_toolkit.model.near import near_cells
 from scale_toolkit.model.network import Scale, Shape, SpectralEncoder, directions, sample
 from scale_toolkit.model.products import products_of
 from scale_toolkit.model.seed import generators, seeded_weights
@@ -54,11 +56,6 @@ STEPS_PER_EPOCH = 16
 #: rises by less than chance from one sixteenth of a pass to the next. After one pass over 100,000
 #: cells it had risen by 0.0008 nats, too little to be kept; after three by 0.0018.
 LEAST_PASSES = 3
-NEAR_AMONG_ON_GPU = 200_000
-NEAR_VALUES_AT_A_TIME = 1 << 28  # similarities on a GPU: 1 GB
-# The nearest cells are searched among this many random ones: exact for fewer cells, linear in cells
-# for more.
-NEAR_AMONG = 10_000
 
 
 @dataclass
@@ -83,6 +80,8 @@ class Trained:
         Learning curves.
     stopped
         Why training stopped early with the last good weights; empty if it did not.
+    effects
+        Of the batches of the cells it was trained on; None: it knows no batches.
     """
 
     model: Scale
@@ -92,6 +91,7 @@ class Trained:
     sampled: bool
     history: History
     stopped: str = ""
+    effects: BatchEffects | None = None
 
     @property
     def encoder_input(self) -> EncoderView:
@@ -126,13 +126,26 @@ class Encoded:
 
 
 @torch.no_grad()
-def encode(trained: Trained, source: RowSource, *, seed: int, gpu: OnGpu | None = None) -> Encoded:
+def encode(
+    trained: Trained,
+    source: RowSource,
+    *,
+    seed: int,
+    gpu: OnGpu | None = None,
+    codes: np.ndarray | None = None,
+) -> Encoded:
     """Return posterior means (or samples), hidden layer, responsibilities and offsets of every
     cell of `source`.
+
+    `codes` are the groups of the cells in the model's `effects`; None: as in the average batch.
     """
+    effects = None
+    if trained.effects is not None and codes is not None:
+        effects = trained.effects.of_cells(codes)
     _, noise = generators(seed)
     model = trained.model
-    cells = place_cells(source, trained.encoder_input, model.decoder.weight.device, gpu)
+    device = model.decoder.weight.device
+    cells = place_cells(source, trained.encoder_input, device, gpu, effects)
     parts: list[tuple[np.ndarray, ...]] = []
     for block in cells.blocks():
         mean, log_variance = model(cells.seen(block))
@@ -181,6 +194,7 @@ def train_fast(
     seed: int,
     device: torch.device,
     gpu: OnGpu | None = None,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
@@ -200,12 +214,16 @@ def train_fast(
         Precision of a normal prior on the decoder's loadings in the Newton step.
     gpu
         How a GPU is used.
+    groups
+        Group of each cell, and the levels of each group: batches whose peak frequencies are taken
+        out (`core.batch_effects.fit_batch_effects`).
     Others
         As in `trainer.fit`.
     """
     rng, _ = generators(seed)
     thinned = Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
-    cells = place_cells(thinned, EncoderView(log_transform), device, gpu)
+    effects = None if groups is None else fit_batch_effects(thinned, *groups)
+    cells = place_cells(thinned, EncoderView(log_transform), device, gpu, effects)
     cell_sums, peak_sums = cells.open_sums()
     offset, bias = rasch(cell_sums, peak_sums)
     weighting = fit_weighting(source.n_cells, peak_sums)
@@ -279,10 +297,17 @@ def train_fast(
         history.best_epoch = 0
     calibrate(model, cells, thinned, offset, peak_sums, rng)
     if thinned.hidden.nnz > REFIT_SHARE * peak_sums.sum():
-        all_cells = place_cells(source, cells.see, device, gpu)
+        all_cells = place_cells(source, cells.see, device, gpu, effects)
         refit_projection(model, all_cells, start.coordinates, seed)
     return Trained(
-        model, bias, weighting, log_transform, sampled=False, history=history, stopped=stopped
+        model,
+        bias,
+        weighting,
+        log_transform,
+        sampled=False,
+        history=history,
+        stopped=stopped,
+        effects=effects,
     )
 
 
@@ -353,6 +378,10 @@ def calibrate(
     )
     watched = decoded(thinned.cells), offset[thinned.cells]
     counts = peak_sums * (len(decoded_cells) / thinned.n_cells)
+    shifts = None
+    if (effects := cells.effects) is not None:
+        codes = effects.codes
+        shifts = Shifts(effects.logits, codes[decoded_cells], codes[thinned.cells])
     weight, bias, t = calibrated(
         weight,
         bias,
@@ -364,64 +393,11 @@ def calibrate(
         thinned.hidden,
         rng,
         cells.device,
+        shifts,
     )
     model.decoder.weight.copy_(torch.from_numpy(weight))
     model.decoder.bias.copy_(torch.from_numpy(bias))
     return t
-
-
-def near_cells(
-    coordinates: np.ndarray,
-    n_neighbors: int,
-    share: float,
-    rng: np.random.Generator,
-    device: torch.device | None = None,
-) -> Neighbours | None:
-    """Return the nearest cells of each cell by cosine, itself left out; None for a single cell or
-    no share.
-
-    Of more than `NEAR_AMONG` cells (on a GPU `NEAR_AMONG_ON_GPU`), random groups of about that size
-    are searched one by one.
-    """
-    n_cells = len(coordinates)
-    n = min(n_neighbors, n_cells - 1)
-    if n < 1 or share == 0:
-        return None
-    gpu = device if device is not None and device.type == "cuda" else None
-    unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
-    index = np.empty((n_cells, n), np.int64)
-    for group in np.array_split(
-        rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG if gpu is None else NEAR_AMONG_ON_GPU))
-    ):
-        near = nearest(unit[group], n) if gpu is None else nearest_on(gpu, unit[group], n)
-        index[group] = group[near]
-    return Neighbours(index, share)
-
-
-def nearest(unit: np.ndarray, n: int) -> np.ndarray:
-    """Return the `n` nearest other rows of each row, (rows, n) int64."""
-    from sklearn.neighbors import NearestNeighbors
-
-    return (
-        NearestNeighbors(n_neighbors=n, algorithm="brute")
-        .fit(unit)
-        .kneighbors(return_distance=False)
-    )
-
-
-def nearest_on(device: torch.device, unit: np.ndarray, n: int) -> np.ndarray:
-    """As `nearest`, of rows of unit length, on a device: products of blocks of rows with all,
-    and their largest values.
-    """
-    rows = torch.from_numpy(unit).to(device)
-    size = max(NEAR_VALUES_AT_A_TIME // len(rows), 1)
-    parts = []
-    for first in range(0, len(rows), size):
-        similarity = rows[first : first + size] @ rows.T
-        numbers = torch.arange(len(similarity), device=device)
-        similarity[numbers, first + numbers] = -torch.inf
-        parts.append(similarity.topk(n, 1).indices)
-    return torch.cat(parts).cpu().numpy()
 
 
 def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:

@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 
 from scale_toolkit.core import sparse_products
+from scale_toolkit.core.batch_effects import BatchEffects
 
 
 class Rows(Protocol):
@@ -128,6 +129,12 @@ class SparseRows:
             else np.ones(self.nnz, np.float32)
         )
         return sparse.csr_matrix((weights, self._peaks, self._pointers), self.shape)
+
+    def divided(self, effects: BatchEffects) -> SparseRows:
+        """Return these rows with their weights divided by the factors of their batches."""
+        weights = np.array(self.csr().data)
+        effects.divide(self._peaks, self._pointers, weights)
+        return SparseRows.of_parts(self._peaks, weights, self._pointers, self.shape[1], self.device)
 
     def _block_bounds(self) -> np.ndarray:
         """Return where each block of peaks begins in each row, (rows, blocks + 1) int64; cached."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ import torch
 from scale_toolkit.core.depth import merge_values
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scale_toolkit.model.cells import Cells
 
 
@@ -41,10 +43,50 @@ def decoder_step(
     ridge
         Precision of a normal prior on the loadings.
     """
-    values, value_index = np.unique(b, return_inverse=True)
-    grouped, weight = merge_values(values, np.bincount(value_index).astype(float), groups)
     d, device = z.shape[1], cells.device
     total_gradient = torch.zeros((cells.n_peaks, d), device=device)
+    expectations = []
+    for group, shifted in _by_batch(cells, b, index):
+        expectations.append(_expectation(cells, z, s, shifted, group, groups, total_gradient))
+    gradient = total_gradient.cpu().numpy()
+    expected, information, covariance, depth_total = (
+        sum(terms[1:], terms[0]) for terms in zip(*expectations, strict=True)
+    )
+    eigenvalues, basis = np.linalg.eigh(covariance / depth_total)
+    rotated = ((gradient - expected) @ basis) / (
+        information[:, None] * eigenvalues[None, :] + ridge
+    )
+    return (rotated @ basis.T).astype(np.float32)
+
+
+def _by_batch(
+    cells: Cells, b: np.ndarray, index: np.ndarray | None
+) -> Iterator[tuple[np.ndarray | None, np.ndarray]]:
+    """Yield the cells of each batch with its intercepts; without batches all in `index`."""
+    if cells.effects is None:
+        yield index, b
+        return
+    index = np.arange(cells.n_cells) if index is None else index
+    codes = cells.effects.codes[index]
+    for code in np.unique(codes):
+        yield index[codes == code], b + cells.effects.logits[code]
+
+
+def _expectation(
+    cells: Cells,
+    z: np.ndarray,
+    s: np.ndarray,
+    b: np.ndarray,
+    index: np.ndarray | None,
+    groups: int,
+    total_gradient: torch.Tensor,
+) -> tuple[Any, ...]:
+    """Add Σ_i x_ij z_i to the gradient; return Σ_i p_ij z_i (peaks, d), Σ_i p_ij (1 − p_ij)
+    (peaks,), and the depth-weighted covariance of z (d, d) with its weight.
+    """
+    d, device = z.shape[1], cells.device
+    values, value_index = np.unique(b, return_inverse=True)
+    grouped, weight = merge_values(values, np.bincount(value_index).astype(float), groups)
     real = torch.float64 if device.type != "mps" else torch.float32
     group_logit, group_weight = (
         torch.from_numpy(values_of_groups).to(device, real)
@@ -73,18 +115,13 @@ def decoder_step(
                 strict=True,
             ):
                 total += term
-    gradient = total_gradient.cpu().numpy()
     expected, information, covariance, depth_total = (array.cpu().numpy() for array in sums)
     nearest = (
         np.abs(grouped[:, None] - values[None, :]).argmin(0)[value_index]
         if len(grouped) < len(values)
         else value_index
     )
-    eigenvalues, basis = np.linalg.eigh(covariance / depth_total)
-    rotated = ((gradient - expected[nearest]) @ basis) / (
-        information[nearest][:, None] * eigenvalues[None, :] + ridge
-    )
-    return (rotated @ basis.T).astype(np.float32)
+    return expected[nearest], information[nearest], covariance, depth_total
 
 
 def fit_mixture(

@@ -265,7 +265,11 @@ def elbo_parts(
     h = decoder(z)
     likelihood = open_logits(
         batch.opened, h, decoder.weight, decoder.bias, batch.offset
-    ) - softplus_sum(h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale)
+    ) - softplus_sum(
+        h, decoder.weight, decoder.bias, batch.offset, batch.subset, batch.scale, batch.shift
+    )
+    if batch.open_shift is not None:
+        likelihood = likelihood + batch.open_shift
     divergence = (
         model.prior.divergence(z, mean, log_variance)
         if mixture
@@ -293,7 +297,11 @@ def held_out_likelihood(model: Scale, cells: Cells, thinned: Thinned, offsets: n
     mean, _ = model(cells.seen(thinned.cells))
     decoder = model.decoder
     offset = torch.from_numpy(offsets[thinned.cells].astype(np.float32)).to(mean.device)
-    return hidden_likelihood(thinned.hidden, decoder(mean), decoder.weight, decoder.bias, offset)
+    h, effects = decoder(mean), cells.effects
+    shift = None
+    if effects is not None:
+        shift = effects.logits, effects.codes[thinned.cells]
+    return hidden_likelihood(thinned.hidden, h, decoder.weight, decoder.bias, offset, shift)
 
 
 def not_a_number(model: Scale, sums: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from scale_toolkit import keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.core.intervals import match_names
 from scale_toolkit.errors import InputError, warn
+from scale_toolkit.stages.batches import batch_columns, model_batches
 from scale_toolkit.stages.counts import counts_of
 from scale_toolkit.stages.gpu import find_device, used
 from scale_toolkit.stages.stage import Progress, Result, stage
@@ -38,7 +39,7 @@ def check(adata: AnnData, config: TrainConfig, **inputs: Any) -> None:
 @stage(
     "train",
     TrainConfig,
-    reads=(keys.X, keys.VAR_NAMES),
+    reads=lambda config: (keys.X, keys.VAR_NAMES, *batch_columns(config)),
     writes=WRITES,
     check=check,
     loads=("torch",),
@@ -87,7 +88,8 @@ def encode(
     with used(device, config):
         trained.model.to(device)
         counts = in_model_order(counts_of(adata), positions)
-        slots = trained_slots(trained, counts, positions, adata.n_vars, config)
+        trained, batches = model_batches(trained, facts, adata, config)
+        slots = trained_slots(trained, counts, positions, adata.var_names, config, batches)
     slots.pop(keys.HISTORY, None)
     return Result(
         slots,

@@ -12,6 +12,7 @@ from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import TrainingError, warn
 from scale_toolkit.memory import check_fits
+from scale_toolkit.stages.batches import batch_columns, read_batches
 from scale_toolkit.stages.counts import modelled_counts, modelled_peaks
 from scale_toolkit.stages.gpu import find_device, gpu_settings, used
 from scale_toolkit.stages.receipts import receipts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from scale_toolkit.core.rows import RowSource
     from scale_toolkit.model.recipes import Trained
     from scale_toolkit.model.snapshot import History
+    from scale_toolkit.stages.batches import Batches
 
 log = logging.getLogger("scale_toolkit")
 
@@ -54,7 +56,8 @@ _SELECTED_BEFORE = keys.column("var", f"{keys.SELECTED.name}_original")
 
 
 def _reads(config: TrainConfig) -> tuple[keys.Slot, ...]:
-    return (keys.X,) if config.all_peaks else (keys.X, keys.SELECTED)
+    slots = (keys.X,) if config.all_peaks else (keys.X, keys.SELECTED)
+    return slots + batch_columns(config)
 
 
 def _revision(config: TrainConfig) -> int:
@@ -117,6 +120,9 @@ def train(
         Responsibilities and their argmax.
     ``obs['scale_open_rate']``, ``var['scale_open_rate']`` (float64)
         Fraction of modelled peaks that are open in a cell, and of cells in which a peak is open.
+    ``varm['scale_batch_offset']`` (peaks × batches, float32, a DataFrame)
+        Shift of a peak's logit in each batch, only with ``batch_key``; 0 is the average batch, at
+        which values are imputed.
     ``uns['scale_mixture']``, ``uns['scale_history']`` (dict)
         The prior, and the learning curves, one value an epoch (``held_out`` begins with that of the
         start).
@@ -125,7 +131,7 @@ def train(
     ------
     InputError
         Negative, fractional or missing counts, fewer than two cells; checkpoints of another
-        training.
+        training; a column of batches or covariates that cannot be used (`read_batches`).
     DeviceError
         The device is not available.
     TrainingError
@@ -135,17 +141,21 @@ def train(
     from scale_toolkit.model.files import dumps
 
     settings = config.resolved()
+    batches = read_batches(adata, settings)
     device = find_device(config.device)
     modelled = _selection(adata, config)
     counts = modelled_counts(adata, modelled)
-    _check_memory(counts, settings)
+    _check_memory(counts, settings, 0 if batches is None else len(batches.names))
     resumed = {} if checkpoints is None else resume_from(checkpoints, adata, settings)
     positions = np.flatnonzero(modelled)
     with used(device, settings):
-        trained = train_model(MatrixRows(counts), settings, device, progress, **resumed)
-        slots = trained_slots(trained, counts, positions, adata.n_vars, settings)
+        rows = MatrixRows(counts)
+        trained = train_model(rows, settings, device, progress, batches, **resumed)
+        slots = trained_slots(trained, counts, positions, adata.var_names, settings, batches)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
+        if batches is not None:
+            facts["batches"] = batches.facts()
         keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
     set_aside = config.all_peaks and keys.SELECTED.found_in(adata)
     moves = {keys.SELECTED: _SELECTED_BEFORE} if set_aside else {}
@@ -192,10 +202,11 @@ def _selection(adata: AnnData, config: TrainConfig) -> np.ndarray:
     return modelled
 
 
-def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:
+def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig, n_batches: int) -> None:
     """Refuse a training that cannot fit into memory.
 
-    It holds the weighted counts, and the weights with the state of their optimiser.
+    It holds the weighted counts, and the weights with the state of their optimiser; for each batch
+    the sums, factors and shifts of its peaks.
     """
     from scale_toolkit.model.views import MOST_DIMENSIONS
 
@@ -204,7 +215,7 @@ def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig) -> None:
     first_width = (settings.encode_dim or (n_latent,))[0]
     n_weights = n_peaks * (first_width + n_latent)
     check_fits(
-        8 * counts.nnz + 4 * 4 * n_weights,
+        8 * counts.nnz + 4 * 4 * n_weights + 32 * n_batches * n_peaks,
         f"training on {n_cells:,} cells × {n_peaks:,} peaks ({counts.nnz:,} open)",
         "ask for more memory, or model fewer peaks (`scale select-peaks --n-peaks`)",
     )
@@ -215,6 +226,7 @@ def train_model(
     settings: TrainConfig,
     device: torch.device,
     progress: Progress | None,
+    batches: Batches | None = None,
     **resumed: Any,
 ) -> Trained:
     """Train on the cells of `source`, or resume a training; nothing is stored anywhere.
@@ -229,6 +241,8 @@ def train_model(
         Device of the training.
     progress
         Called after each epoch.
+    batches
+        What is taken out.
     **resumed
         ``resume`` and ``on_snapshot`` of `train_checkpoints.resume_from`.
     """
@@ -270,7 +284,8 @@ def train_model(
             # a training of few epochs must also reach the mixture
             mixture_epoch = min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)
             fast = FAST | {"mixture_epoch": mixture_epoch}
-            trained = train_fast(source, **arguments, **fast)
+            groups = None if batches is None else (batches.codes, batches.levels)
+            trained = train_fast(source, **arguments, **fast, groups=groups)
         else:
             trained = train_published(source, **arguments, release=settings.preset == "release")
     except Diverged as error:

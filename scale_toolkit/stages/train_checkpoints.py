@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from scale_toolkit import __version__, keys
 from scale_toolkit.errors import InputError
+from scale_toolkit.stages.batches import batch_columns
 from scale_toolkit.stages.receipts import digest
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def resume_from(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig)
     training = {
         "version": __version__,
         "options": {name: options[name] for name in options if name not in _MACHINE_OPTIONS},
-        "cells": digest(adata, (keys.X, keys.SELECTED)),
+        "cells": digest(adata, (keys.X, keys.SELECTED, *batch_columns(settings))),
     }
 
     def save(take: Callable[[], Snapshot]) -> None:

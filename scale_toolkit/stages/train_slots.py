@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import TrainConfig
     from scale_toolkit.model.recipes import Trained
+    from scale_toolkit.stages.batches import Batches
 
 WRITES = (
     keys.LATENT,
@@ -23,6 +24,7 @@ WRITES = (
     keys.HIDDEN,
     keys.DECODER,
     keys.BIAS,
+    keys.BATCH_OFFSET,
     keys.OFFSET,
     keys.MEDIAN_OFFSET,
     keys.CELL_OPEN_RATE,
@@ -40,6 +42,7 @@ STALE = (
     keys.BINARY_PACKED,
     keys.GROUP_MEANS,
     keys.HIDDEN,
+    keys.BATCH_OFFSET,
     keys.WEIGHT_PEAKS,
     *keys.VERDICT,
 )
@@ -49,8 +52,9 @@ def trained_slots(
     trained: Trained,
     counts: sparse.csr_matrix,
     positions: np.ndarray,
-    n_peaks: int,
+    peaks: pd.Index,
     settings: TrainConfig,
+    batches: Batches | None = None,
 ) -> dict[keys.Slot, Any]:
     """Encode cells with a trained model, and return the slots of `train`.
 
@@ -62,20 +66,24 @@ def trained_slots(
         Cells × peaks of the model, in its order.
     positions
         Position of each of the model's peaks in the AnnData; -1 if it is missing.
-    n_peaks
-        Peaks of the AnnData.
+    peaks
+        Names of the peaks of the AnnData.
     settings
         The seed, and how a GPU is used.
+    batches
+        Of the cells, as the model knows them.
     """
     from scale_toolkit.core.rows import MatrixRows
     from scale_toolkit.model.recipes import encode
 
     source = MatrixRows(counts)
-    encoded = encode(trained, source, seed=settings.seed, gpu=gpu_settings(settings))
+    codes = None if batches is None else batches.codes
+    gpu = gpu_settings(settings)
+    encoded = encode(trained, source, seed=settings.seed, gpu=gpu, codes=codes)
     present = positions >= 0
 
     def of_peaks(values: np.ndarray, fill: float) -> np.ndarray:
-        return over_all(values[present], positions[present], n_peaks, fill)
+        return over_all(values[present], positions[present], len(peaks), fill)
 
     decoder, prior = trained.model.decoder, trained.model.prior
     components = [str(k) for k in range(trained.model.shape.n_components)]
@@ -95,6 +103,9 @@ def trained_slots(
             name: value.detach().cpu().numpy() for name, value in prior.parameters_of().items()
         },
     }
+    if trained.effects is not None and batches is not None:
+        shifts = of_peaks(np.ascontiguousarray(trained.effects.logits.T), np.nan)
+        slots[keys.BATCH_OFFSET] = pd.DataFrame(shifts, index=peaks, columns=batches.titles)
     if trained.model.shape.decode_dim:
         slots[keys.HIDDEN] = encoded.hidden
     history = trained.history

@@ -17,6 +17,7 @@ from scale_toolkit.core import recovery
 from scale_toolkit.core.separation import nearest_average, separation
 from scale_toolkit.core.validation import MAX_CELLS, Judgement, Recovered, judge
 from scale_toolkit.errors import InputError, NothingLeftError
+from scale_toolkit.stages.batches import model_batches, read_batches
 from scale_toolkit.stages.counts import modelled_counts, over_all
 from scale_toolkit.stages.decoder import DEPTHS, read_decoder
 from scale_toolkit.stages.encode import in_model_order
@@ -208,8 +209,10 @@ def _retrained(
     counts = _without_zeros(counts)
     thinned = Thinned(MatrixRows(counts), config.validate_share, counts.shape[0], config.seed)
     visible = MatrixRows(thinned.kept)
-    trained = train_model(visible, settings, find_device("auto"), progress)
-    encoded = encode(trained, visible, seed=settings.seed)
+    batches = read_batches(adata, settings)
+    trained = train_model(visible, settings, find_device("auto"), progress, batches)
+    codes = None if batches is None else batches.codes
+    encoded = encode(trained, visible, seed=settings.seed, codes=codes)
     layer = trained.model.decoder
     weight, bias = (values.detach().cpu().numpy() for values in (layer.weight, layer.bias))
     return Recovered(
@@ -235,7 +238,7 @@ def _encoded(
     from scale_toolkit.model.recipes import encode
 
     try:
-        trained, model_peaks, _ = loads(model)
+        trained, model_peaks, facts = loads(model)
     except NotAModel as error:
         raise InputError(
             f"the model file is {error}", "a file written by `scale train --model`", "train again"
@@ -268,7 +271,9 @@ def _encoded(
     visible, is_gone = recovery.thin_counts(counts, config.validate_share, rng)
     hidden = keep_entries(counts, is_gone)
     rows = MatrixRows(in_model_order(visible, column_of_model_peak))
-    encoded = encode(trained, rows, seed=config.seed)
+    trained, batches = model_batches(trained, facts, adata, TrainConfig())
+    codes = None if batches is None else batches.codes
+    encoded = encode(trained, rows, seed=config.seed, codes=codes)
     return Recovered(
         opened=_ones(counts),
         visible=_ones(visible),

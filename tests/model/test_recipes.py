@@ -8,9 +8,10 @@ from sklearn.metrics.pairwise import cosine_distances
 
 from scale_toolkit.compat.presets import train_published
 from scale_toolkit.core.rows import MatrixRows
-from scale_toolkit.model import recipes
+from scale_toolkit.model import near, recipes
 from scale_toolkit.model.files import NotAModel, dumps, loads
-from scale_toolkit.model.recipes import encode, near_cells, train_fast
+from scale_toolkit.model.near import near_cells
+from scale_toolkit.model.recipes import encode, train_fast
 
 FAST = {
     "n_components": 3, "latent": 4, "encode_dim": (16,), "decode_dim": (), "lr": 2e-3, "batch_size": 32,
@@ -134,7 +135,7 @@ def test_near_cells_are_scikit_learns_by_cosine_and_never_the_cell_itself():
 
 
 def test_near_cells_of_many_are_searched_in_groups_and_still_near(monkeypatch):
-    monkeypatch.setattr(recipes, "NEAR_AMONG", 100)
+    monkeypatch.setattr(near, "NEAR_AMONG", 100)
     kinds = np.repeat(np.eye(5, dtype=np.float32), 80, 0)
     points = kinds + np.random.default_rng(0).normal(0, 0.05, (400, 5)).astype(np.float32)
     index = near_cells(points, 6, 0.5, np.random.default_rng(1)).index

@@ -45,7 +45,8 @@ def test_every_option_of_a_stage_reaches_it(stage):
     # a part of the values, their files and going on from a checkpoint are for the command line; -resume repeats a whole task
     by_hand = {
         "prepare": {"--modality", "--barcodes", "--gtf", "--metadata"},
-        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run"},
+        # --covariate is another spelling of --covariates
+        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
