@@ -203,9 +203,7 @@ class TrainConfig(Config):
         super().__post_init__()
         if self.covariates and self.batch_key is None:
             raise OptionError(
-                f"covariates is {','.join(self.covariates)} and batch_key is left out",
-                "both",
-                "name the column of the batches",
+                f"covariates is {','.join(self.covariates)} and batch_key is left out", "both"
             )
         if self.batch_key is not None and self.preset != "fast":
             raise OptionError(

@@ -142,6 +142,7 @@ BATCH_OFFSET = Slot(
     "float32",
     "shift of a peak's logit in each batch, of `--batch-key`; NaN where not modelled",
 )
+BATCHES = Slot("uns", "scale_batches", "train", "", "dict", "batches before and after training")
 MIXTURE = Slot(
     "uns",
     "scale_mixture",

@@ -72,13 +72,15 @@ class Products(Protocol):
         ...
 
 
-def products_of(cells: Cells) -> Products:
-    """Return products of these cells on the device that stores them."""
+def products_of(cells: Cells, *, divided: bool = True) -> Products:
+    """Return products of these cells on the device that stores them, with weights divided by the
+    factors of their batches or not.
+    """
     if isinstance(cells, CellsOnDevice):
-        return ProductsOnDevice(cells.store, cells.divisors())
+        return ProductsOnDevice(cells.store, cells.divisors() if divided else None)
     n_threads = torch.get_num_threads()
     opened = OpenPeaks.of_source(cells.source, n_threads)
-    return ProductsOnHost(opened, cells.source, cells.effects)
+    return ProductsOnHost(opened, cells.source, cells.effects if divided else None)
 
 
 class ProductsOnHost:

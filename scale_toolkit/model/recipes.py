@@ -82,6 +82,8 @@ class Trained:
         Why training stopped early with the last good weights; empty if it did not.
     effects
         Of the batches of the cells it was trained on; None: it knows no batches.
+    plain_start
+        Start of those cells from which no batch was taken out, (cells, d), if one was.
     """
 
     model: Scale
@@ -92,6 +94,7 @@ class Trained:
     history: History
     stopped: str = ""
     effects: BatchEffects | None = None
+    plain_start: np.ndarray | None = None
 
     @property
     def encoder_input(self) -> EncoderView:
@@ -229,6 +232,10 @@ def train_fast(
     weighting = fit_weighting(source.n_cells, peak_sums)
     cells.see = EncoderView(log_transform, weighting)
     products = products_of(cells)
+    plain_start = None
+    if effects is not None:
+        plain = products_of(cells, divided=False)
+        plain_start = find_start(plain, peak_sums, latent, seed).coordinates
     start = find_start(products, peak_sums, latent, seed)
     latent = start.coordinates.shape[1]
     rows = products.seen(cells.see)
@@ -308,6 +315,7 @@ def train_fast(
         history=history,
         stopped=stopped,
         effects=effects,
+        plain_start=plain_start,
     )
 
 

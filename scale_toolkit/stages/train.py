@@ -12,6 +12,7 @@ from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import TrainingError, warn
 from scale_toolkit.memory import check_fits
+from scale_toolkit.stages.batch_report import batch_facts, batch_report
 from scale_toolkit.stages.batches import batch_columns, read_batches
 from scale_toolkit.stages.counts import modelled_counts, modelled_peaks
 from scale_toolkit.stages.gpu import find_device, gpu_settings, used
@@ -123,6 +124,9 @@ def train(
     ``varm['scale_batch_offset']`` (peaks × batches, float32, a DataFrame)
         Shift of a peak's logit in each batch, only with ``batch_key``; 0 is the average batch, at
         which values are imputed.
+    ``uns['scale_batches']`` (dict)
+        How the batches differ before training and after, only with ``batch_key``
+        (`stages.batch_report`).
     ``uns['scale_mixture']``, ``uns['scale_history']`` (dict)
         The prior, and the learning curves, one value an epoch (``held_out`` begins with that of the
         start).
@@ -152,6 +156,10 @@ def train(
         rows = MatrixRows(counts)
         trained = train_model(rows, settings, device, progress, batches, **resumed)
         slots = trained_slots(trained, counts, positions, adata.var_names, settings, batches)
+    notes = _facts(trained, device)
+    if batches is not None:
+        report = batch_report(trained, slots[keys.LATENT], counts, batches, settings.seed)
+        slots[keys.BATCHES], notes["batches"] = report, batch_facts(report)
     if keep_model is not None:
         facts = {"version": __version__, "options": settings.as_dict()}
         if batches is not None:
@@ -159,7 +167,7 @@ def train(
         keep_model(dumps(trained, adata.var_names[modelled].tolist(), facts))
     set_aside = config.all_peaks and keys.SELECTED.found_in(adata)
     moves = {keys.SELECTED: _SELECTED_BEFORE} if set_aside else {}
-    return Result(slots, drops=STALE, moves=moves, facts=_facts(trained, device))
+    return Result(slots, drops=STALE, moves=moves, facts=notes)
 
 
 def _facts(trained: Trained, device: torch.device) -> dict[str, Any]:

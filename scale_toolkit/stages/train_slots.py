@@ -25,6 +25,7 @@ WRITES = (
     keys.DECODER,
     keys.BIAS,
     keys.BATCH_OFFSET,
+    keys.BATCHES,
     keys.OFFSET,
     keys.MEDIAN_OFFSET,
     keys.CELL_OPEN_RATE,
@@ -43,6 +44,7 @@ STALE = (
     keys.GROUP_MEANS,
     keys.HIDDEN,
     keys.BATCH_OFFSET,
+    keys.BATCHES,
     keys.WEIGHT_PEAKS,
     *keys.VERDICT,
 )

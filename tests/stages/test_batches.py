@@ -179,3 +179,27 @@ def test_a_file_is_replayed_and_validated_with_its_batches(cells, trained):
     adata = trained[0].copy()
     scale.impute(adata, validate=True, validate_by="cell_type")
     assert keys.VALIDATION.found_in(adata)
+
+
+def test_the_report_shows_that_batches_mix_and_structure_stays(trained):
+    report = keys.BATCHES.get(trained[0])
+    assert list(report["names"]) == ["batch1", "batch2", "batch3"]
+    assert report["n_cells"].sum() == 700
+    assert report["auroc_before"] > 0.95 > 0.65 > report["auroc_after"]
+    assert (report["mixing_before"] < 0.2).all()
+    assert (report["mixing_after"] > 0.8).all()
+    assert (report["purity_after"] > report["purity_before"] - 0.05).all()
+    assert (report["shared_peaks"] > 0.99).all()
+    from scale_toolkit.stages.receipts import receipts
+
+    notes = receipts(trained[0])[-1]["notes"]["batches"]
+    assert notes["auroc_after"] == round(report["auroc_after"], 4)
+
+
+def test_batches_without_a_common_type_are_warned_about():
+    cells = scale.simulate(n_cells=1500, n_peaks=4000, n_clusters=6, open_peaks=600, n_batches=3)
+    # types 1 and 2 in the first batch, 3 and 4 in the second, 5 and 6 in the third
+    type_number, batch_number = (cells.obs[name].str[-1].astype(int).to_numpy() for name in ("cell_type", "batch"))
+    nested = cells[(type_number + 1) // 2 == batch_number].copy()
+    with pytest.warns(ScaleWarning, match="taking out the batches has blurred clusters within them"):
+        scale.train(nested, batch_key="batch", **QUICK)
