@@ -92,7 +92,7 @@ def trained(cells: anndata.AnnData, seed: int) -> anndata.AnnData:
     """Train by default on all cells."""
     cells = cells.copy()
     scale.pp.prepare(cells, min_peaks=1, min_cells=1)
-    scale.tl.train(cells, seed=seed)
+    scale.tl.train(cells, seed=seed, n_threads=1)
     return cells
 
 
@@ -122,9 +122,11 @@ def figures(cells: anndata.AnnData, seed: int) -> dict[str, float]:
             opened = sparse.csr_matrix(reference.X).sign()
             joined = sparse.vstack([carry_cells(opened, shares, rng), query.X]).tocsr()
             joined = anndata.AnnData(joined, var=query.var[[]])
-            scale.tl.train(joined, seed=seed)
+            scale.tl.train(joined, seed=seed, n_threads=1)
             shared = keys.LATENT.get(joined)
-        mapped = scale.map(query.copy(), reference=reference, labels=(LABEL,), seed=seed)
+        mapped = scale.map(
+            query.copy(), reference=reference, labels=(LABEL,), seed=seed, n_threads=1
+        )
         known = truth != name
         label, confidence = (slot.get(mapped).to_numpy() for slot in keys.label_slots(LABEL))
         called = keys.NOT_IN_REFERENCE.get(mapped).to_numpy()

@@ -35,6 +35,7 @@ _STAGES = {
     "annotate": "annotate",
     "choose_k": "choose_k",
     "doublets": "doublets",
+    "genes": "genes",
     "map": "map",
     "cluster": "cluster",
     "markers": "markers",

@@ -14,6 +14,7 @@ from scale_toolkit.stages.cluster import cluster as cluster
 from scale_toolkit.stages.doublets import doublets as doublets
 from scale_toolkit.stages.embed import embed as embed
 from scale_toolkit.stages.encode import encode as encode
+from scale_toolkit.stages.genes import genes as genes
 from scale_toolkit.stages.impute import impute as impute
 from scale_toolkit.stages.imputed import imputed as imputed
 from scale_toolkit.stages.map import map as map
@@ -38,6 +39,7 @@ __all__ = [
     "doublets",
     "embed",
     "encode",
+    "genes",
     "get",
     "impute",
     "imputed",

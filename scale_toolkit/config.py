@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from scale_toolkit.annotate_config import AnnotateConfig as AnnotateConfig
+from scale_toolkit.doublets_config import DoubletsConfig as DoubletsConfig
 from scale_toolkit.errors import OptionError
+from scale_toolkit.genes_config import GenesConfig as GenesConfig
 from scale_toolkit.map_config import MapConfig as MapConfig
 from scale_toolkit.simulate_config import LIKE as LIKE
 from scale_toolkit.simulate_config import SimulateConfig as SimulateConfig
@@ -372,22 +374,6 @@ class ChooseKConfig(Config):
         8, "Subsamples of four fifths of the cells that are clustered as well.", minimum=1
     )
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space.", minimum=2)
-    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
-    n_threads: int = option(0, THREADS, minimum=0)
-
-
-@dataclass(frozen=True)
-class DoubletsConfig(Config):
-    """Options of ``doublets``: which cells look like the union of two."""
-
-    rate: float | None = option(
-        None,
-        "Share of the cells to call doublets, those with the highest scores; left out, it is "
-        "estimated.",
-        minimum=0,
-        maximum=1,
-    )
-    remove: bool = option(False, "Drop the called doublets; train and cluster again after that.")
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from scale_toolkit.doublet_slots import DOUBLET_SCORE as DOUBLET_SCORE
+from scale_toolkit.doublet_slots import DOUBLETS as DOUBLETS
+from scale_toolkit.doublet_slots import PREDICTED_DOUBLET as PREDICTED_DOUBLET
+from scale_toolkit.gene_slots import GENE_COUNTS as GENE_COUNTS
+from scale_toolkit.gene_slots import GENE_PEAKS as GENE_PEAKS
 from scale_toolkit.map_slots import MAPPING as MAPPING
 from scale_toolkit.map_slots import NOT_IN_REFERENCE as NOT_IN_REFERENCE
 from scale_toolkit.map_slots import NOVELTY as NOVELTY
@@ -252,27 +257,6 @@ TRUST = Slot(
     "recovered better than frequency alone predicts",
 )
 VERDICT = (VALIDATION, CELL_RECOVERY, PEAK_RECOVERY, FALSE_SIGN_RATE, TRUST)
-
-# doublets
-DOUBLET_SCORE = Slot(
-    "obs",
-    "doublet_score",
-    "doublets",
-    "cells",
-    "float64",
-    "likeness to simulated doublets of unlike cells, 0 to 1",
-)
-PREDICTED_DOUBLET = Slot(
-    "obs", "predicted_doublet", "doublets", "cells", "bool", "whether the cell is called a doublet"
-)
-DOUBLETS = Slot(
-    "uns",
-    "scale_doublets",
-    "doublets",
-    "",
-    "dict",
-    "estimated rate, threshold, and histograms of observed and simulated scores",
-)
 
 # embed
 UMAP = Slot("obsm", "X_umap", "embed", "cells × 2", "float32", "UMAP of the latent space")

@@ -145,6 +145,14 @@ STAGES: dict[str, Entry] = {
             needs_estimate=False,
         ),
         Entry(
+            "genes",
+            "genes",
+            config.GenesConfig,
+            "",
+            "Write the activity of genes in each cell, as cells × genes.",
+            needs_estimate=False,
+        ),
+        Entry(
             "impute",
             "impute",
             config.ImputeConfig,

@@ -19,6 +19,7 @@ from scale_toolkit.cli.demo import demo
 from scale_toolkit.cli.doublets import doublets
 from scale_toolkit.cli.embed import embed
 from scale_toolkit.cli.export import export
+from scale_toolkit.cli.genes import genes
 from scale_toolkit.cli.help import Command, Group, example
 from scale_toolkit.cli.impute import impute
 from scale_toolkit.cli.map import map as map_command
@@ -67,6 +68,7 @@ _PANELS = {
         cluster,
         markers,
         annotate,
+        genes,
     ),
     "Data": (simulate, export),
     "Checks": (plan, verify),

@@ -22,6 +22,7 @@ EXAMPLES = {
     "map": "scale map new.h5ad --reference trained.h5ad --labels cell_type -o mapped.h5ad",
     "cluster": "scale cluster trained.h5ad -k 8 --reference cell_type -o clustered.h5ad",
     "markers": "scale markers clustered.h5ad --gtf genes.gtf.gz --table markers.tsv -o marked.h5ad",
+    "genes": "scale genes trained.h5ad --gtf genes.gtf.gz -o genes.h5ad",
     "annotate": "scale annotate clustered.h5ad --markers types.tsv --gtf genes.gtf -o named.h5ad",
     "simulate": "scale simulate --n-cells 1000 -k 8 -o simulated.h5ad",
     "export": "scale export clustered.h5ad --to mtx -o for_signac/",

@@ -1,4 +1,4 @@
-"""Genes from a GTF file: where each begins, and on which strand."""
+"""Genes from a GTF file: where each begins and ends, and on which strand."""
 
 from __future__ import annotations
 
@@ -44,6 +44,40 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
     InputError
         A line that is not GTF (with its number; GFF3 is recognised), or a file without genes.
     """
+    rows = [
+        (chrom, low if strand == "+" else high - 1, strand, *names)
+        for chrom, low, high, strand, *names in _read(path)
+    ]
+    table = pd.DataFrame(rows, columns=["chrom", "tss", "strand", "gene_id", "gene_name"])
+    table = table.drop_duplicates(ignore_index=True)
+    return table.astype({"tss": np.int64})
+
+
+def read_gene_bodies(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read where genes begin and end from a GTF file, as `read_gtf` does.
+
+    Returns
+    -------
+    DataFrame
+        ``chrom``, ``start``, ``end`` (int64, 0-based and half-open), ``strand``, ``gene_id``,
+        ``gene_name``, in the file's order; a gene of several transcripts or exons is from the first
+        base to the last one of them.
+
+    Raises
+    ------
+    InputError
+        As `read_gtf`.
+    """
+    columns = ["chrom", "start", "end", "strand", "gene_id", "gene_name"]
+    table = pd.DataFrame(_read(path), columns=columns)
+    bodies = table.groupby(["chrom", "gene_id"], sort=False, as_index=False).agg(
+        {"start": "min", "end": "max", "strand": "first", "gene_name": "first"}
+    )
+    return bodies[columns].astype({"start": np.int64, "end": np.int64})
+
+
+def _read(path: str | os.PathLike[str]) -> list[_Gene]:
+    """Return the genes of the best feature that the file has."""
     genes_by_feature: dict[str, dict[str, _Gene]] = {feature: {} for feature in _FEATURES}
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
@@ -64,13 +98,7 @@ def read_gtf(path: str | os.PathLike[str]) -> pd.DataFrame:
             "a GTF file",
             "check that this is the right file",
         )
-    rows = [
-        (chrom, low if strand == "+" else high - 1, strand, *names)
-        for chrom, low, high, strand, *names in genes_by_feature[feature].values()
-    ]
-    table = pd.DataFrame(rows, columns=["chrom", "tss", "strand", "gene_id", "gene_name"])
-    table = table.drop_duplicates(ignore_index=True)
-    return table.astype({"tss": np.int64})
+    return list(genes_by_feature[feature].values())
 
 
 def _add(

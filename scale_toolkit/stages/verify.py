@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -328,6 +329,14 @@ def _inputs(
                 "verify the file impute was given",
             )
         return {"peaks": notes["peaks"]} if "peaks" in notes else {}
+    parameters = inspect.signature(_function(receipt).stage.run).parameters.values()
+    needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        raise InputError(
+            f"{receipt['stage']} was given {' and '.join(needed)}, which the file does not hold",
+            "stages of the counts alone",
+            f"verify the file {receipt['stage']} was given",
+        )
     return {}
 
 

@@ -37,7 +37,7 @@ def test_every_command_of_the_design_is_there():
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
         "report", "export", "plan", "choose-k",
-        "doublets", "annotate", "map",
+        "doublets", "annotate", "map", "genes",
     }  # fmt: skip
 
 
@@ -56,6 +56,7 @@ def test_every_command_of_the_design_is_there():
         ("doublets", config.DoubletsConfig),
         ("annotate", config.AnnotateConfig),
         ("map", config.MapConfig),
+        ("genes", config.GenesConfig),
         ("simulate", config.SimulateConfig),
         ("plot embedding", output_config.PlotEmbeddingConfig),
         ("plot heatmap", output_config.PlotHeatmapConfig),

@@ -79,6 +79,8 @@ SAME = {
     ("doublets", "source"): ("cluster", "source"),
     ("annotate", "source"): ("cluster", "source"),
     ("map", "source"): ("cluster", "source"),
+    ("genes", "source"): ("cluster", "source"),
+    ("genes", "--gtf"): ("markers", "--gtf"),
     ("annotate", "--gtf"): ("markers", "--gtf"),
     ("plot embedding", "--gtf"): ("markers", "--gtf"),
     ("run", "--fragments"): ("prepare", "--fragments"),
@@ -204,7 +206,7 @@ OUTPUTS = {
     *((name, "--output") for name in ("simulate", "plan", "report")),
     *(("choose-k", "--output"), ("choose-k", "--figure")),
     *(("doublets", "--output"), ("doublets", "--figure"), ("annotate", "--output")),
-    *(("map", "--output"), ("map", "--figure")),
+    *(("map", "--output"), ("map", "--figure"), ("genes", "--output")),
     *(("train", "--model"), ("embed", "--figure"), ("markers", "--table"), ("markers", "--motif-table")),
 }
 

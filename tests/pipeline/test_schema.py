@@ -74,7 +74,7 @@ def test_every_config_of_a_stage_is_in():
     kinds = {kind for many in maker().STAGES.values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
     for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ChooseKConfig}
-    for_the_command_line |= {config.DoubletsConfig, config.AnnotateConfig, config.MapConfig}
+    for_the_command_line |= {config.DoubletsConfig, config.AnnotateConfig, config.MapConfig, config.GenesConfig}
     assert everything - kinds == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 

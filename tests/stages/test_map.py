@@ -189,6 +189,11 @@ def test_what_is_refused(halves):
         scale.map(twice, reference=trained)
 
 
+def test_a_mapped_file_says_what_its_receipts_lack(mapped):
+    with pytest.raises(InputError, match="map was given reference, which the file does not hold"):
+        scale.verify(mapped)
+
+
 def test_other_genomes_are_refused(halves):
     trained, query = halves
     table = parse_names(query.var_names)
