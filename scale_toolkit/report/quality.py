@@ -138,7 +138,7 @@ def training(view: View) -> Section:
     )
     done = view.run("train")
     if not keys.HISTORY.found_in(view.adata):
-        encoded = done is not None and done.notes.get("pretrained")
+        encoded = view.run("map") is not None or (done is not None and done.notes.get("pretrained"))
         section.missing = (
             (
                 "The cells were encoded by a model trained elsewhere; its curves are with that "

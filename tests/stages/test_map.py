@@ -113,6 +113,7 @@ def test_later_stages_work_on_mapped_cells(mapped):
     assert np.isfinite(cells.obsm["imputed"]).all()
     scale.tl.embed(cells, n_threads=1)
     page = report.page(cells)
+    assert "The cells were encoded by a model trained elsewhere" in page
     assert "Mapping to a reference" in page and "by overlap" in page and "median confidence" in page
 
 
