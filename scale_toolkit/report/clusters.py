@@ -47,6 +47,8 @@ def clusters(view: View) -> Section:
         )
         group = clusters.to_numpy()[labelled[cells]].astype(str) if len(width) else group
         view.findings += findings.of_separation(width, group) if len(width) else []
+        if keys.BATCHES.found_in(view.adata):
+            view.findings += findings.of_batches_taken_out(keys.BATCHES.get(view.adata))
         if keys.BATCH.found_in(view.adata):
             batch = as_categories(keys.BATCH.get(view.adata))
             if len(batch.cat.categories) > 1:

@@ -26,6 +26,8 @@ NOT_STABLE = 0.6
 # Silhouette of a cluster: its cells lie as near to another.
 NOT_APART = 0.0
 ONE_BATCH = 0.9
+# Fall of the purity of clusters within a batch, as `train` warns about it.
+MOST_BLURRED = 0.1
 # Twice as deep as the others: union of two cells; half as deep: empty or dying.
 DEPTH_RATIO = 2.0
 LEFT_OUT = 0.3
@@ -151,8 +153,8 @@ def of_batches(
             "mixed, 1: apart)"
         )
         do = (
-            "where the batches hold the same kinds of cells, this is technical: cluster them "
-            "apart or correct for it"
+            "where the batches hold the same kinds of cells, this is technical: take it out with "
+            "`scale train --batch-key`"
         )
         findings.append(Finding("warning", text, do))
     share = batch[known].value_counts(normalize=True)
@@ -188,6 +190,37 @@ def of_batches(
                     do,
                 )
             )
+    return findings
+
+
+def of_batches_taken_out(report: Mapping[str, Any]) -> list[Finding]:
+    """How batches mix before and after they were taken out, and what it cost within them
+    (``uns['scale_batches']``).
+    """
+    if not np.any(report["spread"]):
+        text = "the peaks of the batches differ by no more than chance: nothing was taken out"
+        return [Finding("note", text)]
+    sizes = np.asarray(report["n_cells"])
+    mixing = [np.average(report[f"mixing_{when}"], weights=sizes) for when in ("before", "after")]
+    findings = [
+        Finding(
+            "note",
+            f"batches were taken out: mixing of neighbours {mixing[0]:.2f}, now {mixing[1]:.2f} "
+            f"(1: as at random); the batch is predicted with an AUROC of "
+            f"{report['auroc_before']:.2f}, now {report['auroc_after']:.2f} (0.5: chance)",
+        )
+    ]
+    fall = np.asarray(report["purity_before"]) - np.asarray(report["purity_after"])
+    for number in np.flatnonzero(fall > MOST_BLURRED):
+        before_and_after = (report[f"purity_{when}"][number] for when in ("before", "after"))
+        findings.append(
+            Finding(
+                "warning",
+                f"clusters within batch {report['names'][number]} were blurred: neighbours of the "
+                "same cluster {:.0%}, now {:.0%}".format(*before_and_after),
+                "compare with a training without `--batch-key`: the batches may hold other types",
+            )
+        )
     return findings
 
 

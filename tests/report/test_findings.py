@@ -103,6 +103,28 @@ def test_batches_apart_and_clusters_of_one_batch():
     )
 
 
+def test_batches_that_were_taken_out():
+    report = {
+        "names": np.array(["x", "y"], object),
+        "n_cells": np.array([100, 300]),
+        "spread": np.array([0.1, 0.2]),
+        "mixing_before": np.array([0.0, 0.2]),
+        "mixing_after": np.array([1.0, 0.8]),
+        "purity_before": np.array([np.nan, 0.95]),
+        "purity_after": np.array([np.nan, 0.7]),
+        "auroc_before": 1.0,
+        "auroc_after": 0.55,
+    }
+    note, warning = findings.of_batches_taken_out(report)
+    assert (note.level, warning.level) == ("note", "warning")
+    assert "mixing of neighbours 0.15, now 0.85" in note.text
+    assert "AUROC of 1.00, now 0.55" in note.text
+    assert warning.text == "clusters within batch y were blurred: neighbours of the same cluster 95%, now 70%"
+    assert len(findings.of_batches_taken_out(report | {"purity_after": report["purity_before"]})) == 1
+    (nothing,) = findings.of_batches_taken_out(report | {"spread": np.zeros(2)})
+    assert "nothing was taken out" in nothing.text
+
+
 def test_a_batch_with_missing_names():
     rng = np.random.default_rng(3)
     batch = pd.Series(pd.Categorical(["x"] * 30 + ["y"] * 30 + [None] * 10))
