@@ -81,6 +81,21 @@ def test_activity_at_equal_depth_does_not_follow_depth(trained, activity):
     assert np.corrcoef(depth, long.layers["counts"].toarray().ravel())[0, 1] > 0.9
 
 
+def test_marker_genes_of_blood_are_active_in_their_types(real):
+    """MS4A1, CD3E and CD14 (hg19) in B cells, T cells and monocytes."""
+    cells = real("tiny_blood")
+    scale.pp.prepare(cells, min_peaks=1, min_cells=1)
+    scale.tl.train(cells, n_threads=1)
+    rows = [("chr11", 60_223_000, 60_238_000, "+", "MS4A1"), ("chr11", 118_175_000, 118_187_000, "+", "CD3E")]
+    rows.append(("chr5", 140_011_000, 140_013_300, "-", "CD14"))
+    genes = pd.DataFrame(rows, columns=["chrom", "start", "end", "strand", "gene_name"])
+    activity = scale.genes(cells, genes=genes.assign(gene_id=genes["gene_name"]), n_threads=1)
+    types = activity.obs["cell_type"].astype(str).to_numpy()
+    for table in (activity.to_df(), activity.to_df("counts")):
+        best = table.groupby(types).mean().idxmax()
+        assert best.to_dict() == {"MS4A1": "B", "CD3E": "T", "CD14": "Monocyte"}
+
+
 def test_names_are_unique_and_genes_without_peaks_are_left_out(activity, trained):
     assert list(activity.var_names) == ["TYPE1", "TYPE2", "TYPE3", "LONG", "TWICE (G5)", "TWICE (G6)"]
     assert list(activity.obs_names) == list(trained.obs_names)
