@@ -3,12 +3,58 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from scale_toolkit.errors import MemoryLimitError
+from scale_toolkit.errors import MemoryLimitError, OptionError
 
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", re.IGNORECASE)
+#: Less than this is refused: Python with torch, scanpy and one block of rows takes about as much.
+LEAST_PROMISE = 1 << 30
+_promise: int | None = None
+
+
+@contextlib.contextmanager
+def limited_memory(size: str | int | None) -> Iterator[None]:
+    """Keep what this process holds below a limit: larger matrices go to temporary files in TMPDIR.
+
+    The results are the same. The limit holds for memory that is not the system's page cache, as a
+    cgroup's limit does.
+
+    Parameters
+    ----------
+    size
+        Bytes, or a number with a unit of 1,024: ``"4G"``, ``"512M"``. None: what is free.
+
+    Raises
+    ------
+    OptionError
+        Not a size, or less than `LEAST_PROMISE`.
+    """
+    global _promise
+    outer_promise = _promise
+    if size is not None:
+        _promise = as_bytes(size)
+    try:
+        yield
+    finally:
+        _promise = outer_promise
+
+
+def as_bytes(size: str | int) -> int:
+    """Return the bytes of ``"4G"``."""
+    match = _SIZE.fullmatch(str(size).strip())
+    n_bytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else -1
+    if n_bytes < LEAST_PROMISE:
+        raise OptionError(
+            f"memory is {size!r}",
+            f"a size of {LEAST_PROMISE >> 30}G or more, such as 4G or 1500M",
+            "use a larger limit, or drop it: the default is what is free",
+        )
+    return n_bytes
 
 
 def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | None:
@@ -16,10 +62,12 @@ def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | N
     unknown.
 
     The least of: the limits of its cgroups (version 1 or 2: Slurm, Docker, Kubernetes) less what
-    they hold besides the page cache, the machine's available memory and swap, and the limit on
-    address space (``ulimit -v``).
+    they hold besides the page cache, the machine's available memory and swap, the limit on
+    address space (``ulimit -v``), and `limited_memory`.
     """
     bounds = [*_of_cgroups(proc, cgroup)]
+    if _promise is not None:
+        bounds.append((_promise - _held(proc), "--memory"))
     with contextlib.suppress(OSError, KeyError, ValueError):
         table = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
         free = sum(int(table[name].split()[0]) for name in ("MemAvailable", "SwapFree")) * 1024
@@ -32,6 +80,14 @@ def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | N
             pages = int((proc / "self" / "statm").read_text().split()[0])
             bounds.append((limit - pages * resource.getpagesize(), "ulimit -v"))
     return min(bounds) if bounds else None
+
+
+def _held(proc: Path) -> int:
+    """Bytes of memory that this process holds besides mapped files; 0 if unknown."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = (proc / "self" / "status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+    return 0
 
 
 def _of_cgroups(proc: Path, cgroup: Path) -> list[tuple[int, str]]:

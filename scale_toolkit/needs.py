@@ -62,7 +62,7 @@ class _Cost:
 #: Megabytes to ask for: the largest resident set with imports, at one thread, and from a fifth more
 #: to twice that.
 _MEMORY = {
-    "prepare": _Cost(300, open=29),
+    "prepare": _Cost(300, open=10),
     "select_peaks": _Cost(300, open=14),
     "train": _Cost(1_300, open=12),
     "cluster": _Cost(600, cells=20),

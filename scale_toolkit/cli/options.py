@@ -7,7 +7,7 @@ The parameters of a command are what it needs::
 
 `command` turns every parameter annotated with a `Config` into one command-line option per field,
 and `Talk` into ``--quiet``, ``--json-logs`` and ``--debug``; the function receives a validated
-config and the object for messages.
+config and the object for messages. Every command has ``--memory`` (`memory.limited_memory`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from scale_toolkit.cli.outcome import outcome, spelled
 from scale_toolkit.cli.spelling import INPUTS
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.errors import OptionError, UsageError
+from scale_toolkit.memory import limited_memory
 from scale_toolkit.validation import Config, field_types
 
 
@@ -122,13 +123,16 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
                 parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
             )
 
+    spellings = _spellings(configs) | {"memory": "--memory"}
+
     def run(**words: Any) -> None:
         talk = Talk(
             quiet=words.pop("quiet"), json_logs=words.pop("json_logs"), debug=words.pop("debug")
         )
+        memory = words.pop("memory")
         talk.label = body.__name__.replace("_", "-")
-        talk.spellings = INPUTS | _spellings(configs)
-        with outcome(talk, _spellings(configs)), talk.listening():
+        talk.spellings = INPUTS | spellings
+        with outcome(talk, spellings), talk.listening(), limited_memory(memory):
             built = {
                 name: _build(name, kind, display, words)
                 for name, (kind, display) in configs.items()
@@ -136,7 +140,7 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             body(**words, **built, talk=talk)
 
     run.__name__, run.__doc__, run.__module__ = body.__name__, body.__doc__, body.__module__
-    run.__signature__ = inspect.Signature([*plain, *options, *_TALK])  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature([*plain, *options, _MEMORY, *_TALK])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return run
 
@@ -276,6 +280,21 @@ def _flag(name: str, spelling: str, help_text: str) -> inspect.Parameter:
     )
 
 
+_MEMORY = inspect.Parameter(
+    "memory",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        given(
+            "--memory",
+            metavar="SIZE",
+            help="Keep memory below this, such as 4G: larger counts go to temporary files in "
+            "TMPDIR; left out, below what is free.",
+            panel="Resources",
+        ),
+    ],
+)
 _TALK = [
     _flag("quiet", "--quiet", "Show only warnings and errors."),
     _flag("json_logs", "--json-logs", "Messages as JSON, one object a line."),

@@ -124,5 +124,12 @@ def prepare(
     else:
         cells = read_inputs(sources, names, modality, listed)
     with talk.progress() as progress:
-        result = stage(cells, config, progress=progress, blacklist=regions, metadata=table)
+        result = stage(
+            cells,
+            config,
+            progress=progress,
+            blacklist=regions,
+            metadata=table,
+            may_overwrite=True,
+        )
     write_h5ad(result, output, stdout=talk.binary_stdout())

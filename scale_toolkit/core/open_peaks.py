@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scale_toolkit import scratch
 from scale_toolkit.core import sparse_products
 from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.compiled import compiled
-from scale_toolkit.core.rows import RowSource, binarise, blocks
+from scale_toolkit.core.rows import RowSource, binarise, blocks, row_chunks
 
 Array = np.ndarray[Any, Any]
 
@@ -69,7 +70,7 @@ class OpenPeaks:
         for cells, rows in blocks(source):
             lengths[cells] = np.diff(binarise(rows).indptr)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
-        indices = np.empty(indptr[-1], np.int32)
+        indices = scratch.empty(int(indptr[-1]), np.int32)
         for cells, rows in blocks(source):
             opened = binarise(rows)
             if not opened.has_sorted_indices:  # blocks of peaks are found by bisection
@@ -110,15 +111,9 @@ class OpenPeaks:
             )
         return self._bounds
 
-    def row_chunks(self) -> list[tuple[int, int]]:
+    def row_chunks(self) -> Iterator[tuple[int, int]]:
         """Ranges of cells with about `ENTRIES_AT_A_TIME` open peaks, or one cell."""
-        chunks, first = [], 0
-        while first < self.n_cells:
-            end = self.indptr[first] + ENTRIES_AT_A_TIME
-            stop = max(int(np.searchsorted(self.indptr, end, "right")) - 1, first + 1)
-            chunks.append((first, stop))
-            first = stop
-        return chunks
+        return row_chunks(self.indptr, ENTRIES_AT_A_TIME)
 
 
 class WeightedRows:

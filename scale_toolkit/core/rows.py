@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from scipy import sparse
 
+from scale_toolkit import scratch
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # cells at a time in a pass over all: a block is copied several times, so it sets peak memory
 BLOCK = 512
+#: Stored values at a time in a pass over all of them.
+ENTRIES_AT_A_TIME = 1 << 22
 
 
 class RowSource(Protocol):
@@ -96,6 +100,102 @@ def stack(
         row += block.shape[0]
     nnz = pointers[row]
     return sparse.csr_matrix((data[:nnz], indices[:nnz], pointers), shape)
+
+
+def entry_chunks(n: int) -> Iterator[slice]:
+    """Yield slices that cover `n` stored values, `ENTRIES_AT_A_TIME` each: a pass over them needs
+    no array as large as they are.
+    """
+    return (slice(first, first + ENTRIES_AT_A_TIME) for first in range(0, n, ENTRIES_AT_A_TIME))
+
+
+def row_chunks(pointers: np.ndarray, size: int = ENTRIES_AT_A_TIME) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows with about `size` stored values, or one row."""
+    first, n_rows = 0, len(pointers) - 1
+    while first < n_rows:
+        end = int(pointers[first]) + size
+        stop = max(int(np.searchsorted(pointers, end, "right")) - 1, first + 1)
+        yield first, stop
+        first = stop
+
+
+def column_counts(matrix: sparse.csr_matrix) -> np.ndarray:
+    """Number of stored values in each column, (columns,) int64."""
+    counts = np.zeros(matrix.shape[1], np.int64)
+    for chunk in entry_chunks(matrix.nnz):
+        counts += np.bincount(matrix.indices[chunk], minlength=matrix.shape[1])
+    return counts
+
+
+def row_sums(matrix: sparse.csr_matrix) -> np.ndarray:
+    """Sum of the stored values in each row, (rows,) float64."""
+    sums = np.zeros(matrix.shape[0])
+    for first, stop in row_chunks(matrix.indptr):
+        sums[first:stop] = np.asarray(matrix[first:stop].sum(axis=1, dtype=np.float64)).ravel()
+    return sums
+
+
+def selected(
+    matrix: sparse.csr_matrix,
+    rows: np.ndarray | None,
+    columns: np.ndarray | None,
+    *,
+    in_place: bool = False,
+) -> sparse.csr_matrix:
+    """Return some rows and columns of a CSR matrix in their order, a few rows at a time.
+
+    Parameters
+    ----------
+    matrix
+        CSR.
+    rows, columns
+        Which are kept, one flag each; None: all.
+    in_place
+        Write over the matrix, which is then lost: nothing is in memory twice.
+    """
+    keep_rows = np.ones(matrix.shape[0], bool) if rows is None else rows
+    all_columns = columns is None or bool(columns.all())
+    if keep_rows.all() and all_columns:
+        return matrix if in_place else matrix.copy()
+    numbers = np.full(matrix.shape[1], -1, matrix.indices.dtype)
+    flags = np.ones(matrix.shape[1], bool) if columns is None else columns
+    numbers[flags] = np.arange(flags.sum(), dtype=numbers.dtype)
+
+    def kept_entries(first: int, stop: int) -> np.ndarray:
+        pointers = matrix.indptr[first : stop + 1]
+        keep = flags[matrix.indices[pointers[0] : pointers[-1]]]
+        return keep & np.repeat(keep_rows[first:stop], np.diff(pointers))
+
+    if in_place:
+        data, indices = matrix.data, matrix.indices
+    else:
+        n_kept = sum(
+            int(np.count_nonzero(kept_entries(*chunk))) for chunk in row_chunks(matrix.indptr)
+        )
+        data, indices = (
+            scratch.empty(n_kept, array.dtype) for array in (matrix.data, matrix.indices)
+        )
+    lengths, position = np.zeros(matrix.shape[0], matrix.indptr.dtype), 0
+    for first, stop in row_chunks(matrix.indptr):
+        entries = slice(matrix.indptr[first], matrix.indptr[stop])
+        keep = kept_entries(first, stop)
+        destination = slice(position, position + int(np.count_nonzero(keep)))
+        # what is written in place lies before what is still to be read
+        data[destination] = matrix.data[entries][keep]
+        indices[destination] = numbers[matrix.indices[entries][keep]]
+        row_starts = matrix.indptr[first:stop] - matrix.indptr[first]
+        n_kept_before = np.concatenate([[0], np.cumsum(keep)])
+        row_ends = matrix.indptr[first + 1 : stop + 1] - matrix.indptr[first]
+        lengths[first:stop] = n_kept_before[row_ends] - n_kept_before[row_starts]
+        position = destination.stop
+    pointers = np.concatenate([[0], np.cumsum(lengths[keep_rows])]).astype(matrix.indptr.dtype)
+    shape = (int(keep_rows.sum()), int(flags.sum()))
+    result = sparse.csr_matrix(shape, dtype=data.dtype)
+    result.data, result.indices, result.indptr = data[:position], indices[:position], pointers
+    if scratch.fits_in_memory(2 * position * data.itemsize):
+        # copies what is kept where most was dropped, and so frees the rest
+        result.prune()
+    return result
 
 
 def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -20,7 +20,9 @@ from scale_toolkit.io.hdf5 import (
     FOR_A_LOOK,
     FOR_THE_REST,
     MORE_MEMORY,
+    large_matrices,
     open_hdf5,
+    read_compressed,
     stored_sizes,
     unreadable,
     whole,
@@ -30,6 +32,7 @@ from scale_toolkit.io.source import Source, open_source
 from scale_toolkit.io.tenx import is_tenx
 from scale_toolkit.io.write import MAPPINGS, write_anndata, write_h5ad
 from scale_toolkit.memory import bounded, check_fits
+from scale_toolkit.scratch import check_room
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -54,6 +57,8 @@ class H5adFile:
         Element paths that the last `read` left on disk.
     obs_names, var_names
         Barcodes and peaks as the last `read` found them.
+    counts
+        X of the last `read`, if it is sparse; None if it was left on disk.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class H5adFile:
         self.root, self.name, self.status, self._mudata = root, name, status, mudata
         self.left_out: tuple[str, ...] = ()
         self.obs_names = self.var_names = pd.Index([])
+        self.counts: Any = None
 
     def read(self, without: Collection[str] = ()) -> AnnData:
         """Read the file into memory.
@@ -87,9 +93,11 @@ class H5adFile:
         on_disk = {path for path in without if not self._is_old(path.split("/")[0])}
         with whole(self.name):
             with bounded(FOR_A_LOOK):
-                size = sum(stored_sizes(self.root, on_disk))
+                size = sum(stored_sizes(self.root, on_disk | self._mapped(on_disk)))
+                mapped_size = sum(stored_sizes(self.root, on_disk)) - size
             check_fits(size, f"reading {self.name}", MORE_MEMORY)
-            with bounded(FOR_THE_REST + 4 * size), warnings.catch_warnings():
+            check_room(mapped_size, f"reading {self.name}")
+            with bounded(FOR_THE_REST + 4 * size + 2 * mapped_size), warnings.catch_warnings():
                 # duplicated names are an error of `prepare`, which gives their number; anndata's
                 # hint would come first, without it
                 warnings.filterwarnings(
@@ -100,7 +108,15 @@ class H5adFile:
                     stores.add_shared(adata, self._mudata, self.name)
             self.left_out = tuple(sorted(path for path in on_disk if path in self.root))
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
+        self.counts = adata.X if sparse.issparse(adata.X) else None
         return adata
+
+    def _mapped(self, without: set[str]) -> set[str]:
+        """Arrays that are read into temporary files instead of memory."""
+        paths = ["X", "raw/X"] + [f"layers/{name}" for name in self.root.get("layers", ())]
+        to_read = [path for path in paths if not without & {path, path.split("/")[0]}]
+        large = large_matrices(self.root, to_read)
+        return {f"{path}/{name}" for path in large for name in ("data", "indices")}
 
     def read_only(self, wanted: Collection[str]) -> AnnData:
         """Read obs, var and those of these paths that exist; everything else stays on disk."""
@@ -280,6 +296,8 @@ def _read(file: H5adFile, path: str) -> Any:
 
     with whole(file.name, path), warnings.catch_warnings():
         warnings.simplefilter("ignore", OldFormatWarning)
+        if large_matrices(file.root, [path]):
+            return read_compressed(file.root[path])
         element = read_elem(file.root[path])
     is_compressed = sparse.issparse(element) and element.format in ("csr", "csc")
     return with_one_index_type(element) if is_compressed else element

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from scipy import sparse
 
+from scale_toolkit import scratch
+from scale_toolkit.core.rows import MOST_INT32, entry_chunks
 from scale_toolkit.errors import InputError, ScaleError
 from scale_toolkit.memory import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 #: Bytes that looking at a file, and reading it, may take besides the data; an undamaged file needs
 #: a hundredth of it.
@@ -26,6 +29,8 @@ MORE_MEMORY = (
 )
 
 _FILTERS = {32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+#: SciPy's classes of the matrices that anndata stores by these names.
+_COMPRESSED = {"csr_matrix": sparse.csr_matrix, "csc_matrix": sparse.csc_matrix}
 # How a virtual data set names its own file.
 _SELF = "."
 
@@ -242,6 +247,43 @@ def stored_sizes(root: h5py.Group, without: Collection[str] = frozenset()) -> li
             elif isinstance(item, h5py.Dataset):
                 sizes.append(math.prod(item.shape or (1,)) * item.dtype.itemsize)
     return sizes
+
+
+def read_values(dataset: h5py.Dataset, dtype: Any) -> np.ndarray:
+    """Read a one-dimensional data set a block at a time: into memory, or into a temporary file if
+    it takes much of the memory that this job may use.
+    """
+    values = scratch.empty(dataset.shape[0], dtype)
+    for chunk in entry_chunks(len(values)):
+        values[chunk] = dataset[chunk]
+    return values
+
+
+def large_matrices(root: h5py.Group, paths: Iterable[str]) -> list[str]:
+    """Those of these CSR or CSC matrices that `read_compressed` puts into a temporary file."""
+    return [
+        path
+        for path in paths
+        if isinstance(group := root.get(path), h5py.Group)
+        and group.attrs.get("encoding-type") in _COMPRESSED
+        and not scratch.fits_in_memory(group["data"].nbytes)
+    ]
+
+
+def read_compressed(group: h5py.Group) -> sparse.csr_matrix | sparse.csc_matrix:
+    """Read a CSR or CSC matrix as anndata stores it, a block at a time (`read_values`).
+
+    Both index arrays get one type, as SciPy needs it.
+    """
+    shape = tuple(int(length) for length in group.attrs["shape"])
+    largest = max(group["indices"].shape[0], *shape)
+    index_type = np.int32 if largest <= MOST_INT32 else np.int64
+    parts = (
+        read_values(group["data"], group["data"].dtype),
+        read_values(group["indices"], index_type),
+        group["indptr"][:].astype(index_type),
+    )
+    return _COMPRESSED[group.attrs["encoding-type"]](parts, shape=shape, copy=False)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from scale_toolkit import scratch
 from scale_toolkit.core.features import PEAKS, dropped, peaks_only
+from scale_toolkit.core.rows import selected
 from scale_toolkit.errors import InputError
-from scale_toolkit.io.hdf5 import MORE_MEMORY, stored_sizes, whole
+from scale_toolkit.io.hdf5 import MORE_MEMORY, read_values, stored_sizes, whole
 from scale_toolkit.memory import check_fits
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def read_tenx(root: h5py.File, path: str) -> AnnData:
 
     with whole(path, kind="10x h5"):
         group = root["matrix"]
-        check_fits(sum(stored_sizes(group)), f"reading {path}", MORE_MEMORY)
+        sizes = [n for n in stored_sizes(group) if scratch.fits_in_memory(n)]
+        check_fits(sum(sizes), f"reading {path}", MORE_MEMORY)
         barcodes = group["barcodes"].asstr()[:]
         features = group["features"]
         names = features["id"].asstr()[:]
@@ -65,7 +68,11 @@ def read_tenx(root: h5py.File, path: str) -> AnnData:
         else:
             kinds = np.full(len(names), PEAKS)
         shape = tuple(int(n) for n in group["shape"][:])
-        parts = (group["data"][:].astype(np.float32), group["indices"][:], group["indptr"][:])
+        parts = (
+            read_values(group["data"], np.float32),
+            read_values(group["indices"], group["indices"].dtype),
+            group["indptr"][:],
+        )
     if shape != (len(names), len(barcodes)):
         raise InputError(
             f"{path}: shape {shape[0]:,} × {shape[1]:,}, but {len(names):,} features and "
@@ -84,7 +91,7 @@ def read_tenx(root: h5py.File, path: str) -> AnnData:
     is_peak = peaks_only(kinds, path)
     if not is_peak.all():
         log.info("%s: dropped %s", path, dropped(kinds))
-        matrix, names = matrix[:, np.flatnonzero(is_peak)], names[is_peak]
+        matrix, names = selected(matrix, None, is_peak, in_place=True), names[is_peak]
     return AnnData(
         matrix,
         obs=pd.DataFrame(index=barcodes.astype(object)),

@@ -27,7 +27,7 @@ from scale_toolkit.io.kept_rows import kept_rows, rows_of
 from scale_toolkit.io.sink import CheckedBlocks, Sink, new_hdf5
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import zarr
     from anndata import AnnData
@@ -142,7 +142,10 @@ def _write(
     from anndata.io import write_elem
 
     root.attrs["encoding-type"], root.attrs["encoding-version"] = "anndata", "0.1.0"
-    if adata.X is not None and "X" not in streamed:
+    # unchanged counts are copied as they are stored: compressing them again takes longer than some
+    # stages
+    is_as_stored = carry is not None and carry.counts is not None and adata.X is carry.counts
+    if adata.X is not None and "X" not in streamed and not is_as_stored:
         write_elem(root, "X", _plain_matrix(adata.X), dataset_kwargs=compression)
         if made is not None:
             made.check()
@@ -169,7 +172,8 @@ def _write(
     for path, blocks in sorted(streamed.items()):
         _put_blocks(root, made, path, blocks, compression)
     if carry is not None:
-        _carry(root, made, adata, carry, compression)
+        left_out = ("X",) * is_as_stored + carry.left_out
+        _carry(root, made, adata, carry, left_out, compression)
 
 
 def _write_raw(root: h5py.Group | zarr.Group, raw: Any, compression: dict[str, Any]) -> None:
@@ -303,15 +307,16 @@ def _carry(
     made: Sink | None,
     adata: AnnData,
     carry: H5adFile,
+    left_out: Sequence[str],
     compression: dict[str, Any],
 ) -> None:
-    if not carry.left_out:
+    if not left_out:
         return
     same_cells = carry.obs_names.equals(adata.obs_names)
     same_peaks = carry.var_names.equals(adata.var_names)
     kept_cells = None if same_cells else kept_rows(carry.obs_names, adata.obs_names)
     stale = []
-    for path in _leaves(carry):
+    for path in _leaves(carry, left_out):
         if path in root:
             continue
         mapping = path.split("/")[0]
@@ -345,11 +350,11 @@ def _carry(
         )
 
 
-def _leaves(carry: H5adFile) -> Iterator[str]:
+def _leaves(carry: H5adFile, left_out: Sequence[str]) -> Iterator[str]:
     """Yield the elements to copy; a mapping is copied member by member, as some may be stale or
     replaced.
     """
-    for path in carry.left_out:
+    for path in left_out:
         if path in MAPPINGS:
             yield from (f"{path}/{name}" for name in carry.root[path])
         else:

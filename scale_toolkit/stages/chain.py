@@ -36,7 +36,7 @@ def _without(cells: AnnData, slots: Sequence[keys.Slot]) -> AnnData:
     """Return the cells without what a stage will write: the next one does not see an earlier
     run's results.
     """
-    from scale_toolkit.stages.stage import shallow_copy
+    from scale_toolkit.stages.subset import shallow_copy
 
     earlier = [slot for slot in slots if slot.where and slot.found_in(cells)]
     if not earlier:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import keys
-from scale_toolkit.core.rows import with_one_index_type
+from scale_toolkit.core.rows import entry_chunks, selected, with_one_index_type
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
 
 def check_counts(counts: sparse.csr_matrix) -> None:
     """Raise `InputError` unless all stored values are counts: integers of 0 or more."""
-    data = counts.data
-    if not np.isfinite(data).all() or (data < 0).any() or (data != np.floor(data)).any():
+    chunks = (counts.data[chunk] for chunk in entry_chunks(counts.nnz))
+    if not all(
+        (np.isfinite(data) & (data >= 0) & (data == np.floor(data))).all() for data in chunks
+    ):
         raise InputError(
             "X holds negative, fractional or missing values",
             "counts",
@@ -124,4 +126,4 @@ def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
             "check the filters of `scale prepare`",
         )
     check_counts(counts)
-    return counts if modelled.all() else counts[:, np.flatnonzero(modelled)]
+    return counts if modelled.all() else selected(counts, None, modelled)

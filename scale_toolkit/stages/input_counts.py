@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scale_toolkit import scratch
+from scale_toolkit.core.rows import entry_chunks
 from scale_toolkit.errors import InputError
 from scale_toolkit.stages.plausible import what_was_done
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
 #: What --layer calls the matrix and peaks of ``adata.raw``.
@@ -19,8 +23,22 @@ RAW = "raw"
 _LOOKED_AT = 1_000_000
 
 
-def input_counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_matrix:
-    """The counts as a new CSR float32 matrix in canonical form."""
+def input_counts(
+    adata: AnnData, layer: str | None, where: str, *, may_overwrite: bool = False
+) -> sparse.csr_matrix:
+    """Return the counts as a CSR float32 matrix in canonical form, whose arrays may be changed.
+
+    Parameters
+    ----------
+    adata
+        The input.
+    layer
+        The layer with the counts; None: X.
+    where
+        Begins an error: which of several inputs it is.
+    may_overwrite
+        The arrays of `adata` may be taken: it is not used again. Otherwise they are copied.
+    """
     # from anndata 0.13 on, X is also the layer None
     layers = [name for name in adata.layers if name is not None]
     if adata.raw is not None and _holds_counts(adata.raw.X):
@@ -31,7 +49,8 @@ def input_counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_ma
             f"one of: {', '.join(layers) or 'none'}",
             "name another layer",
         )
-    values = adata.X if layer is None else adata.layers[layer]
+    stored = adata.X if layer is None else adata.layers[layer]
+    values = stored
     slot_name = "X" if layer is None else f"layers[{layer!r}]"
     if values is None:
         raise InputError(
@@ -59,12 +78,30 @@ def input_counts(adata: AnnData, layer: str | None, where: str) -> sparse.csr_ma
         ) from error
     _check_counts(values, adata, f"{where}{slot_name}", layers)
     rows = values.tocsr()
+    # a layer stays in the result; what a view or a conversion gives is a copy
+    may_overwrite = (may_overwrite and layer is None) or adata.is_view or rows is not stored
     matrix = sparse.csr_matrix(
-        (rows.data.astype(np.float32), rows.indices.copy(), rows.indptr.copy()), shape=rows.shape
+        (
+            _owned(rows.data, np.float32, may_overwrite=may_overwrite),
+            _owned(rows.indices, rows.indices.dtype, may_overwrite=may_overwrite),
+            rows.indptr.copy(),
+        ),
+        shape=rows.shape,
+        copy=False,
     )
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
+
+
+def _owned(values: np.ndarray, dtype: Any, *, may_overwrite: bool) -> np.ndarray:
+    """These values, or a copy of another type or of one that must not change."""
+    if may_overwrite and values.dtype == dtype and values.flags.writeable:
+        return values
+    copy = scratch.empty(len(values), dtype)
+    for chunk in entry_chunks(len(values)):
+        copy[chunk] = values[chunk]
+    return copy
 
 
 def _holds_counts(values: Any) -> bool:
@@ -80,31 +117,31 @@ def _holds_counts(values: Any) -> bool:
     )
 
 
+#: Faults of values by name: which values have it.
+_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "missing or infinite": lambda values: ~np.isfinite(values),
+    "negative": lambda values: values < 0,
+    "fractional": lambda values: values != np.rint(values),
+}
+
+
 def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) -> None:
     data = values.data
     if data.dtype.kind in "bu" or not len(data):
         return
-    faults = [("negative", data < 0, "counts of 0 or more", "check the step that made them")]
-    if data.dtype.kind == "f":
-        raw = f"; it is one of: {', '.join(layers)}" if layers else ""
-        faults = [
-            (
-                "missing or infinite",
-                ~np.isfinite(data),
-                "a count everywhere",
-                "write 0 where nothing was counted",
-            ),
-            *faults,
-            (
-                "fractional",
-                data != np.rint(data),
-                "integer counts, not normalised ones",
-                f"give the raw counts, or name their layer{raw}",
-            ),
-        ]
-    for kind, wrong, expected, do in faults:
-        if wrong.any():
-            position = int(wrong.argmax())
+    raw = f"; it is one of: {', '.join(layers)}" if layers else ""
+    advice = {
+        "missing or infinite": ("a count everywhere", "write 0 where nothing was counted"),
+        "negative": ("counts of 0 or more", "check the step that made them"),
+        "fractional": (
+            "integer counts, not normalised ones",
+            f"give the raw counts, or name their layer{raw}",
+        ),
+    }
+    for kind in advice if data.dtype.kind == "f" else ["negative"]:
+        n_wrong, position = _count_faults(data, _FAULTS[kind])
+        if n_wrong:
+            expected, do = advice[kind]
             line = int(np.searchsorted(values.indptr, position, side="right")) - 1
             cell, peak = (
                 (line, values.indices[position])
@@ -114,9 +151,22 @@ def _check_counts(values: Any, adata: AnnData, place: str, layers: list[str]) ->
             if kind == "fractional" and (guess := what_was_done(values)):
                 do = f"{guess}; {do}"
             raise InputError(
-                f"{place} has {int(wrong.sum()):,} {kind} values, first {data[position]:g} (cell "
+                f"{place} has {n_wrong:,} {kind} values, first {data[position]:g} (cell "
                 f"{adata.obs_names[cell]}, "
                 f"peak {adata.var_names[peak]})",
                 expected,
                 do,
             )
+
+
+def _count_faults(
+    data: np.ndarray, is_wrong: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, int]:
+    """How many values have a fault, and the position of the first."""
+    n_wrong, position = 0, 0
+    for chunk in entry_chunks(len(data)):
+        wrong = is_wrong(data[chunk])
+        if not n_wrong and wrong.any():
+            position = chunk.start + int(wrong.argmax())
+        n_wrong += int(np.count_nonzero(wrong))
+    return n_wrong, position

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from scale_toolkit.core.intervals import parse_names
+from scale_toolkit.core.rows import entry_chunks
 
 # The first names, or cells, on which the judgement is based.
 _LOOKED_AT = 20_000
@@ -82,7 +83,10 @@ def in_twos(counts: sparse.csr_matrix) -> str:
 
     Such counts are common and harmless as long as only open and closed is modelled.
     """
-    n_ones, twos = (int((counts.data == n).sum()) for n in (1, 2))
+    n_ones, twos = (
+        sum(int(np.count_nonzero(counts.data[chunk] == n)) for chunk in entry_chunks(counts.nnz))
+        for n in (1, 2)
+    )
     # fewer than 1,000 twos show no pattern
     if twos <= _EVEN_EXCESS * max(n_ones, 1) or twos < 1000:
         return ""

@@ -24,6 +24,7 @@ from scale_toolkit import keys
 from scale_toolkit.config import PrepareConfig
 from scale_toolkit.core.features import dropped, peaks_only
 from scale_toolkit.core.intervals import COLUMNS, Overlaps, require_intervals
+from scale_toolkit.core.rows import column_counts, row_sums, selected
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
 from scale_toolkit.stages.input_counts import RAW, input_counts
 from scale_toolkit.stages.join import free_name, join_inputs
@@ -60,6 +61,7 @@ def prepare(
     progress: Progress | None = None,
     blacklist: pd.DataFrame | None = None,
     metadata: pd.DataFrame | None = None,
+    may_overwrite: bool = False,
 ) -> Result:
     """Check counts, join inputs, and keep the cells and peaks that hold enough.
 
@@ -78,11 +80,14 @@ def prepare(
         dropped.
     metadata
         Columns to add to obs, indexed by barcode (with ``-<batch>``, if several inputs share it).
+    may_overwrite
+        Take the memory of the inputs' counts, which are lost: float32 CSR counts are then never in
+        memory twice.
 
     Returns
     -------
     AnnData
-        A new one; the inputs are not modified. Writes:
+        A new one; the inputs are not modified, except with `may_overwrite`. Writes:
 
         - ``X``: CSR float32, the counts as read; indices sorted, no stored zeros
         - ``obs['n_peaks']`` (int64), ``obs['n_counts']`` (float64), ``var['n_cells']`` (int64):
@@ -113,7 +118,7 @@ def prepare(
         prefix = f"input {name!r}: " if name else ""
         _check_names(source, prefix)
         layer = config.layer if config.layer in source.layers or config.layer != RAW else None
-        counts[name] = input_counts(source, layer, prefix)
+        counts[name] = input_counts(source, layer, prefix, may_overwrite=may_overwrite)
         for doubt in doubts(source.obs_names, source.var_names):
             warnings.warn(prefix + doubt, ScaleWarning, stacklevel=3)
         if missing := without_intervals(source.var_names):
@@ -136,22 +141,23 @@ def prepare(
     shape_before = matrix.shape
 
     peaks = _outside_regions(remaining.var_names, config.drop_chromosomes, blacklist)
-    matrix = _columns(matrix, peaks)
+    matrix = selected(matrix, None, peaks, in_place=True)
     qc = _tally("cell", _row_counts(matrix), config.min_peaks, matrix.shape[1])
     cells = _enough(
         _row_counts(matrix), config.min_peaks, matrix.shape[1], "cell", "open peaks", "min_peaks"
     )
-    matrix = matrix if cells.all() else matrix[np.flatnonzero(cells)]
-    qc |= _tally("peak", _column_counts(matrix), config.min_cells, matrix.shape[0])
+    matrix = selected(matrix, cells, None, in_place=True)
+    open_cells = column_counts(matrix)
+    qc |= _tally("peak", open_cells, config.min_cells, matrix.shape[0])
     kept_peaks = _enough(
-        _column_counts(matrix),
+        open_cells,
         config.min_cells,
         matrix.shape[0],
         "peak",
         "cells it is open in",
         "min_cells",
     )
-    matrix = _columns(matrix, kept_peaks)
+    matrix = selected(matrix, None, kept_peaks, in_place=True)
     peaks[peaks] = kept_peaks
     if progress:
         progress("filtering", 1, 1)
@@ -173,8 +179,8 @@ def prepare(
     )
     slots = {
         keys.N_PEAKS: _row_counts(matrix),
-        keys.N_COUNTS: np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel(),
-        keys.N_CELLS: _column_counts(matrix),
+        keys.N_COUNTS: row_sums(matrix),
+        keys.N_CELLS: open_cells[kept_peaks],
         keys.QC: qc,
     }
     return Result(target=target, slots=slots, facts=facts)
@@ -378,16 +384,8 @@ def _outside_regions(
     return keep
 
 
-def _columns(matrix: sparse.csr_matrix, keep: NDArray[np.bool_]) -> sparse.csr_matrix:
-    return matrix if keep.all() else matrix[:, np.flatnonzero(keep)]
-
-
 def _row_counts(matrix: sparse.csr_matrix) -> NDArray[np.int64]:
     return np.diff(matrix.indptr).astype(np.int64)
-
-
-def _column_counts(matrix: sparse.csr_matrix) -> NDArray[np.int64]:
-    return np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.int64)
 
 
 def _least(minimum: float, total: int) -> float:

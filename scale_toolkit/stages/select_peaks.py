@@ -15,7 +15,8 @@ from scale_toolkit.config import SelectPeaksConfig
 from scale_toolkit.errors import NothingLeftError, warn
 from scale_toolkit.stages import _episcanpy
 from scale_toolkit.stages.counts import counts_of, open_peaks
-from scale_toolkit.stages.stage import Progress, Result, shallow_copy, stage
+from scale_toolkit.stages.stage import Progress, Result, stage
+from scale_toolkit.stages.subset import shallow_copy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

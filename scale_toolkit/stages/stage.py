@@ -24,6 +24,7 @@ from scale_toolkit import __version__, keys
 from scale_toolkit.errors import OptionError
 from scale_toolkit.stages.kept import is_ours, keep_foreign, slots_of, written
 from scale_toolkit.stages.receipts import appended, digest, entries, runtime_entry, versions
+from scale_toolkit.stages.subset import loaded, subset
 from scale_toolkit.threads import available_cores, limited_threads
 
 if TYPE_CHECKING:
@@ -261,38 +262,8 @@ def _target(adata: Any, result: Result) -> AnnData:
     if result.cells is not None or result.peaks is not None:
         cells = slice(None) if result.cells is None else result.cells
         peaks = slice(None) if result.peaks is None else result.peaks
-        return _loaded(adata[cells, peaks])
-    return _loaded(adata) if adata.is_view else adata
-
-
-def _loaded(view: AnnData) -> AnnData:
-    return view.to_memory() if view.isbacked else view.copy()
-
-
-def shallow_copy(adata: AnnData) -> AnnData:
-    """Return a new AnnData with its own obs, var and uns that shares the matrices of `adata`."""
-    from anndata import AnnData
-
-    if adata.isbacked:
-        return adata.to_memory()
-    # from anndata 0.13, X is also the layer None
-    layers = {name: layer for name, layer in adata.layers.items() if name is not None}
-    with warnings.catch_warnings():
-        # said when the input was made
-        warnings.filterwarnings("ignore", message=".* names are not unique")
-        return AnnData(
-            adata.X,
-            obs=adata.obs.copy(),
-            var=adata.var.copy(),
-            uns=dict(adata.uns),
-            obsm=dict(adata.obsm),
-            varm=dict(adata.varm),
-            obsp=dict(adata.obsp),
-            varp=dict(adata.varp),
-            layers=layers,
-            raw=adata.raw,
-            shape=None if adata.X is not None else adata.shape,
-        )
+        return subset(adata, cells, peaks)
+    return loaded(adata) if adata.is_view else adata
 
 
 def _check_fit(target: AnnData, values: Mapping[keys.Slot, Any]) -> None:

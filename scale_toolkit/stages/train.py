@@ -12,6 +12,7 @@ from scale_toolkit import __version__, keys
 from scale_toolkit.config import TrainConfig
 from scale_toolkit.errors import TrainingError, warn
 from scale_toolkit.memory import check_fits
+from scale_toolkit.scratch import fits_in_memory
 from scale_toolkit.stages.batch_report import batch_facts, batch_report
 from scale_toolkit.stages.batches import batch_columns, read_batches
 from scale_toolkit.stages.counts import modelled_counts, modelled_peaks
@@ -213,8 +214,8 @@ def _selection(adata: AnnData, config: TrainConfig) -> np.ndarray:
 def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig, n_batches: int) -> None:
     """Refuse a training that cannot fit into memory.
 
-    It holds the weighted counts, and the weights with the state of their optimiser; for each batch
-    the sums, factors and shifts of its peaks.
+    It holds the open peaks, unless they are in a temporary file, the weights with the state of
+    their optimiser, and for each batch the sums, factors and shifts of its peaks.
     """
     from scale_toolkit.model.views import MOST_DIMENSIONS
 
@@ -222,8 +223,9 @@ def _check_memory(counts: sparse.csr_matrix, settings: TrainConfig, n_batches: i
     n_latent = settings.latent or MOST_DIMENSIONS
     first_width = (settings.encode_dim or (n_latent,))[0]
     n_weights = n_peaks * (first_width + n_latent)
+    size = 4 * counts.nnz
     check_fits(
-        8 * counts.nnz + 4 * 4 * n_weights + 32 * n_batches * n_peaks,
+        (size if fits_in_memory(size) else 0) + 4 * 4 * n_weights + 32 * n_batches * n_peaks,
         f"training on {n_cells:,} cells × {n_peaks:,} peaks ({counts.nnz:,} open)",
         "ask for more memory, or model fewer peaks (`scale select-peaks --n-peaks`)",
     )

@@ -31,7 +31,7 @@ OPTIONS = {
 }
 #: Options for files, and the messages' own; each has a test below.
 FILES = {"--output", "--table", "--bed-dir", "--gtf", "--genome", "--motifs", "--motif-table"}
-MESSAGES = {"--quiet", "--json-logs", "--debug"}
+MESSAGES = {"--memory", "--quiet", "--json-logs", "--debug"}
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ CASES = {
 #: Options that shape no plan; each has a test of its own.
 OTHERS = {
     "--data-list", "--modality", "--fragments", "--peaks", "--count", "--cap", "--barcodes", "--metadata", "--gtf",
-    "--verbose", "--dry-run", "--quiet", "--json-logs", "--debug",
+    "--verbose", "--dry-run", "--memory", "--quiet", "--json-logs", "--debug",
 }  # fmt: skip
 
 
