@@ -62,6 +62,15 @@ CASES = {
     "--precision": ("--precision auto", {"train.precision": "auto"}),
     "--deterministic": ("--deterministic", {"train.deterministic": True}),
     "--gpu-memory": ("--gpu_memory 3", {"train.gpu_memory": 3.0}),
+    "--batch-key": ("--batch_key sample", {"train.batch_key": "sample"}),
+    "--covariates": (
+        "--batch_key sample --covariates run,site",
+        {"train.batch_key": "sample", "train.covariates": ("run", "site")},
+    ),
+    "--covariate": (
+        "--batch_key sample --covariate run",
+        {"train.batch_key": "sample", "train.covariates": ("run",)},
+    ),
     "--all-peaks": ("--all_peaks", {"train.all_peaks": True}),
     "--impute": ("--impute", {"impute": ImputeConfig(numeric=True)}),
     "--binary": ("--binary", {"impute": ImputeConfig(binary=True)}),
