@@ -4,13 +4,18 @@ Training fits each peak's loadings w_j to a few hundred cells whose z was comput
 that it decodes: the loadings become too large, and the imputed values too confident. The open peaks
 hidden from training (`held_out.Thinned`) show by how much. In
 
-    logit p_ij = b_j + s_i + t · w_j · (h_i − h̄)
+    logit p_ij = b_j + s_i + t · f_j(c) · w_j · (h_i − h̄)
 
-one number t, common to all peaks, is fitted to hidden open peaks against closed ones (maximum
-likelihood), and the intercepts b_j to the peaks' margins: Σ_i p_ij = the
-expected open cells of peak j (`believed_counts`). A fit favours the open entries that it was
-trained on and gives the others a few per cent too little: one more number, fitted with t, raises
-all intercepts.
+two numbers common to all peaks are fitted to hidden open peaks against closed ones (maximum
+likelihood). c shrinks each peak by its own evidence: f_j = F_j / (F_j + c · d), with d loadings and
+F_j their squared length in units of their own error, w_jᵀ I_j w_j, I_j the Fisher information of
+the cells; without any effect F_j is about d. So peaks without an effect lose most of what they have
+by chance, and those with a clear one keep it, as under a normal prior whose variance each peak's
+own loadings show (Efron & Morris 1973, J. Am. Stat. Assoc. 68:117); no peak loses all of it, and
+the order of cells within a peak stays. t scales what is left.
+The intercepts b_j are fitted to the peaks' margins: Σ_i p_ij = the expected open cells of peak j
+(`believed_counts`). A fit favours the open entries that it was trained on and gives the others a
+few per cent too little: one more number, fitted with t, raises all intercepts.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
 from scale_toolkit.core.recovery import natural, products
 from scale_toolkit.core.reliability import hidden_log_odds
@@ -34,8 +39,34 @@ CLOSED = 500_000
 PRIOR_SD = 0.25
 # Standard deviation of the normal prior of the rise of all intercepts around 0.
 PRIOR_SD_RISE = 0.1
+#: Values of c that are tried, in this order, as long as the likelihood of the hidden peaks rises.
+SHRINKAGES = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+#: Largest last step of the intercepts, in the end and on the way.
+EXACTLY, COARSELY = 1e-4, 0.01
 # Peaks at a time: on the CPU 512 groups × 2,048 float32 are 4 MB.
 _COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a decoder was calibrated.
+
+    Attributes
+    ----------
+    c
+        Shrinkage of each peak by its evidence, in units of chance; 0: none.
+    t
+        Factor of all loadings.
+    rise
+        Added to all intercepts.
+    likelihood
+        Penalised log-likelihood of the hidden peaks against closed ones, nats a hidden peak.
+    """
+
+    c: float
+    t: float
+    rise: float
+    likelihood: float
 
 
 @dataclass(frozen=True)
@@ -67,8 +98,10 @@ def calibrated(
     rng: np.random.Generator,
     device: torch.device | None = None,
     shifts: Shifts | None = None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the loadings and intercepts of a calibrated decoder, and t.
+    *,
+    n_cells: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, Calibration]:
+    """Return the loadings and intercepts of a calibrated decoder, and how they were changed.
 
     Parameters
     ----------
@@ -88,12 +121,14 @@ def calibrated(
         Device that fits the intercepts; None: the CPU.
     shifts
         Shifts of the logits by the cells' batches, which the calibration leaves as they are.
+    n_cells
+        Cells that the loadings were trained on; None: those of `h`.
     """
     visible, hidden = binarise(visible), binarise(hidden)
     opened = visible + hidden
     opened.sort_indices()
     share = hidden.nnz / max(opened.nnz, 1)
-    # centred: t scales differences between cells, and leaves the mean cell as it is
+    # centred: differences between cells are scaled, and the mean cell stays as it is
     middle = h.mean(0)
     coordinates = (h - middle) @ _root(weight)
     if shifts is None:
@@ -104,68 +139,85 @@ def calibrated(
         group_shift = shifts.logits, _code_of_each(groups, shifts.codes)
     means, size = _group_means(groups, np.column_stack([h - middle, offset]))
     target = believed_counts(counts, offset)
-    # t cannot be judged: only the intercepts are fitted
-    if hidden.nnz == 0 or share >= 1:
-        b = margins(
+
+    def intercepts(loadings: np.ndarray, start: np.ndarray, tolerance: float) -> np.ndarray:
+        return margins(
             means[:, :-1],
-            weight,
+            loadings,
             means[:, -1],
             size,
             target,
-            bias + weight @ middle,
+            start,
+            tolerance=tolerance,
             device=device,
             shift=group_shift,
         )
-        return weight, (b - weight @ middle).astype(bias.dtype), 1.0
+
+    first = bias + weight @ middle
+    # nothing can be judged: only the intercepts are fitted
+    if hidden.nnz == 0 or share >= 1:
+        b = intercepts(weight, first, EXACTLY)
+        return weight, (b - weight @ middle).astype(bias.dtype), Calibration(0.0, 1.0, 0.0, 0.0)
     rows, columns = (
         np.repeat(np.arange(len(hidden.indptr) - 1), np.diff(hidden.indptr)),
         hidden.indices,
     )
     entries = natural((rows, columns, np.ones(len(rows))), opened, CLOSED, rng)
     lift = products(watched[0] - middle, weight, entries.cells, entries.peaks)
-    t, rise, b = 1.0, 0.0, bias + weight @ middle
-    # t and b in turn, b coarsely: only the last call below solves for it exactly
-    for _ in range(10):
-        b = margins(
-            t * means[:, :-1],
-            weight,
-            means[:, -1],
-            size,
-            target,
-            b,
-            tolerance=0.01,
-            device=device,
-            shift=group_shift,
-        )
-        logits = b[entries.peaks] + watched[1][entries.cells]
-        if shifts is not None:
-            logits = logits + shifts.logits[shifts.watched[entries.cells], entries.peaks]
-        base = hidden_log_odds(logits, share)
-        old = t
-        t, rise = _slope(base, lift, entries.hidden, entries.weight, t)
-        if abs(t - old) < 0.01:
+    fixed = watched[1][entries.cells]
+    if shifts is not None:
+        fixed = fixed + shifts.logits[shifts.watched[entries.cells], entries.peaks]
+    evidence = _evidence(weight, h - middle, target / len(offset), n_cells or len(offset))
+
+    def fitted(c: float, t: float, b: np.ndarray) -> tuple[Calibration, np.ndarray]:
+        """t and b in turn, b coarsely: only the last call below solves for it exactly."""
+        factor = _kept_share(evidence, c, weight.shape[1])
+        shrunk = (factor[:, None] * weight).astype(weight.dtype)
+        for _ in range(10):
+            b = intercepts(t * shrunk, b, COARSELY)
+            base = hidden_log_odds(b[entries.peaks] + fixed, share)
+            old = t
+            t, rise, likelihood = _slope(
+                base, lift * factor[entries.peaks], entries.hidden, entries.weight, t
+            )
+            if abs(t - old) < COARSELY:
+                break
+        return Calibration(c, t, rise, likelihood / hidden.nnz), b
+
+    best, b = fitted(SHRINKAGES[0], 1.0, first)
+    for c in SHRINKAGES[1:]:
+        trial, trial_b = fitted(c, best.t, b)
+        if trial.likelihood <= best.likelihood:
             break
-    b = margins(
-        t * means[:, :-1],
-        weight,
-        means[:, -1],
-        size,
-        target,
-        b,
-        device=device,
-        shift=group_shift,
-    )
-    return (
-        (t * weight).astype(weight.dtype),
-        (b + rise - t * (weight @ middle)).astype(bias.dtype),
-        t,
-    )
+        best, b = trial, trial_b
+    factor = best.t * _kept_share(evidence, best.c, weight.shape[1])
+    loadings = (factor[:, None] * weight).astype(weight.dtype)
+    b = intercepts(loadings, b, EXACTLY)
+    return loadings, (b + best.rise - loadings @ middle).astype(bias.dtype), best
+
+
+def _evidence(weight: np.ndarray, h: np.ndarray, share: np.ndarray, n_cells: int) -> np.ndarray:
+    """Squared length of each peak's loadings in units of their error, w_jᵀ I_j w_j: (peaks,).
+
+    I_j, the Fisher information of the loadings of a peak that is open in this share of the cells,
+    is taken as n p_j (1 − p_j) times the covariance of h (centred, (cells, d)).
+    """
+    covariance = h.T.astype(np.float64) @ h / len(h)
+    p = np.clip(share, 0, 1)
+    return n_cells * p * (1 - p) * np.einsum("jd,de,je->j", weight, covariance, weight)
+
+
+def _kept_share(evidence: np.ndarray, c: float, d: int) -> np.ndarray:
+    """What is left of each peak's loadings, in [0, 1]: evidence / (evidence + c · d)."""
+    return evidence / np.maximum(evidence + c * d, 1e-30) if c else np.ones(len(evidence))
 
 
 def _slope(
     base: np.ndarray, lift: np.ndarray, hidden: np.ndarray, weight: np.ndarray, start: float
-) -> tuple[float, float]:
-    """Fit t and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood."""
+) -> tuple[float, float, float]:
+    """Fit t and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood; return
+    them and the logarithm of that likelihood.
+    """
     x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
     precision = np.array([PRIOR_SD, PRIOR_SD_RISE]) ** -2.0
     for _ in range(30):
@@ -177,7 +229,11 @@ def _slope(
         if np.abs(step).max() < 1e-6:
             break
     # a scale: never 0 or negative, and at most twice the trained loadings
-    return float(np.clip(beta[0], 0.05, 2)), float(beta[1])
+    beta[0] = np.clip(beta[0], 0.05, 2)
+    logits = base + beta @ x
+    likelihood = weight @ np.where(hidden, log_expit(logits), log_expit(-logits))
+    penalty = precision @ (beta - [1, 0]) ** 2 / 2
+    return float(beta[0]), float(beta[1]), float(likelihood - penalty)
 
 
 def margins(
@@ -188,7 +244,7 @@ def margins(
     target: np.ndarray,
     start: np.ndarray,
     *,
-    tolerance: float = 1e-4,
+    tolerance: float = EXACTLY,
     device: torch.device | None = None,
     shift: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:

@@ -19,7 +19,7 @@ from scale_toolkit.core.depth import cell_offsets, rasch
 from scale_toolkit.core.rows import RowSource
 from scale_toolkit.core.weighting import Weighting, fit_weighting
 from scale_toolkit.model.batches import draws_for
-from scale_toolkit.model.calibrate import Shifts, calibrated
+from scale_toolkit.model.calibrate import Calibration, Shifts, calibrated
 from scale_toolkit.model.cells import Cells, OnGpu, place_cells
 from scale_toolkit.model.em import fit_mixture_on
 from scale_toolkit.model.encoder_view import EncoderView
@@ -370,10 +370,8 @@ def calibrate(
     offset: np.ndarray,
     peak_sums: np.ndarray,
     rng: np.random.Generator,
-) -> float:
-    """Calibrate the decoder's loadings and intercepts in place (`calibrate.calibrated`); return
-    t.
-    """
+) -> Calibration:
+    """Calibrate the decoder's loadings and intercepts in place; return how."""
     sample_index = some_cells(cells.n_cells, rng)
     decoded_cells = np.arange(cells.n_cells) if sample_index is None else sample_index
 
@@ -390,7 +388,7 @@ def calibrate(
     if (effects := cells.effects) is not None:
         codes = effects.codes
         shifts = Shifts(effects.logits, codes[decoded_cells], codes[thinned.cells])
-    weight, bias, t = calibrated(
+    weight, bias, calibration = calibrated(
         weight,
         bias,
         h,
@@ -402,10 +400,11 @@ def calibrate(
         rng,
         cells.device,
         shifts,
+        n_cells=cells.n_cells,
     )
     model.decoder.weight.copy_(torch.from_numpy(weight))
     model.decoder.bias.copy_(torch.from_numpy(bias))
-    return t
+    return calibration
 
 
 def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:

@@ -25,9 +25,9 @@ def test_loadings_that_are_too_large_or_too_small_are_put_right(factor, n_cells)
     gone = opened & (rng.random(opened.shape) < 0.1)
     kept = opened & ~gone
     arrays = (factor * w, np.zeros(w.shape[0]), h, s, kept.sum(0), (h, s))
-    weight, bias, t = calibrated(*arrays, sparse.csr_matrix(kept * 1.0), sparse.csr_matrix(gone * 1.0), rng)
-    assert t == pytest.approx(1 / factor, rel=0.06)
-    np.testing.assert_allclose(weight, t * factor * w)
+    weight, bias, how = calibrated(*arrays, sparse.csr_matrix(kept * 1.0), sparse.csr_matrix(gone * 1.0), rng)
+    assert how.t == pytest.approx(1 / factor, rel=0.06)
+    assert np.linalg.norm(weight - w) < 0.07 * np.linalg.norm(w)  # loadings without error are hardly shrunk
     fitted = expit(h @ weight.T + bias + s[:, None])
     np.testing.assert_allclose(fitted.sum(0), believed_counts(kept.sum(0), s), rtol=0.1)
     assert np.abs(fitted - 0.9 * p).mean() < 0.012
@@ -36,8 +36,8 @@ def test_loadings_that_are_too_large_or_too_small_are_put_right(factor, n_cells)
 def test_without_anything_hidden_only_the_margins_are_set():
     h, w, _, s, _, opened, rng = drawn(300)
     none = sparse.csr_matrix(opened.shape)
-    weight, bias, t = calibrated(w, np.zeros(len(w)), h, s, opened.sum(0), (h, s), sparse.csr_matrix(opened * 1.0), none, rng)
-    assert t == 1 and weight is w
+    weight, bias, how = calibrated(w, np.zeros(len(w)), h, s, opened.sum(0), (h, s), sparse.csr_matrix(opened * 1.0), none, rng)
+    assert how.t == 1 and how.c == 0 and weight is w
     sums = expit(h @ w.T + bias + s[:, None]).sum(0)
     np.testing.assert_allclose(sums, believed_counts(opened.sum(0), s), rtol=1e-3)
 
@@ -50,7 +50,36 @@ def test_few_hidden_peaks_do_not_move_the_loadings_far():
         w, np.zeros(40), h, s, opened.sum(0), (h, s),
         sparse.csr_matrix((opened & ~gone) * 1.0), sparse.csr_matrix(gone * 1.0), rng,
     )  # fmt: skip
-    assert 0.5 < found[2] < 1.5
+    assert 0.5 < found[2].t < 1.5
+
+
+def test_peaks_lose_what_they_have_by_chance_and_keep_what_is_clear():
+    """A tenth of the peaks have an effect, and all loadings have the error of a maximum-likelihood fit."""
+    rng = np.random.default_rng(5)
+    n_cells, n_peaks, d = 700, 3000, 4
+    h, s = rng.normal(size=(n_cells, d)), rng.normal(0, 0.3, n_cells)
+    effect = np.arange(n_peaks) < n_peaks // 10
+    true = np.where(effect[:, None], rng.normal(0, 0.8, (n_peaks, d)), 0)
+    b = rng.normal(-3, 0.7, n_peaks)
+    p = expit(h @ true.T + b + s[:, None])
+    opened = rng.random(p.shape) < p
+    gone = opened & (rng.random(opened.shape) < 0.1)
+    kept = opened & ~gone
+    information = (p * (1 - p)).sum(0)  # h has unit variance, so I_j is about this times the identity
+    noisy = true + rng.normal(size=true.shape) / np.sqrt(information)[:, None]
+    arrays = (noisy, b, h, s, kept.sum(0), (h, s), sparse.csr_matrix(kept * 1.0), sparse.csr_matrix(gone * 1.0))
+    weight, _, how = calibrated(*arrays, rng)
+    assert how.c >= 0.7
+    share = believed_counts(kept.sum(0), s) / n_cells
+    centred = h - h.mean(0)
+    evidence = n_cells * share * (1 - share) * ((noisy @ np.cov(centred.T, bias=True)) * noisy).sum(1)
+    oracle = evidence / (evidence + how.c * d)
+    np.testing.assert_allclose(weight, how.t * oracle[:, None] * noisy, rtol=1e-6, atol=1e-9)
+    error = lambda loadings: ((loadings - true) ** 2).sum(1)  # noqa: E731
+    scales = np.linspace(0, 1, 21)
+    best_common = min(error(scale * noisy)[~effect].mean() + error(scale * noisy)[effect].mean() for scale in scales)
+    assert error(weight)[~effect].mean() + error(weight)[effect].mean() < 0.75 * best_common
+    assert np.linalg.norm(weight[effect]) > 0.85 * np.linalg.norm(true[effect])
 
 
 def test_margins_solve_each_peaks_equation():
