@@ -23,6 +23,7 @@ def prepare(
     copy: bool = False,
     blacklist: pd.DataFrame | None = None,
     metadata: pd.DataFrame | None = None,
+    may_overwrite: bool = False,
     **options: Any,
 ) -> AnnData | None:
     """Check counts, and keep the cells and peaks that hold enough.
@@ -39,6 +40,9 @@ def prepare(
         dropped.
     metadata
         Columns to add to obs, indexed by barcode.
+    may_overwrite
+        Take the memory of the counts of `adata`, also with `copy`: they are never in memory twice,
+        and other objects that share their arrays lose them.
     **options
         ``min_peaks`` (open peaks a cell), ``min_cells`` (cells a peak is open in), …: see
         `scale_toolkit.prepare`.
@@ -57,7 +61,13 @@ def prepare(
         A filter leaves no cell or no peak.
     """
     return run(
-        "prepare", adata, copy=copy, blacklist=blacklist, metadata=metadata, **options
+        "prepare",
+        adata,
+        copy=copy,
+        blacklist=blacklist,
+        metadata=metadata,
+        may_overwrite=may_overwrite,
+        **options,
     )
 
 
