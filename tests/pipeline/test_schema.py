@@ -39,7 +39,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "prepare": {"--batch-names", "--blacklist", "--fragments", "--peaks"},
         "train": {"--model", "--pretrain", "--gpu", "--device", "--n-components"},
         "embed": {"--figure"},
-    }.get(stage, set()) | {"--output", "--seed", "--n-threads", "--quiet", "--json-logs", "--debug"}
+    }.get(stage, set()) | {"--output", "--seed", "--n-threads", "--memory", "--quiet", "--json-logs", "--debug"}
     options = {flag for p in COMMANDS[stage.replace("_", "-")].params for flag in p.opts if flag.startswith("--")}
     parameters = {f"--{spec.name.replace('_', '-')}" for spec, *_ in module.fields(stage)}
     # a part of the values, their files and going on from a checkpoint are for the command line; -resume repeats a whole task
@@ -51,7 +51,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
     script = (ROOT / "modules" / "local" / stage / "main.nf").read_text()
-    for flag in by_pipeline & options - {"--output", "--quiet", "--json-logs", "--debug", "--gpu"}:
+    for flag in by_pipeline & options - {"--output", "--memory", "--quiet", "--json-logs", "--debug", "--gpu"}:
         assert f"{flag} " in script, f"{flag} is not given by {stage}/main.nf"
 
 
