@@ -9,6 +9,7 @@ import numpy as np
 from scale_toolkit import keys
 from scale_toolkit.report import figures
 from scale_toolkit.report.findings import Finding
+from scale_toolkit.report.histograms import two_histograms
 from scale_toolkit.report.view import MOST_SHOWN, Section, View
 
 #: Share of called cells above which a cluster is probably made of doublets.
@@ -70,30 +71,10 @@ def _by_cluster(view: View, section: Section) -> None:
 
 def _scores(summary: Any) -> dict[str, Any]:
     """Histograms of the scores, each as a share of its own cells."""
-    edges = np.asarray(summary["edges"], float)
-    traces = []
-    for (name, words), color in zip(
-        (("observed", "cells"), ("simulated", "simulated doublets")),
-        figures.palette(2),
-        strict=True,
-    ):
-        counts = np.asarray(summary[name], float)
-        traces.append(
-            {
-                "type": "bar",
-                "name": words,
-                "x": (edges[:-1] + edges[1:]) / 2,
-                "y": counts / max(counts.sum(), 1),
-                "opacity": 0.6,
-                "marker": {"color": color, "line": {"width": 0}},
-                "hovertemplate": "score %{x:.2f}: %{y:.2%} of " + words + "<extra></extra>",
-            }
-        )
-    return figures.drawn(
-        traces,
-        bargap=0,
-        barmode="overlay",
-        showlegend=True,
+    return two_histograms(
+        summary,
+        {"observed": "cells", "simulated": "simulated doublets"},
+        "score %{x:.2f}",
         xaxis={"title": {"text": "doublet score"}},
         yaxis={"title": {"text": "share"}, "type": "log"},
         shapes=figures.dotted_line("x", float(summary["threshold"])),

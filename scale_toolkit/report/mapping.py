@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from scale_toolkit import keys
-from scale_toolkit.report import figures
 from scale_toolkit.report.findings import Finding
+from scale_toolkit.report.histograms import two_histograms
 from scale_toolkit.report.view import MOST_SHOWN, Section, View
 
 #: Share of called cells above which the reference is probably the wrong one.
@@ -78,30 +78,10 @@ def _labels(view: View, section: Section, columns: list[str]) -> None:
 
 def _novelty(summary: Any) -> dict[str, Any]:
     """Histograms of novelty, each as a share of its own cells."""
-    edges = np.asarray(summary["edges"], float)
-    traces = []
-    for (name, words), color in zip(
-        (("reference", "reference cells"), ("query", "new cells")),
-        figures.palette(2),
-        strict=True,
-    ):
-        counts = np.asarray(summary[name], float)
-        traces.append(
-            {
-                "type": "bar",
-                "name": words,
-                "x": (edges[:-1] + edges[1:]) / 2,
-                "y": counts / max(counts.sum(), 1),
-                "opacity": 0.6,
-                "marker": {"color": color, "line": {"width": 0}},
-                "hovertemplate": "novelty %{x:.1f}: %{y:.2%} of " + words + "<extra></extra>",
-            }
-        )
-    return figures.drawn(
-        traces,
-        bargap=0,
-        barmode="overlay",
-        showlegend=True,
+    return two_histograms(
+        summary,
+        {"reference": "reference cells", "query": "new cells"},
+        "novelty %{x:.1f}",
         xaxis={"title": {"text": "novelty"}},
         yaxis={"title": {"text": "share"}},
     )
