@@ -27,7 +27,7 @@ def limited_memory(size: str | int | None) -> Iterator[None]:
     Parameters
     ----------
     size
-        Bytes, or a number with a unit of 1,024: ``"4G"``, ``"512M"``. None: what is free.
+        Bytes, or a number with a unit of 1,024: ``"4G"``, ``"1500M"``. None: what is free.
 
     Raises
     ------

@@ -109,8 +109,11 @@ def entry_chunks(n: int) -> Iterator[slice]:
     return (slice(first, first + ENTRIES_AT_A_TIME) for first in range(0, n, ENTRIES_AT_A_TIME))
 
 
-def row_chunks(pointers: np.ndarray, size: int = ENTRIES_AT_A_TIME) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows with about `size` stored values, or one row."""
+def row_chunks(pointers: np.ndarray, size: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows with about `size` stored values (None: `ENTRIES_AT_A_TIME`), or one
+    row.
+    """
+    size = size or ENTRIES_AT_A_TIME
     first, n_rows = 0, len(pointers) - 1
     while first < n_rows:
         end = int(pointers[first]) + size

@@ -105,8 +105,8 @@ def model():
 @pytest.mark.parametrize("free_offset", [True, False])
 def test_a_placed_cell_is_at_the_optimum_of_scipy(model, free_offset):
     loadings, intercepts, latent, _, opened = model
-    place = Placement(loadings, intercepts, latent.mean(0), 0.0, free_offset=free_offset)
-    z, s = place(opened, np.zeros((30, 3)), np.zeros(30))
+    placement = Placement(loadings, intercepts, latent.mean(0), 0.0, free_offset=free_offset)
+    z, s = placement(opened, np.zeros((30, 3)), np.zeros(30))
     for cell in range(5):
         x = opened[cell].toarray().ravel()
 
@@ -121,11 +121,11 @@ def test_a_placed_cell_is_at_the_optimum_of_scipy(model, free_offset):
 
 def test_surprise_is_standard_under_the_decoder_and_high_for_other_peaks(model):
     loadings, intercepts, latent, offset, opened = model
-    place = Placement(loadings, intercepts, latent.mean(0), 0.0)
-    surprise = place.surprise(opened, latent, offset)
+    placement = Placement(loadings, intercepts, latent.mean(0), 0.0)
+    surprise = placement.surprise(opened, latent, offset)
     assert abs(surprise.mean()) < 0.5 and 0.6 < surprise.std() < 1.4
     shuffled = opened[:, np.random.default_rng(0).permutation(400)]
-    assert place.surprise(shuffled, latent, offset).mean() > 3
+    assert placement.surprise(shuffled, latent, offset).mean() > 3
 
 
 def test_the_embedding_is_that_of_a_dense_decomposition():
@@ -180,22 +180,22 @@ def test_p_values_of_cells_like_the_reference_are_uniform_and_a_shift_is_found()
             for f in vars(alike)
         )
     )
-    own, scores = novelty(reference, mixed)
-    scores, _ = aligned(own, scores)
-    p = conformal_p(own, scores)
+    reference_scores, scores = novelty(reference, mixed)
+    scores, _ = aligned(reference_scores, scores)
+    p = conformal_p(reference_scores, scores)
     assert (p[300:] < 0.05).mean() > 0.95 and (p[:300] < 0.05).mean() < 0.1
 
 
 def test_alignment_takes_a_common_shift_away_and_leaves_a_lower_score():
     rng = np.random.default_rng(6)
-    own = rng.normal(size=2000)
-    query, shift = aligned(own, 2 * rng.normal(size=2000) + 3)
+    reference_scores = rng.normal(size=2000)
+    query, shift = aligned(reference_scores, 2 * rng.normal(size=2000) + 3)
     assert shift == pytest.approx(3 - 0.67, abs=0.2)
     np.testing.assert_allclose(
-        np.percentile(query, [25, 50]), np.percentile(own, [25, 50]), atol=0.15
+        np.percentile(query, [25, 50]), np.percentile(reference_scores, [25, 50]), atol=0.15
     )
-    lower = own - 1
-    assert aligned(own, lower)[0] is lower
+    lower = reference_scores - 1
+    assert aligned(reference_scores, lower)[0] is lower
 
 
 def test_conformal_p_counts_the_reference():

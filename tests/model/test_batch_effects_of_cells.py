@@ -102,8 +102,8 @@ def test_logits_are_shifted_by_the_batch(placed):
     p = 1 / (1 + np.exp(-logits))
     expected = (np.log(p) - np.log(p.sum(1, keepdims=True)))[opened].mean()
     hidden = sparse.csr_matrix(opened.astype(np.float32))
-    found = hidden_likelihood(hidden, h, weight, bias, offset, (effects.logits, effects.codes))
-    assert found == pytest.approx(expected, rel=1e-4)
+    likelihood = hidden_likelihood(hidden, h, weight, bias, offset, (effects.logits, effects.codes))
+    assert likelihood == pytest.approx(expected, rel=1e-4)
 
 
 def test_margins_hold_with_the_shifts():
