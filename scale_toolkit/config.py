@@ -15,6 +15,7 @@ from scale_toolkit.doublets_config import DoubletsConfig as DoubletsConfig
 from scale_toolkit.errors import OptionError
 from scale_toolkit.genes_config import GenesConfig as GenesConfig
 from scale_toolkit.map_config import MapConfig as MapConfig
+from scale_toolkit.markers_config import MarkersConfig as MarkersConfig
 from scale_toolkit.simulate_config import LIKE as LIKE
 from scale_toolkit.simulate_config import SimulateConfig as SimulateConfig
 from scale_toolkit.validation import SEED, THREADS, Config, option
@@ -374,62 +375,5 @@ class ChooseKConfig(Config):
         8, "Subsamples of four fifths of the cells that are clustered as well.", minimum=1
     )
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space.", minimum=2)
-    seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
-    n_threads: int = option(0, THREADS, minimum=0)
-
-
-@dataclass(frozen=True)
-class MarkersConfig(Config):
-    """Options of ``markers``: which peaks are open more often in a cluster than in the other
-    cells.
-    """
-
-    cluster_by: str = option(
-        "scale_cluster", "Column of obs with the clusters; cells without one are left out."
-    )
-    method: str = option(
-        "logistic",
-        "logistic: score test of a logistic regression on cluster and log depth; wilcoxon: "
-        "scanpy's rank-sum test of the "
-        "binarised counts, which knows no depth.",
-        choices=("logistic", "wilcoxon"),
-    )
-    max_fdr: float = option(
-        0.05, "Largest p-value of a marker after Benjamini and Hochberg.", minimum=0, maximum=1
-    )
-    min_odds_ratio: float = option(
-        1.5,
-        "Least odds ratio of a marker: its odds of being open in the cluster over those in the "
-        "rest, at equal depth.",
-        minimum=1,
-    )
-    min_share: float = option(
-        0.01,
-        "Share of the cluster's cells that a marker is open in, at least.",
-        minimum=0,
-        maximum=1,
-    )
-    min_cells: int = option(
-        10, "Test only peaks that are open in at least this many cells.", minimum=1
-    )
-    weight_cutoff: float = option(
-        2.5,
-        "Mark a peak for a latent dimension where its decoder loading is this many standard "
-        "deviations from their mean.",
-        minimum=0,
-    )
-    # motif enrichment
-    motif_p: float = option(
-        1e-4,
-        "p-value of a motif's hit in one place of random sequence.",
-        minimum=1e-12,
-        maximum=0.1,
-    )
-    background_ratio: int = option(
-        5,
-        "Background peaks a marker, of like GC content and open in about as many cells; fewer "
-        "where there are not as many.",
-        minimum=1,
-    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
+    "contrast",
     "decoder_weights",
     "imputed",
     "latent",
@@ -77,6 +78,19 @@ def markers(adata: AnnData, cluster: str | None = None) -> pd.DataFrame:
         Only the markers of this cluster.
     """
     return _of_cluster(keys.MARKERS.get(adata), cluster)
+
+
+def contrast(adata: AnnData, cluster: str | None = None) -> pd.DataFrame:
+    """Return the peaks that differ between two conditions from ``uns['scale_contrast']``.
+
+    Parameters
+    ----------
+    adata
+        The output of `scale markers --contrast`.
+    cluster
+        Only the differences within this cluster.
+    """
+    return _of_cluster(keys.CONTRAST.get(adata), cluster)
 
 
 def motifs(adata: AnnData, cluster: str | None = None) -> pd.DataFrame:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from scale_toolkit.contrast_slots import CONTRAST as CONTRAST
+from scale_toolkit.contrast_slots import CONTRAST_CLUSTERS as CONTRAST_CLUSTERS
+from scale_toolkit.contrast_slots import CONTRAST_FDR as CONTRAST_FDR
+from scale_toolkit.contrast_slots import CONTRAST_LOG_ODDS as CONTRAST_LOG_ODDS
+from scale_toolkit.contrast_slots import CONTRAST_SCORE as CONTRAST_SCORE
 from scale_toolkit.doublet_slots import DOUBLET_SCORE as DOUBLET_SCORE
 from scale_toolkit.doublet_slots import DOUBLETS as DOUBLETS
 from scale_toolkit.doublet_slots import PREDICTED_DOUBLET as PREDICTED_DOUBLET

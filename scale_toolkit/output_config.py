@@ -61,6 +61,15 @@ class PlotConfusionConfig(Config):
 
 
 @dataclass(frozen=True)
+class PlotContrastConfig(Config):
+    """Options of ``plot contrast``."""
+
+    cluster: str | None = option(
+        None, "Draw the peaks of this cluster; left out, how many differ in each.", metavar="NAME"
+    )
+
+
+@dataclass(frozen=True)
 class PlotCorrelationConfig(Config):
     """Options of ``plot correlation``."""
 

@@ -343,7 +343,9 @@ def markers(
     sequences, motifs
         Sequence of each peak, and motifs by name: both or neither.
     **options
-        ``cluster_by``, ``method``, ``max_fdr``, …: see `scale_toolkit.markers`.
+        ``cluster_by``, ``method``, ``max_fdr``, …: see `scale_toolkit.markers`. With
+        ``contrast=("condition", "a", "b")`` or ``"condition:a:b"``, and ``sample_key``, two
+        conditions are compared within each cluster.
 
     Returns
     -------
@@ -351,7 +353,10 @@ def markers(
     ``varm['scale_marker_score']``, ``varm['scale_specificity']`` (peaks × clusters, float32),
     ``varm['scale_marker_fdr']`` (float64), ``varm['scale_weight_peaks']`` (peaks × latent, int8),
     with `genes` ``var['nearest_gene']`` and ``var['tss_distance']``, with `motifs`
-    ``uns['scale_motifs']``, a receipt in ``uns['scale']``.
+    ``uns['scale_motifs']``, a receipt in ``uns['scale']``. With ``contrast``
+    ``uns['scale_contrast']``, ``uns['scale_contrast_clusters']`` (DataFrames),
+    ``varm['scale_contrast_score']``, ``varm['scale_contrast_log2_odds']`` (float32) and
+    ``varm['scale_contrast_fdr']`` (float64) instead.
 
     Raises
     ------

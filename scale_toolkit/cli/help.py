@@ -32,6 +32,7 @@ EXAMPLES = {
     "embedding": "scale plot embedding output/adata.h5ad -c scale_cluster,n_peaks -o umap.pdf",
     "heatmap": "scale plot heatmap output/adata.h5ad --n-peaks 5 -o heatmap.pdf",
     "confusion": "scale plot confusion output/adata.h5ad --label cell_type -o confusion.pdf",
+    "contrast": "scale plot contrast compared.h5ad --cluster 3 -o volcano.pdf",
     "correlation": "scale plot correlation output/adata.h5ad -o correlation.png",
     "specificity": "scale plot specificity output/adata.h5ad -o specificity.pdf",
     "loss": "scale plot loss output/adata.h5ad -o loss.pdf",

@@ -24,7 +24,7 @@ Table = Annotated[
         "--table",
         metavar="FILE",
         panel=_FILES,
-        help="Write the markers as a table too (TSV), a row a marker.",
+        help="Write the markers or differences as a table too (TSV), a row each.",
     ),
 ]
 BedDir = Annotated[
@@ -33,7 +33,8 @@ BedDir = Annotated[
         "--bed-dir",
         metavar="FOLDER",
         panel=_FILES,
-        help="Write the markers of each cluster as BED, one file each, here.",
+        help="Write the markers of each cluster as BED, one file each, here; with --contrast one "
+        "for each cluster and condition.",
     ),
 ]
 Gtf = Annotated[
@@ -90,7 +91,7 @@ def markers(
     talk: Talk,
 ) -> None:
     """Find the marker peaks of every cluster, with the genes next to them and the motifs in
-    them.
+    them; or with --contrast the peaks that differ between two conditions within each cluster.
     """
     if (genome is None) != (motifs is None):
         raise UsageError(
@@ -157,6 +158,14 @@ def _write(
     """Write the requested tables and BED files; without markers nothing, as the stage warned."""
     from scale_toolkit.io.markers import write_beds, write_table
 
+    if config.contrast:
+        differences = keys.CONTRAST.get(adata)
+        if table is not None and len(differences):
+            write_table(table, differences)
+        if bed_dir is not None:
+            for condition, rows in differences.groupby("higher_in", observed=True):
+                write_beds(bed_dir, f"{config.cluster_by}.{condition}", rows)
+        return
     table_of_markers = keys.MARKERS.get(adata)
     if not len(table_of_markers):
         return

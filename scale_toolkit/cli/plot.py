@@ -18,6 +18,7 @@ from scale_toolkit.errors import InputError, UsageError
 from scale_toolkit.known_labels import LABELS
 from scale_toolkit.output_config import (
     PlotConfusionConfig,
+    PlotContrastConfig,
     PlotCorrelationConfig,
     PlotEmbeddingConfig,
     PlotHeatmapConfig,
@@ -53,6 +54,13 @@ DECODING = tuple(
         keys.RECEIPTS,
     )
 )  # fmt: skip
+#: Slots of the differences between conditions.
+CONTRAST = (
+    keys.CONTRAST,
+    keys.CONTRAST_CLUSTERS,
+    keys.CONTRAST_FDR,
+    keys.CONTRAST_LOG_ODDS,
+)
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -131,6 +139,17 @@ def confusion(
 ) -> None:
     """Cells by known label and cluster, matched, with ARI and NMI."""
     _draw("confusion", source, output, config, talk, [])
+
+
+@app.command(cls=Command, epilog=example("contrast"))
+@command
+def contrast(
+    output: Figure, source: Input = "-", *, config: PlotContrastConfig, talk: Talk
+) -> None:
+    """How many peaks differ between the conditions of `scale markers --contrast`, or the peaks of
+    one cluster.
+    """
+    _draw("contrast", source, output, config, talk, [slot.path for slot in CONTRAST])
 
 
 @app.command(cls=Command, epilog=example("correlation"))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
 from scale_toolkit.plot.choose_k import choose_k
 from scale_toolkit.plot.confusion import confusion_matrix
+from scale_toolkit.plot.contrast import contrast
 from scale_toolkit.plot.correlation import correlation
 from scale_toolkit.plot.doublets import doublets
 from scale_toolkit.plot.embedding import embedding
@@ -51,6 +52,7 @@ __all__ = [
     "colors",
     "confusion",
     "confusion_matrix",
+    "contrast",
     "corr_heatmap",
     "correlation",
     "doublets",

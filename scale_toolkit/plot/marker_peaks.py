@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scale_toolkit import keys
-from scale_toolkit.receipt_reader import last
+from scale_toolkit.receipt_reader import entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def marker_table(adata: AnnData, labels: pd.Series, column: str) -> pd.DataFrame
     table = adata.uns.get(keys.MARKERS.name)
     if not isinstance(table, pd.DataFrame) or not {"cluster", "peak"} <= set(table):
         return None
-    receipt = last(adata, "markers")
+    receipt = _last_receipt(adata)
     if column != compared_column(adata) or not set(table["cluster"].astype(str)) <= set(
         labels.cat.categories
     ):
@@ -53,7 +53,15 @@ def marker_table(adata: AnnData, labels: pd.Series, column: str) -> pd.DataFrame
 
 def compared_column(adata: AnnData) -> str:
     """Return the column of obs whose clusters `scale markers` compared last."""
-    return str(last(adata, "markers").get("options", {}).get("cluster_by", keys.CLUSTER.name))
+    return str(_last_receipt(adata).get("options", {}).get("cluster_by", keys.CLUSTER.name))
+
+
+def _last_receipt(adata: AnnData) -> dict[str, Any]:
+    """Return the last receipt of `markers` that compared clusters, not conditions, or {}."""
+    for receipt in reversed(entries(adata)):
+        if receipt.get("stage") == "markers" and not receipt.get("options", {}).get("contrast"):
+            return receipt
+    return {}
 
 
 def best_peaks(

@@ -16,6 +16,7 @@ from scale_toolkit.plot.confusion import column_of_labels, is_clustering_itself
 from scale_toolkit.report import findings
 from scale_toolkit.report.cells import cells_drawn
 from scale_toolkit.report.clusters import agreement, clusters, posterior
+from scale_toolkit.report.contrast import contrast
 from scale_toolkit.report.doublets import doublets
 from scale_toolkit.report.imputation import imputation
 from scale_toolkit.report.mapping import mapping
@@ -31,7 +32,7 @@ NEEDED = tuple(
     for slot in (
         keys.LATENT, keys.UMAP, keys.TSNE, keys.POSTERIOR, keys.RECEIPTS, keys.RUNTIME,
         keys.HISTORY, keys.QC, keys.VALIDATION, keys.MARKERS, keys.MOTIFS, keys.CLUSTER_STABILITY,
-        keys.DOUBLETS, keys.ANNOTATION, keys.MAPPING,
+        keys.DOUBLETS, keys.ANNOTATION, keys.MAPPING, keys.CONTRAST, keys.CONTRAST_CLUSTERS,
     )
 )  # fmt: skip
 
@@ -89,6 +90,7 @@ def page(
         agreement(view),
         posterior(view),
         markers(view),
+        contrast(view),
         types(view),
     ]
     sections += [imputation(view)]

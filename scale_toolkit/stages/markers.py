@@ -15,7 +15,8 @@ from scale_toolkit import keys
 from scale_toolkit.config import MarkersConfig
 from scale_toolkit.core import differential
 from scale_toolkit.core.specificity import outlying_loadings, specificity_of_counts
-from scale_toolkit.errors import InputError, NothingLeftError, warn
+from scale_toolkit.errors import InputError, NothingLeftError, OptionError, ScaleWarning, warn
+from scale_toolkit.stages.contrast import contrast, contrast_columns, read_conditions
 from scale_toolkit.stages.counts import open_peaks, over_all
 from scale_toolkit.stages.labels import clusters_of
 from scale_toolkit.stages.marker_tables import marker_table, motif_table, nearest_genes
@@ -34,6 +35,8 @@ log = logging.getLogger("scale_toolkit")
 
 def _reads(config: MarkersConfig) -> tuple[keys.Slot, ...]:
     clusters = keys.parse(f"obs/{config.cluster_by}")
+    if config.contrast:
+        return (keys.X, keys.VAR_NAMES, clusters, *contrast_columns(config))
     return (keys.X, keys.VAR_NAMES, clusters, keys.DECODER, keys.BIAS)
 
 
@@ -44,6 +47,13 @@ def check(adata: AnnData, config: MarkersConfig, **inputs: Any) -> None:
     """
     if config.cluster_by in adata.obs or config.cluster_by != keys.CLUSTER.name:
         clusters_of(adata, config.cluster_by, "cluster_by")
+    if config.contrast:
+        if inputs.get("motifs") is not None:
+            raise OptionError("contrast and motifs are given", "one of the two", "drop `motifs`")
+        with warnings.catch_warnings():
+            # given again by the work
+            warnings.simplefilter("ignore", ScaleWarning)
+            read_conditions(adata, config)
     sequences = inputs.get("sequences")
     if sequences is None or inputs.get("motifs") is None:
         return
@@ -67,6 +77,11 @@ def check(adata: AnnData, config: MarkersConfig, **inputs: Any) -> None:
         keys.NEAREST_GENE,
         keys.TSS_DISTANCE,
         keys.MOTIFS,
+        keys.CONTRAST,
+        keys.CONTRAST_CLUSTERS,
+        keys.CONTRAST_SCORE,
+        keys.CONTRAST_FDR,
+        keys.CONTRAST_LOG_ODDS,
     ),
     check=check,
     loads=("numba",),
@@ -88,6 +103,11 @@ def markers(
     Wilcoxon test, without depth); p-values are corrected over the tested peaks of a cluster
     (Benjamini & Hochberg 1995). A marker has a corrected p of at most `max_fdr`, an odds ratio of
     at least `min_odds_ratio`, and is open in at least `min_share` of the cluster's cells.
+
+    With `contrast` two conditions are compared within each cluster instead, samples with samples if
+    `sample_key` names two or more of 10 cells on either side (`core.contrasts`: quasi-binomial
+    regression with a variance between samples), else cells with cells; a difference has the same
+    limits, in either direction.
 
     Parameters
     ----------
@@ -129,23 +149,40 @@ def markers(
         ``odds_ratio``, ``p_value``, ``fdr``, ``share_markers``, ``share_background`` (of peaks with
         the motif), ``n_markers``, ``n_background``, ``gc_markers``, ``gc_background`` (mean GC
         content).
+    ``uns['scale_contrast']`` (DataFrame, a row a difference, cluster by cluster, smallest p first)
+        With `contrast`, and then nothing above but the genes: ``cluster``, ``peak``, ``higher_in``
+        (condition), ``unit`` (``samples`` or ``cells``), ``score`` (t or z; above 0: the first
+        condition), ``p_value``, ``fdr``, ``odds_ratio`` (first over second, at equal depth),
+        ``log2_fold_change``, ``share_first``, ``share_second``.
+    ``uns['scale_contrast_clusters']`` (DataFrame, a row a cluster)
+        ``cluster``, ``first``, ``second`` (conditions), ``unit``, cells and samples of both,
+        ``n_tested``, ``higher_in_first``, ``higher_in_second`` (peaks), ``sample_sd``,
+        ``prior_df``.
+    ``varm['scale_contrast_score']``, ``varm['scale_contrast_fdr']``,
+    ``varm['scale_contrast_log2_odds']``
+        The same of every peak (peaks × clusters); NaN for a peak that was not tested.
 
     Raises
     ------
     MissingSlotError
-        The column of clusters is missing.
+        The column of clusters, of `contrast` or of `sample_key` is missing.
     InputError
         The column does not hold clusters, or a single one; X holds values that are negative or not
         finite; with `genes` peak names that are not intervals, or no chromosome that peaks and
-        genes share.
+        genes share; with `contrast` a value that does not occur, samples of both conditions or no
+        sample, or no cluster with cells of both.
     NothingLeftError
         No peak is open in `min_cells` cells.
 
     Warns
     -----
     ScaleWarning
-        A cluster without markers; peaks on chromosomes without a gene.
+        A cluster without markers; peaks on chromosomes without a gene; with `contrast` clusters in
+        which cells are compared or nothing is, cells without a sample, conditions that share no
+        batch.
     """
+    if config.contrast:
+        return contrast(adata, config, progress=progress, genes=genes)
     labels = clusters_of(adata, config.cluster_by, "cluster_by")
     is_open = open_peaks(adata)
     used_cells = np.flatnonzero(labels.notna().to_numpy() & (np.diff(is_open.indptr) > 0))

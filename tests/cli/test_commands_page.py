@@ -36,6 +36,7 @@ def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
+        "plot contrast",
         "report", "export", "plan", "choose-k",
         "doublets", "annotate", "map", "genes",
     }  # fmt: skip
@@ -61,6 +62,7 @@ def test_every_command_of_the_design_is_there():
         ("plot embedding", output_config.PlotEmbeddingConfig),
         ("plot heatmap", output_config.PlotHeatmapConfig),
         ("plot confusion", output_config.PlotConfusionConfig),
+        ("plot contrast", output_config.PlotContrastConfig),
         ("plot correlation", output_config.PlotCorrelationConfig),
         ("plot specificity", output_config.PlotSpecificityConfig),
         ("plot loss", output_config.PlotLossConfig),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
+from scipy import sparse
 from typer.testing import CliRunner
 
 from scale_toolkit import keys
@@ -18,6 +19,9 @@ from scale_toolkit.cli.app import app
 #: Each option with a value it may have; every one of them must reach the result or the receipt.
 OPTIONS = {
     "--cluster-by": "cell_type",
+    "--groupby": "cell_type",
+    "--contrast": "half:0:1",
+    "--sample-key": "sample",
     "--method": "wilcoxon",
     "--max-fdr": "0.01",
     "--min-odds-ratio": "2.5",
@@ -39,6 +43,7 @@ def folder(tmp_path, plant, monkeypatch):
     """Planted cells, a GTF, a genome with a planted word in the peaks of type1, and two motifs."""
     monkeypatch.chdir(tmp_path)
     cells = plant(n_cells=300)
+    cells.obs["half"], cells.obs["sample"] = np.arange(300) // 3 % 2, np.arange(300) // 3 % 8
     cells.write_h5ad("cells.h5ad")
     rng = np.random.default_rng(0)
     word = rng.integers(0, 4, 10)
@@ -90,11 +95,17 @@ def test_everything_at_once(folder):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_reaches_the_receipt(folder, option):
-    words = OPTIONS if option == "--cluster-by" else {"--cluster-by": "cell_type", option: OPTIONS[option]}
+    by_all = {name: value for name, value in OPTIONS.items() if name not in ("--groupby", "--contrast", "--sample-key")}
+    words = by_all if option == "--cluster-by" else {"--cluster-by": "cell_type", option: OPTIONS[option]}
+    if option == "--groupby":
+        words.pop("--cluster-by")
+    if option == "--sample-key":
+        words["--contrast"] = OPTIONS["--contrast"]
     result = call("cells.h5ad -o out.h5ad " + " ".join(" ".join(pair) for pair in words.items()))
     assert result.exit_code == 0, result.stderr
     options = json.loads(anndata.read_h5ad("out.h5ad").uns["scale"])[-1]["options"]
-    assert str(options[option[2:].replace("-", "_")]) == OPTIONS[option]
+    value = options["cluster_by" if option == "--groupby" else option[2:].replace("-", "_")]
+    assert (":".join(value) if option == "--contrast" else str(value)) == OPTIONS[option]
 
 
 def test_every_option_has_its_case():
@@ -111,9 +122,39 @@ def test_no_marker_writes_no_empty_files(folder):
     assert len(keys.MARKERS.get(anndata.read_h5ad("out.h5ad"))) == 0
 
 
+def test_differences_between_conditions_are_written(folder):
+    cells = anndata.read_h5ad("cells.h5ad")
+    rng = np.random.default_rng(0)
+    X = cells.X.toarray()
+    X[np.ix_(cells.obs["half"] == 0, np.arange(5))] = rng.random((150, 5)) < 0.8
+    X[np.ix_(cells.obs["half"] == 1, np.arange(5))] = rng.random((150, 5)) < 0.05
+    cells.X = sparse.csr_matrix(X)
+    cells.write_h5ad("cells.h5ad")
+    words = "--groupby cell_type --contrast half:0:1 --sample-key sample --gtf genes.gtf.gz --table d.tsv --bed-dir beds"
+    result = call(f"cells.h5ad -o out.h5ad {words}")
+    assert result.exit_code == 0, result.stderr
+    expected = keys.CONTRAST.get(anndata.read_h5ad("out.h5ad"))
+    table = pd.read_csv("d.tsv", sep="\t")
+    assert list(table.columns) == list(expected.columns) and "nearest_gene" in table
+    assert table["peak"].tolist() == expected["peak"].tolist()
+    for name in ("type0", "type1", "type2"):
+        rows = table[table["cluster"] == name]
+        assert set(cells.var_names[:5]) <= set(rows.loc[rows["higher_in"] == 0, "peak"])
+        bed = pd.read_csv(f"beds/cell_type.0.{name}.bed", sep="\t", header=None)
+        assert sorted(bed[3]) == sorted(rows.loc[rows["higher_in"] == 0, "peak"])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
+        ("--contrast half", 2, "--contrast is 'half'; expected COLUMN:A:B, a column of obs and two of its values"),
+        ("--contrast half:0:0", 2, "--contrast compares '0' with itself; expected two different values"),
+        ("--contrast half:0:2", 1, "no cell has '2' in obs['half'] (contrast); expected two of 0, 1"),
+        ("--contrast third:0:1", 1, "obs has no column 'third'"),
+        ("--sample-key sample", 2, "--sample-key is sample and contrast is left out; expected both"),
+        ("--contrast half:0:1 --sample-key cell_type", 1, "3 of 3 samples of obs['cell_type'] have cells of '0' and of '1'"),
+        ("--contrast half:0:1 --method wilcoxon", 2, "--contrast is given and method is wilcoxon; expected logistic"),
+        ("--contrast half:0:1 --genome genome.fa --motifs motifs.meme", 2, "--contrast and motifs are given"),
         ("--genome genome.fa", 2, "one of --genome and --motifs; expected both or neither"),
         ("--motifs motifs.meme", 2, "one of --genome and --motifs; expected both or neither"),
         ("--motif-table m.tsv", 2, "--motif-table without --motifs"),

@@ -11,13 +11,16 @@ import pandas as pd
 import pytest
 
 from scale_toolkit import keys, output_config, plot
+from scale_toolkit.errors import ScaleWarning
 from scale_toolkit.stages.imputed import imputed
+from scale_toolkit.stages.markers import markers
 from scale_toolkit.stages.prepare import prepare
 
 FIGURES = {
     "embedding": output_config.PlotEmbeddingConfig,
     "heatmap": output_config.PlotHeatmapConfig,
     "confusion": output_config.PlotConfusionConfig,
+    "contrast": output_config.PlotContrastConfig,
     "correlation": output_config.PlotCorrelationConfig,
     "specificity": output_config.PlotSpecificityConfig,
     "loss": output_config.PlotLossConfig,
@@ -61,6 +64,9 @@ def folder(plant, tmp_path):
     keys.LATENT.set(cells, (rng.normal(size=(cells.n_obs, 4)) + np.eye(4)[code] * 3).astype(np.float32))
     keys.CLUSTER.set(cells, pd.Categorical(np.where(rng.random(cells.n_obs) < 0.1, 0, code).astype(str)))
     keys.HISTORY.set(cells, {"loss": np.linspace(9, 1, 10), "held_out": np.linspace(-9, -1, 11)})
+    cells.obs["half"] = np.arange(cells.n_obs) // 3 % 2
+    with pytest.warns(ScaleWarning, match="sample_key"):
+        cells = markers(cells, cluster_by="cell_type", contrast="half:0:1", max_fdr=1, min_odds_ratio=1, n_threads=1)
     cells.obs["other"] = pd.Categorical(np.roll(code, 3).astype(str))
     cells.write_h5ad(tmp_path / "cells.h5ad")
     return tmp_path
@@ -95,6 +101,7 @@ WORDS = {
         "cluster": ("other", "other"),
         "normalize": ("", True),
     },
+    "contrast": {"cluster": ("type1", "type1")},
     "correlation": {
         "groupby": ("cell_type", "cell_type"),
         "basis": ("X_umap", "X_umap"),
@@ -211,6 +218,7 @@ def test_known_labels_are_guessed_by_name(folder, done, named):
         ("heatmap", ["X"], "X is missing; expected counts, cells × peaks"),
         ("confusion", ["obs/scale_cluster"], "obs['scale_cluster'] is missing; expected the output of `scale cluster`"),
         ("confusion", ["obs/cell_type"], "obs has none of cell_type, celltype, label; expected known labels; name"),
+        ("contrast", ["uns/scale_contrast_clusters"], "uns['scale_contrast_clusters'] is missing; expected the output of"),
         ("correlation", ["obsm/X_scale"], "obsm['X_scale'] is missing; expected the output of `scale train`; run"),
         ("specificity", ["obsm/X_scale"], "obsm['X_scale'] is missing; expected the output of `scale train`; run"),
         ("loss", ["uns/scale_history"], "uns['scale_history'] is missing; expected the output of `scale train`; run"),
@@ -237,6 +245,7 @@ def test_a_missing_slot_names_the_stage_that_makes_it(folder, bad, figure, lost,
         ("embedding no.h5ad -o fig.png", 1, "no.h5ad does not exist"),
         ("embedding cells.h5ad --basis pca -o fig.png", 1, "obsm['pca'] is missing"),
         ("embedding cells.h5ad --color colour -o fig.png", 1, "obs['colour'] is missing; expected a peak or one of cell_type"),
+        ("contrast cells.h5ad --cluster 9 -o fig.png", 1, "cluster '9' was not compared; expected one of type0, type1"),
         ("correlation cells.h5ad --basis pca -o fig.png", 1, "obsm['pca'] is missing"),
         ("specificity cells.h5ad --basis pca -o fig.png", 1, "obsm['pca'] is missing"),
         ("confusion cells.h5ad --label colour -o fig.png", 1, "obs has no column 'colour'; expected one of cell_type"),
@@ -252,6 +261,6 @@ def test_words_that_are_off(folder, bad, words, code, message):
 def test_only_what_is_needed_is_read(folder, done, bad):
     with h5py.File(folder / "cells.h5ad", "r+") as file:  # a matrix that cannot be read does not matter to the others
         del file["X/indices"]
-    for figure in ("embedding", "confusion", "correlation", "specificity", "loss", "qc"):
+    for figure in ("embedding", "confusion", "contrast", "correlation", "specificity", "loss", "qc"):
         done(f"plot {figure} cells.h5ad -o fig.png")
     bad("plot heatmap cells.h5ad -o fig.png", 1, "cells.h5ad: X cannot be read")
