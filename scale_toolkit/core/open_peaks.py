@@ -1,7 +1,7 @@
-"""Open peaks of all cells in 4 bytes each, and products of their weights with narrow matrices.
+"""Open peaks of all cells in 2 bytes each, and products of their weights with narrow matrices.
 
 Weights follow from the peak, or from the peak and the number of open peaks of the cell, so they
-are computed as they are needed: a pass over all cells reads the column indices and nothing else.
+are computed as they are needed: a pass over all cells reads positions of peaks and nothing else.
 """
 
 from __future__ import annotations
@@ -12,108 +12,166 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import scratch
-from scale_toolkit.core import sparse_products
+from scale_toolkit.core import tiles
 from scale_toolkit.core.batch_effects import BatchEffects
-from scale_toolkit.core.compiled import compiled
-from scale_toolkit.core.rows import RowSource, binarise, blocks, row_chunks
+from scale_toolkit.core.kernels import POOL
+from scale_toolkit.core.rows import RowSource, binarise, blocks
 
 Array = np.ndarray[Any, Any]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 #: Up to this many logarithms are computed once and kept, in 4 bytes each; more are computed in
 #: every pass.
 KEPT_WEIGHTS = 40_000_000
-#: Logarithms computed at a time in a pass that does not keep them.
-ENTRIES_AT_A_TIME = 16_000_000
+#: Open peaks of a tile: their weights fit into a core's cache.
+TILE_ENTRIES = 60_000
+#: Cells of a tile, fewest and most: with fewer, calls of the inner loops cost more than their work;
+#: more take memory while tiles are cut.
+FEWEST_CELLS, MOST_CELLS = 64, 16_384
+#: Chunks of cells at least, for as many threads, if that leaves `FEWEST_CELLS` to each.
+LEAST_CHUNKS = 16
 _NO_WEIGHTS = np.empty(0, np.float32)
 
 
-@compiled("void(i4[::1], i8[::1], i8, i8, f4[::1], i8, f4[::1])")
-def _inside_logs(
-    peaks: Array, pointers: Array, first: int, stop: int, column: Array, origin: int, out: Array
-) -> None:
-    """Write 1 + 10⁴ / open peaks of the cell · weight of the peak of the cells from `first` to
-    `stop` into `out`, which begins with entry `origin`.
-    """
-    for i in range(first, stop):
-        share = np.float32(1e4 / max(pointers[i + 1] - pointers[i], 1))
-        for entry in range(pointers[i], pointers[i + 1]):
-            out[entry - origin] = np.float32(1) + column[peaks[entry]] * share
-
-
 class OpenPeaks:
-    """Which peaks are open in which cell: column indices and row pointers, 4 bytes an open peak.
+    """Which peaks are open in which cell, in tiles of some cells and some peaks (`core.tiles`).
 
     Parameters
     ----------
-    indices, indptr
-        As in a CSR matrix with ascending indices in each row, int32 and int64.
+    n_open
+        Open peaks of each cell, (cells,) int64.
     n_peaks
-        Columns.
+        Number of peaks.
     n_threads
         Threads of all products; any number gives the same results bit for bit.
+    rows
+        The open peaks of the cells from a first one up to a last one: ascending peaks (int32) and
+        the pointers of their rows (int64), as in a CSR matrix.
     """
 
     def __init__(
-        self, indices: np.ndarray, indptr: np.ndarray, n_peaks: int, n_threads: int
+        self,
+        n_open: np.ndarray,
+        n_peaks: int,
+        n_threads: int,
+        rows: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
     ) -> None:
-        self.indices, self.indptr, self.n_threads = indices, indptr, max(n_threads, 1)
-        self.n_cells, self.n_peaks = len(indptr) - 1, n_peaks
-        self._bounds: np.ndarray | None = None
+        self.n_open, self.n_peaks, self.n_threads = n_open, n_peaks, max(n_threads, 1)
+        self.n_cells = len(n_open)
+        self.bits = tiles.block_bits(n_peaks)
+        self.n_blocks = max(-(-n_peaks >> self.bits), 1)
+        height = TILE_ENTRIES * self.n_blocks * self.n_cells // max(int(n_open.sum()), 1)
+        height = min(height, -(-self.n_cells // LEAST_CHUNKS), MOST_CELLS)
+        height = max(height, FEWEST_CELLS)
+        # the first cell of each chunk, and the number of cells
+        self.edges = np.append(np.arange(0, self.n_cells, height), self.n_cells)
+        self.n_chunks = len(self.edges) - 1
+        self._peaks = scratch.empty(int(n_open.sum()), np.uint16)
+        self._lengths: list[np.ndarray] = []
+        self._starts = np.zeros((self.n_chunks, self.n_blocks + 1), np.int64)
+        end = 0
+        for chunk in range(self.n_chunks):
+            first, stop = self.edges[chunk : chunk + 2]
+            lengths = np.empty((self.n_blocks, stop - first), np.uint16)
+            tiles.cut(*rows(first, stop), self.bits, end, lengths, self._starts[chunk], self._peaks)
+            end = int(self._starts[chunk, -1])
+            self._lengths.append(lengths)
 
     @classmethod
     def of_source(cls, source: RowSource, n_threads: int) -> OpenPeaks:
         """Gather the open peaks of all cells, block by block."""
-        lengths = np.zeros(source.n_cells, np.int64)
-        for cells, rows in blocks(source):
-            lengths[cells] = np.diff(binarise(rows).indptr)
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        indices = scratch.empty(int(indptr[-1]), np.int32)
-        for cells, rows in blocks(source):
-            opened = binarise(rows)
-            if not opened.has_sorted_indices:  # blocks of peaks are found by bisection
+        n_open = np.zeros(source.n_cells, np.int64)
+        for cells, counts in blocks(source):
+            n_open[cells] = np.diff(binarise(counts).indptr)
+
+        def rows(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            opened = binarise(source.rows(np.arange(first, stop)))
+            if not opened.has_sorted_indices:
                 opened = opened.sorted_indices()
-            indices[indptr[cells[0]] : indptr[cells[-1] + 1]] = opened.indices
-        return cls(indices, indptr, source.n_peaks, n_threads)
+            indices = opened.indices.astype(np.int32, copy=False)
+            return indices, opened.indptr.astype(np.int64, copy=False)
+
+        return cls(n_open, source.n_peaks, n_threads, rows)
+
+    @classmethod
+    def of_rows(
+        cls, indices: np.ndarray, pointers: np.ndarray, n_peaks: int, n_threads: int
+    ) -> OpenPeaks:
+        """Cut rows that are in memory: ascending peaks and pointers as in a CSR matrix."""
+
+        def rows(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            start, end = pointers[first], pointers[stop]
+            return indices[start:end], pointers[first : stop + 1] - start
+
+        return cls(np.diff(pointers), n_peaks, n_threads, rows)
+
+    def rows(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ascending open peaks of these cells (int32) in their order, and the pointers
+        of the rows (int64).
+        """
+        pointers = np.concatenate([[0], np.cumsum(self.n_open[cells])]).astype(np.int64)
+        positions = np.full(self.n_cells, -1, np.int64)
+        positions[cells] = pointers[:-1]
+        indices = np.empty(int(pointers[-1]), np.int32)
+        for chunk in range(self.n_chunks):
+            chunk_positions = positions[self.edges[chunk] : self.edges[chunk + 1]]
+            if (chunk_positions < 0).all():
+                continue
+            for block in range(self.n_blocks):
+                peaks, lengths = self.tile(chunk, block)
+                tiles.uncut(peaks, lengths, block << self.bits, chunk_positions, indices)
+        return indices, pointers
 
     def chosen(self, cells: np.ndarray) -> OpenPeaks:
         """Only these cells, in this order."""
-        lengths = np.diff(self.indptr)[cells]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        entries = np.repeat(self.indptr[cells] - indptr[:-1], lengths) + np.arange(indptr[-1])
-        return OpenPeaks(self.indices[entries], indptr, self.n_peaks, self.n_threads)
+        return self.of_rows(*self.rows(cells), self.n_peaks, self.n_threads)
 
-    def shuffled(self, rng: np.random.Generator) -> OpenPeaks:
-        """Deal the open peaks out again at random: sums of cells and peaks stay, kinship goes.
+    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> OpenPeaks:
+        """Deal the open peaks of these cells out again at random: sums of cells and peaks stay,
+        kinship goes.
 
         A peak dealt twice to a cell is kept once, so sums shrink by a few per cent in very dense
         cells (configuration model of a bipartite graph; Newman, Strogatz & Watts 2001).
         """
-        shape = (self.n_cells, self.n_peaks)
-        values = np.ones(len(self.indices), np.float32)
-        dealt = (values, rng.permutation(self.indices), self.indptr.copy())
-        matrix = sparse.csr_matrix(dealt, shape)
+        indices, pointers = self.rows(cells)
+        values = np.ones(len(indices), np.float32)
+        dealt = (values, rng.permutation(indices), pointers)
+        matrix = sparse.csr_matrix(dealt, (len(cells), self.n_peaks))
         matrix.sum_duplicates()
-        indptr = matrix.indptr.astype(np.int64, copy=False)
-        return OpenPeaks(matrix.indices.astype(np.int32), indptr, self.n_peaks, self.n_threads)
+        return self.of_rows(
+            matrix.indices.astype(np.int32, copy=False),
+            matrix.indptr.astype(np.int64, copy=False),
+            self.n_peaks,
+            self.n_threads,
+        )
+
+    def tile(self, chunk: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the peaks of a tile by their position in the block, and how many each cell has."""
+        start, end = self._starts[chunk, block : block + 2]
+        return self._peaks[start:end], self._lengths[chunk][block]
+
+    def entries(self, chunk: int, block: int) -> slice:
+        """Where the entries of a tile are among all."""
+        return slice(*self._starts[chunk, block : block + 2])
+
+    def cells(self, chunk: int) -> slice:
+        """The cells of a chunk."""
+        return slice(*self.edges[chunk : chunk + 2])
+
+    def peaks(self, block: int) -> slice:
+        """The peaks of a block."""
+        return slice(block << self.bits, min((block + 1) << self.bits, self.n_peaks))
 
     def peak_sums(self) -> np.ndarray:
         """Number of cells in which each peak is open, (peaks,)."""
-        return np.bincount(self.indices, minlength=self.n_peaks)
-
-    def bounds(self) -> np.ndarray:
-        """Where each block of peaks begins in each cell (`sparse_products.block_bounds`)."""
-        if self._bounds is None:
-            self._bounds = sparse_products.block_bounds(
-                self.indices, self.indptr, self.n_peaks, self.n_threads
-            )
-        return self._bounds
-
-    def row_chunks(self) -> Iterator[tuple[int, int]]:
-        """Ranges of cells with about `ENTRIES_AT_A_TIME` open peaks, or one cell."""
-        return row_chunks(self.indptr, ENTRIES_AT_A_TIME)
+        sums = np.zeros(self.n_blocks << self.bits, np.int64)
+        for block in range(self.n_blocks):
+            total = sums[block << self.bits : (block + 1) << self.bits]
+            for chunk in range(self.n_chunks):
+                total += np.bincount(self.tile(chunk, block)[0], minlength=len(total))
+        return sums[: self.n_peaks]
 
 
 class WeightedRows:
@@ -142,14 +200,18 @@ class WeightedRows:
         self.opened, self.log, self.effects = opened, log, effects
         self.column = column.astype(np.float32)
         self.shape = (opened.n_cells, opened.n_peaks)
+        self._shares = (1e4 / np.maximum(opened.n_open, 1)).astype(np.float32)
         self._kept: np.ndarray | None = None
-        if self._by_entry and len(opened.indices) <= KEPT_WEIGHTS:
-            self._kept = self._weights(0, opened.n_cells)
+        n_entries = int(opened.n_open.sum())
+        if (log or effects is not None) and n_entries <= KEPT_WEIGHTS:
+            weights = np.empty(n_entries, np.float32)
 
-    @property
-    def _by_entry(self) -> bool:
-        """Whether weights differ between the cells in which a peak is open."""
-        return self.log or self.effects is not None
+            def keep(chunk: int) -> None:
+                for block in range(opened.n_blocks):
+                    weights[opened.entries(chunk, block)] = self._weights(chunk, block)
+
+            POOL.map(keep, range(opened.n_chunks), opened.n_threads)
+            self._kept = weights
 
     def times(self, dense: np.ndarray) -> np.ndarray:
         """Rows · dense, (cells, c) float32."""
@@ -157,21 +219,32 @@ class WeightedRows:
         if not self.log:
             dense = self.column[:, None] * dense
         dense = np.ascontiguousarray(dense, np.float32)
-        products = [
-            sparse_products.times(peaks, weights, bounds, dense, opened.n_threads)
-            for _, peaks, weights, bounds in self._chunks()
-        ]
-        return np.concatenate(products) if products else np.empty((0, dense.shape[1]), np.float32)
+        out = np.zeros((opened.n_cells, dense.shape[1]), np.float32)
+
+        def add(chunk: int) -> None:
+            for block in range(opened.n_blocks):
+                peaks, lengths = opened.tile(chunk, block)
+                weights = self._weights(chunk, block)
+                rows = out[opened.cells(chunk)]
+                tiles.gather(peaks, weights, lengths, dense[opened.peaks(block)], rows)
+
+        POOL.map(add, range(opened.n_chunks), opened.n_threads)
+        return out
 
     def transposed_times(self, dense: np.ndarray) -> np.ndarray:
         """Rowsᵀ · dense, (peaks, c) float32."""
         opened = self.opened
         dense = np.ascontiguousarray(dense, np.float32)
         total = np.zeros((opened.n_peaks, dense.shape[1]), np.float32)
-        for cells, peaks, weights, bounds in self._chunks():
-            sparse_products.add_transposed_times(
-                peaks, weights, bounds, dense[cells], opened.n_threads, total
-            )
+
+        def add(block: int) -> None:
+            for chunk in range(opened.n_chunks):
+                peaks, lengths = opened.tile(chunk, block)
+                weights = self._weights(chunk, block)
+                rows = dense[opened.cells(chunk)]
+                tiles.scatter(peaks, weights, lengths, rows, total[opened.peaks(block)])
+
+        POOL.map(add, range(opened.n_blocks), opened.n_threads)
         if not self.log:
             total *= self.column[:, None]
         return total
@@ -179,57 +252,36 @@ class WeightedRows:
     def square_norms(self) -> np.ndarray:
         """Sum of squared weights of each row, (cells,) float64."""
         opened = self.opened
-        norms = np.empty(opened.n_cells)
-        for first, stop in opened.row_chunks():
-            start, end = opened.indptr[first], opened.indptr[stop]
-            if self._by_entry:
-                weights = self._weights(first, stop)
-                if not self.log:
-                    weights *= self.column[opened.indices[start:end]]
-            else:
-                weights = self.column[opened.indices[start:end]]
-            squares = np.square(weights, dtype=np.float64)
-            sums = np.concatenate([[0.0], np.cumsum(squares)])
-            norms[first:stop] = np.diff(sums[opened.indptr[first : stop + 1] - start])
+        norms = np.zeros(opened.n_cells)
+
+        def add(chunk: int) -> None:
+            for block in range(opened.n_blocks):
+                peaks, lengths = opened.tile(chunk, block)
+                column = _NO_WEIGHTS if self.log else self.column[opened.peaks(block)]
+                rows = norms[opened.cells(chunk)]
+                tiles.add_squares(peaks, self._weights(chunk, block), lengths, column, rows)
+
+        POOL.map(add, range(opened.n_chunks), opened.n_threads)
         return norms
 
-    def _chunks(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield cells, their entries (peaks and weights; none: ones) and block bounds."""
-        opened, bounds = self.opened, self.opened.bounds()
-        if not self._by_entry or self._kept is not None:
-            weights = _NO_WEIGHTS if self._kept is None else self._kept
-            yield slice(0, opened.n_cells), opened.indices, weights, bounds
-            return
-        for first, stop in opened.row_chunks():
-            start, end = opened.indptr[first], opened.indptr[stop]
-            weights = self._weights(first, stop)
-            yield slice(first, stop), opened.indices[start:end], weights, bounds[first:stop] - start
-
-    def _weights(self, first: int, stop: int) -> np.ndarray:
-        """Weights of the entries of some cells, without that of the peak unless it is in the
-        logarithm: float32.
+    def _weights(self, chunk: int, block: int) -> np.ndarray:
+        """Weights of a tile's entries, float32, without that of the peak unless it is in the
+        logarithm; none if all are 1.
         """
+        if self._kept is not None:
+            return self._kept[self.opened.entries(chunk, block)]
+        if not self.log and self.effects is None:
+            return _NO_WEIGHTS
         opened = self.opened
+        peaks, lengths = opened.tile(chunk, block)
+        weights = np.ones(len(peaks), np.float32)
+        cells = opened.cells(chunk)
         if self.log:
-            weights = self._logs(first, stop)
-        else:
-            weights = np.ones(opened.indptr[stop] - opened.indptr[first], np.float32)
-        if self.effects is not None:
-            self.effects.divide(opened.indices, opened.indptr, weights, (first, stop))
-        return weights
-
-    def _logs(self, first: int, stop: int) -> np.ndarray:
-        """Logarithms of the entries of some cells, float32."""
-        opened = self.opened
-        origin = int(opened.indptr[first])
-        out = np.empty(opened.indptr[stop] - origin, np.float32)
-
-        def write(start: int, end: int) -> None:
-            rows = first + start, first + end
-            _inside_logs(opened.indices, opened.indptr, *rows, self.column, origin, out)
+            column = self.column[opened.peaks(block)]
+            tiles.inside_logs(peaks, lengths, self._shares[cells], column, weights)
             # NumPy's logarithm of many values takes a fraction of a compiled loop over single ones
-            written = out[opened.indptr[rows[0]] - origin : opened.indptr[rows[1]] - origin]
-            np.log(written, out=written)
-
-        sparse_products.share_rows(stop - first, opened.n_threads, write)
-        return out
+            np.log(weights, out=weights)
+        if self.effects is not None:
+            codes, factors = self.effects.codes[cells], self.effects.factors
+            tiles.divide(peaks, lengths, codes, factors, block << opened.bits, weights)
+        return weights

@@ -131,7 +131,7 @@ class ProductsOnHost:
         """These cells with their open peaks dealt out again at random, and the sums of the
         peaks.
         """
-        opened = self._chosen(cells).shuffled(rng)
+        opened = self.opened.shuffled(cells, rng)
         return ProductsOnHost(opened), opened.peak_sums()
 
     def _chosen(self, cells: np.ndarray | None) -> OpenPeaks:

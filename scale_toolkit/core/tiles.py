@@ -1,0 +1,219 @@
+"""Inner loops over a tile: the open peaks of some cells within one block of peaks.
+
+A tile lists the open peaks of its cells, cell after cell, by their position in the block (2 bytes
+each), and how many each cell has. All loops read it from front to back, and the part of the dense
+matrix that they read or write fits into a core's cache.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from scale_toolkit.core.compiled import compiled
+
+#: Peaks of a block are 2 to the power of this, or fewer: 26 columns of 4,096 peaks take 425 kB.
+MOST_BITS = 12
+#: There are at least this many blocks, for as many threads.
+LEAST_BLOCKS = 16
+
+
+def _readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
+    return types.Array(dtype, n_dim, "C", readonly=True)
+
+
+_UINT16, _INT32, _INT64, _FLOAT = (
+    _readonly(t) for t in (types.uint16, types.int32, types.int64, types.float32)
+)
+_MATRIX = _readonly(types.float32, 2)
+
+
+def block_bits(n_peaks: int) -> int:
+    """Return the binary logarithm of the peaks of a block."""
+    bits = MOST_BITS
+    while bits > 0 and -(-n_peaks // (1 << bits)) < LEAST_BLOCKS:
+        bits -= 1
+    return bits
+
+
+@compiled(
+    types.void(
+        _INT32,
+        _INT64,
+        types.int64,
+        types.int64,
+        types.uint16[:, ::1],
+        types.int64[::1],
+        types.uint16[::1],
+    )
+)
+def cut(
+    peaks: np.ndarray,
+    pointers: np.ndarray,
+    bits: int,
+    origin: int,
+    lengths: np.ndarray,
+    starts: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Cut rows of ascending peaks into tiles that lie one behind the other in `out` from `origin`.
+
+    `lengths` (blocks, rows) receives the open peaks of each row in each block, `starts`
+    (blocks + 1,) where each tile begins, and the last one ends.
+    """
+    n_blocks, n_rows = lengths.shape
+    lengths[:] = 0
+    sums = np.zeros(n_blocks, np.int64)
+    for row in range(n_rows):
+        for entry in range(pointers[row], pointers[row + 1]):
+            block = peaks[entry] >> bits
+            lengths[block, row] += np.uint16(1)
+            sums[block] += 1
+    starts[0] = origin
+    for block in range(n_blocks):
+        starts[block + 1] = starts[block] + sums[block]
+    positions = starts[:-1].copy()
+    low = (1 << bits) - 1
+    for row in range(n_rows):
+        for entry in range(pointers[row], pointers[row + 1]):
+            block = peaks[entry] >> bits
+            out[positions[block]] = peaks[entry] & low
+            positions[block] += 1
+
+
+@compiled(types.void(_UINT16, _UINT16, types.int64, types.int64[::1], types.int32[::1]))
+def uncut(
+    peaks: np.ndarray, lengths: np.ndarray, origin: int, positions: np.ndarray, out: np.ndarray
+) -> None:
+    """Write the peaks of a tile's cells into `out` from `positions`, which move on; cells whose
+    position is negative are left out. `origin` is the block's first peak.
+    """
+    entry = 0
+    for row in range(len(lengths)):
+        position = positions[row]
+        if position >= 0:
+            for i in range(lengths[row]):
+                out[position + i] = origin + peaks[entry + i]
+            positions[row] = position + lengths[row]
+        entry += lengths[row]
+
+
+@compiled(types.void(_UINT16, _FLOAT, _UINT16, _MATRIX, types.float32[:, ::1]))
+def gather(
+    peaks: np.ndarray,
+    weights: np.ndarray,
+    lengths: np.ndarray,
+    dense: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """out[row] += Σ weight · dense[peak] over a tile; without weights, all are 1."""
+    n_columns = dense.shape[1]
+    total = np.empty(n_columns, np.float32)
+    entry = 0
+    for row in range(len(lengths)):
+        end = entry + lengths[row]
+        for column in range(n_columns):
+            total[column] = out[row, column]
+        if len(weights) > 0:
+            for i in range(entry, end):
+                peak, weight = peaks[i], weights[i]
+                for column in range(n_columns):
+                    total[column] += weight * dense[peak, column]
+        else:
+            for i in range(entry, end):
+                peak = peaks[i]
+                for column in range(n_columns):
+                    total[column] += dense[peak, column]
+        for column in range(n_columns):
+            out[row, column] = total[column]
+        entry = end
+
+
+@compiled(types.void(_UINT16, _FLOAT, _UINT16, _MATRIX, types.float32[:, ::1]))
+def scatter(
+    peaks: np.ndarray,
+    weights: np.ndarray,
+    lengths: np.ndarray,
+    dense: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """out[peak] += weight · dense[row] over a tile; without weights, all are 1."""
+    n_columns = dense.shape[1]
+    upstream = np.empty(n_columns, np.float32)
+    entry = 0
+    for row in range(len(lengths)):
+        end = entry + lengths[row]
+        for column in range(n_columns):
+            upstream[column] = dense[row, column]
+        if len(weights) > 0:
+            for i in range(entry, end):
+                peak, weight = peaks[i], weights[i]
+                for column in range(n_columns):
+                    out[peak, column] += weight * upstream[column]
+        else:
+            for i in range(entry, end):
+                peak = peaks[i]
+                for column in range(n_columns):
+                    out[peak, column] += upstream[column]
+        entry = end
+
+
+@compiled(types.void(_UINT16, _UINT16, _FLOAT, _FLOAT, types.float32[::1]))
+def inside_logs(
+    peaks: np.ndarray,
+    lengths: np.ndarray,
+    shares: np.ndarray,
+    column: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Write 1 + share of the cell · weight of the peak of a tile's entries into `out`."""
+    entry = 0
+    for row in range(len(lengths)):
+        share = shares[row]
+        for i in range(entry, entry + lengths[row]):
+            out[i] = np.float32(1) + column[peaks[i]] * share
+        entry += lengths[row]
+
+
+@compiled(types.void(_UINT16, _UINT16, _INT32, _MATRIX, types.int64, types.float32[::1]))
+def divide(
+    peaks: np.ndarray,
+    lengths: np.ndarray,
+    codes: np.ndarray,
+    factors: np.ndarray,
+    origin: int,
+    weights: np.ndarray,
+) -> None:
+    """Divide the weights of a tile's entries by the factors of their cells' groups.
+
+    `codes` is the group of each cell, `factors` (groups, peaks), `origin` the block's first peak.
+    """
+    entry = 0
+    for row in range(len(lengths)):
+        code = codes[row]
+        for i in range(entry, entry + lengths[row]):
+            weights[i] /= factors[code, origin + peaks[i]]
+        entry += lengths[row]
+
+
+@compiled(types.void(_UINT16, _FLOAT, _UINT16, _FLOAT, types.float64[::1]))
+def add_squares(
+    peaks: np.ndarray,
+    weights: np.ndarray,
+    lengths: np.ndarray,
+    column: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """out[row] += Σ (weight · weight of the peak)² over a tile; either may be empty: all are 1."""
+    entry = 0
+    for row in range(len(lengths)):
+        total = out[row]
+        for i in range(entry, entry + lengths[row]):
+            value = np.float32(1)
+            if len(weights) > 0:
+                value *= weights[i]
+            if len(column) > 0:
+                value *= column[peaks[i]]
+            total += np.float64(value) * np.float64(value)
+        out[row] = total
+        entry += lengths[row]
