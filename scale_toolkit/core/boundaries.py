@@ -6,7 +6,8 @@ boundary: of the nearest neighbours of the cells of both clusters, the share tha
 relative to what cutting one Gaussian cloud of the same covariance, size and shares in two would
 give. That ratio is about 1 within a homogeneous cluster and near 0 between separate ones, in any
 number of dimensions and at any scale of the latent space. Clusters are split, the clearest boundary
-first, as long as there is a boundary with a ratio below `MAX_RATIO`.
+first, as long as there is a boundary with a ratio below `MAX_RATIO`; and further, up to the widest
+gap between the ratios if it is as wide: behind it all boundaries are those of homogeneous clusters.
 
 Judging clusters by how they are separated locally, and not by one global resolution, avoids the
 resolution limit of modularity (Fortunato & Barthelemy 2007): a type of 1 % of the cells and one of
@@ -29,6 +30,8 @@ FINE_RESOLUTION = 4.0
 #: A boundary with a lower ratio separates two clusters. Chosen leave-one-set-out on the labelled
 #: and simulated sets in benchmarks/RESULTS.md.
 MAX_RATIO = 0.3
+#: Of the number of clusters that boundaries show: raised when it changes (`train.FAST_REVISION`).
+CHOICE_REVISION = 2
 #: Neighbours of a cell when a boundary is judged: fewer than the cells of the rarest type.
 N_NEIGHBORS = 14
 #: A boundary is judged on at most this many cells of the two clusters.
@@ -68,9 +71,22 @@ class Splits:
         return labels
 
     def recommend(self, max_ratio: float = MAX_RATIO) -> int:
-        """Return the number of clusters after the last of the splits over real boundaries."""
+        """Return the number of clusters after the last of the splits over real boundaries.
+
+        Parameters
+        ----------
+        max_ratio
+            Boundaries with a lower ratio are real; so are those before the widest gap between
+            ratios (each the largest so far, at most 1), if it is as wide as from 0 to this.
+        """
         unreal = np.flatnonzero(~(self.ratios < max_ratio))
-        return int(unreal[0]) + 1 if len(unreal) else self.max_clusters
+        if not len(unreal):
+            return self.max_clusters
+        largest = np.minimum(np.maximum.accumulate(np.nan_to_num(self.ratios, nan=1.0)), 1)
+        gaps = np.diff(largest, prepend=0)
+        widest = int(gaps.argmax())
+        n_splits = max(int(unreal[0]), widest if gaps[widest] >= max_ratio else 0)
+        return n_splits + 1
 
 
 def find_splits(

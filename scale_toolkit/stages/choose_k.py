@@ -9,7 +9,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ChooseKConfig
-from scale_toolkit.core.boundaries import MAX_RATIO, find_splits
+from scale_toolkit.core.boundaries import CHOICE_REVISION, MAX_RATIO, find_splits
 from scale_toolkit.core.choose_k import count_eigenvalues, read_splits
 from scale_toolkit.core.leiden import LeidenGraph
 from scale_toolkit.errors import InputError
@@ -39,6 +39,7 @@ def check(adata: AnnData, config: ChooseKConfig) -> None:
     writes=(keys.CHOICE_OF_K,),
     check=check,
     loads=("numba",),
+    revision=CHOICE_REVISION,
 )
 def choose_k(
     adata: AnnData, config: ChooseKConfig, *, progress: Progress | None = None

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import ClusterConfig
-from scale_toolkit.core.boundaries import find_splits
+from scale_toolkit.core.boundaries import CHOICE_REVISION, find_splits
 from scale_toolkit.core.clustering import (
     Partition,
     check_distinct,
@@ -63,7 +63,9 @@ def _reads(config: ClusterConfig) -> tuple[keys.Slot, ...]:
 
 
 def _revision(config: ClusterConfig) -> int:
-    return KMEANS_REVISION if config.method == "kmeans" else 1
+    revision = KMEANS_REVISION if config.method == "kmeans" else 1
+    is_given = config.n_clusters is not None or config.resolution is not None
+    return revision if is_given or config.method == "gmm" else revision + CHOICE_REVISION - 1
 
 
 def check(adata: AnnData, config: ClusterConfig) -> None:
