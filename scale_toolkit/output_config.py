@@ -99,6 +99,19 @@ class PlotSpecificityConfig(Config):
 
 
 @dataclass(frozen=True)
+class PlotLocusConfig(Config):
+    """Options of ``plot locus``."""
+
+    groupby: str | None = option(None, GROUPBY, metavar="COLUMN")
+    signal: str = option(
+        "auto",
+        "imputed: mean probability that a peak is open; open: share of open cells; auto: imputed "
+        "after `scale train`. Both at equal depth.",
+        choices=("auto", "imputed", "open"),
+    )
+
+
+@dataclass(frozen=True)
 class PlotLossConfig(Config):
     """Options of ``plot loss``."""
 

@@ -91,7 +91,7 @@ def test_each_figure_of_the_command_line_is_a_function_of_pl():
     from scale_toolkit.cli.plot import app
 
     figures = [command.callback.__name__ for command in app.registered_commands]
-    assert len(figures) == 8
+    assert len(figures) == 9
     for figure in figures:
         assert figure in scale.pl.__all__
         assert callable(getattr(scale.pl, figure))

@@ -35,6 +35,10 @@ EXAMPLES = {
     "contrast": "scale plot contrast compared.h5ad --cluster 3 -o volcano.pdf",
     "correlation": "scale plot correlation output/adata.h5ad -o correlation.png",
     "specificity": "scale plot specificity output/adata.h5ad -o specificity.pdf",
+    "locus": (
+        "scale plot locus chr2:86,750,000-86,820,000 output/adata.h5ad --gtf genes.gtf.gz "
+        "-o locus.pdf"
+    ),
     "loss": "scale plot loss output/adata.h5ad -o loss.pdf",
     "qc": "scale plot qc output/adata.h5ad -o qc.pdf",
 }

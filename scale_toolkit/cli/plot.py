@@ -22,6 +22,7 @@ from scale_toolkit.output_config import (
     PlotCorrelationConfig,
     PlotEmbeddingConfig,
     PlotHeatmapConfig,
+    PlotLocusConfig,
     PlotLossConfig,
     PlotQcConfig,
     PlotSpecificityConfig,
@@ -45,6 +46,14 @@ Gtf = Annotated[
         metavar="FILE",
         help="Genes (GTF, plain or gzip), to colour cells by a gene's promoter: --color Gad1.",
     ),
+]
+Region = Annotated[
+    str,
+    typer.Argument(metavar="REGION", help="Stretch of the genome: chr1:1,000-2,000, half-open."),
+]
+GeneTrack = Annotated[
+    Path | None,
+    given("--gtf", metavar="FILE", help="Genes (GTF, plain or gzip), drawn below the clusters."),
 ]
 #: Slots from which imputed values are decoded.
 DECODING = tuple(
@@ -168,6 +177,33 @@ def specificity(
 ) -> None:
     """How specific each latent dimension is for each cluster, by an F-test."""
     _draw("specificity", source, output, config, talk, [f"obsm/{config.basis}"])
+
+
+@app.command(cls=Command, epilog=example("locus"))
+@command
+def locus(
+    output: Figure,
+    region: Region,
+    source: Input = "-",
+    gtf: GeneTrack = None,
+    *,
+    config: PlotLocusConfig,
+    talk: Talk,
+) -> None:
+    """How open the peaks of a stretch of the genome are in each cluster, with its genes."""
+    check_figure(output, source)
+    check_readable(gtf)
+    from scale_toolkit import plot
+    from scale_toolkit.io.genes import read_gene_bodies
+    from scale_toolkit.io.h5ad import open_h5ad
+
+    with open_h5ad(source) as file:
+        has_decoder = f"varm/{keys.DECODER.name}" in file.root
+        is_imputed = config.signal == "imputed" or (config.signal == "auto" and has_decoder)
+        adata = file.read_only([*DECODING] if is_imputed else ["X"])
+    genes = None if gtf is None else read_gene_bodies(gtf)
+    plot.locus(adata, region, config.groupby, genes=genes, signal=config.signal, save=output)
+    talk.info(f"figure: {output}")
 
 
 @app.command(cls=Command, epilog=example("loss"))

@@ -92,6 +92,30 @@ def require_intervals(names: Sequence[str] | pd.Index, purpose: str) -> pd.DataF
     return table
 
 
+def parse_region(text: str) -> tuple[str, int, int]:
+    """Return chromosome, start and end of a stretch of the genome, ``chr1:1,000-2,000``.
+
+    Raises
+    ------
+    InputError
+        It is not an interval with start < end.
+    """
+    chrom, start, end = parse_names([text.strip().replace(",", "")]).iloc[0]
+    if chrom is None:
+        raise InputError(f"the region is {text!r}", "chrom:start-end with start < end")
+    return str(chrom), int(start), int(end)
+
+
+def same_chromosome(chrom: str, names: Sequence[str] | np.ndarray) -> str | None:
+    """Return how `names` call a chromosome, ``chr1`` or ``1``; None if they lack it."""
+    bare = chrom.removeprefix("chr")
+    spellings = [chrom, bare, f"chr{bare}"]
+    if bare in ("M", "MT"):
+        spellings += ["chrM", "MT", "M", "chrMT"]
+    known = set(map(str, names))
+    return next((name for name in spellings if name in known), None)
+
+
 def format_names(table: pd.DataFrame) -> pd.Index:
     """Peak names ``chrom:start-end`` of a table with those columns."""
     return pd.Index(

@@ -23,6 +23,7 @@ from scale_toolkit.plot.doublets import doublets
 from scale_toolkit.plot.embedding import embedding
 from scale_toolkit.plot.heatmaps import heatmap
 from scale_toolkit.plot.history import history
+from scale_toolkit.plot.locus import locus
 from scale_toolkit.plot.novelty import novelty
 from scale_toolkit.plot.qc import qc
 from scale_toolkit.plot.recovery import recovery, reliability
@@ -62,6 +63,7 @@ __all__ = [
     "heatmap",
     "history",
     "lineplot",
+    "locus",
     "loss",
     "novelty",
     "plot_confusion_matrix",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Peaks with their names in a figure.
 MOST_NAMED = 6
+#: Distance of two names, as shares of the width and the height.
+_APART = np.array([0.2, 0.04])
 #: Smallest corrected p that is drawn: beyond, points lie on the upper edge.
 _LEAST_FDR = 1e-100
 
@@ -113,7 +115,16 @@ def _draw_volcano(
             effect[chosen], height[chosen], s=2 * size, color=color, linewidths=0, label=label
         )
     words = table["nearest_gene"] if "nearest_gene" in table else pd.Series("", index=table.index)
-    for peak, gene, name in list(zip(peaks, words, table["peak"], strict=True))[:MOST_NAMED]:
+    points = np.column_stack([effect, height])
+    span = np.maximum(np.ptp(points[tested], axis=0), 1e-9) if tested.any() else np.ones(2)
+    named: list[np.ndarray] = []
+    for peak, gene, name in zip(peaks, words, table["peak"], strict=True):
+        # names of neighbouring points would cover each other
+        if any((np.abs(points[peak] - point) < _APART * span).all() for point in named):
+            continue
+        if len(named) == MOST_NAMED:
+            break
+        named.append(points[peak])
         ax.annotate(
             _figure.shortened(str(gene) or str(name), 24),
             (effect[peak], height[peak]),

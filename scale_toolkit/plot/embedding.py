@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.special import expit
 
 from scale_toolkit import keys
 from scale_toolkit.errors import InputError, MissingSlotError
-from scale_toolkit.plot import _figure
+from scale_toolkit.plot import _decode, _figure
 from scale_toolkit.plot._figure import UNKNOWN, styled
 
 if TYPE_CHECKING:
@@ -190,26 +189,17 @@ def _coordinates(adata: AnnData, basis: str | None) -> tuple[np.ndarray, str]:
 
 
 def _imputed_values(adata: AnnData, color: str | None) -> pd.Series | None:
-    """Return the probability that a peak is open in each cell, at the data's median depth: sigmoid
-    of w·h + b + s; None for what is not a modelled peak.
+    """Return the probability that a peak is open in each cell, at the data's median depth; None
+    for what is not a modelled peak.
     """
-    slots = (keys.DECODER, keys.BIAS, keys.OFFSET, keys.LATENT)
     if color is None or color in adata.obs or color not in adata.var_names:
         return None
-    if not all(slot.found_in(adata) for slot in slots):
+    if not _decode.can_decode(adata):
         return None
-    position = adata.var_names.get_loc(color)
-    bias = float(keys.BIAS.get(adata).iloc[position])
-    if not np.isfinite(bias):
+    position = np.array([adata.var_names.get_loc(color)])
+    if not _decode.modelled(adata, position)[0]:
         return None
-    hidden = keys.HIDDEN if keys.HIDDEN.found_in(adata) else keys.LATENT
-    loadings = np.asarray(keys.DECODER.get(adata), float)[position]
-    depth = (
-        float(keys.MEDIAN_OFFSET.get(adata))
-        if keys.MEDIAN_OFFSET.found_in(adata)
-        else float(np.median(keys.OFFSET.get(adata)))
-    )
-    return pd.Series(expit(np.asarray(hidden.get(adata), float) @ loadings + bias + depth))
+    return pd.Series(_decode.decoded(adata, position)[:, 0])
 
 
 def _values(adata: AnnData, color: str | None) -> pd.Series:

@@ -36,7 +36,7 @@ def test_every_command_of_the_design_is_there():
     assert set(COMMANDS) == {
         "run", "demo", "prepare", "select-peaks", "train", "impute", "embed", "cluster", "markers", "simulate", "verify",
         "plot embedding", "plot heatmap", "plot confusion", "plot correlation", "plot specificity", "plot loss", "plot qc",
-        "plot contrast",
+        "plot contrast", "plot locus",
         "report", "export", "plan", "choose-k",
         "doublets", "annotate", "map", "genes",
     }  # fmt: skip
@@ -65,6 +65,7 @@ def test_every_command_of_the_design_is_there():
         ("plot contrast", output_config.PlotContrastConfig),
         ("plot correlation", output_config.PlotCorrelationConfig),
         ("plot specificity", output_config.PlotSpecificityConfig),
+        ("plot locus", output_config.PlotLocusConfig),
         ("plot loss", output_config.PlotLossConfig),
         ("plot qc", output_config.PlotQcConfig),
         ("export", output_config.ExportConfig),
