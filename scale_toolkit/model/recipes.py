@@ -272,7 +272,7 @@ def train_fast(
     def put_mixture(z: np.ndarray) -> None:
         set_mixture(model, z, n_components, seed)
 
-    steps_per_epoch = max(STEPS_PER_EPOCH, source.n_cells // (STEPS_PER_EPOCH * batch_size))
+    steps_per_epoch = epoch_steps(source.n_cells, batch_size)
     steps_per_pass = -(-source.n_cells // batch_size)
     min_steps = LEAST_PASSES * steps_per_pass if steps_per_epoch < steps_per_pass else 0
     history, stopped = fit_to_last_good(
@@ -317,6 +317,11 @@ def train_fast(
         effects=effects,
         plain_start=plain_start,
     )
+
+
+def epoch_steps(n_cells: int, batch_size: int) -> int:
+    """Return the steps after which an epoch ends if a pass over the cells takes more."""
+    return max(STEPS_PER_EPOCH, n_cells // (STEPS_PER_EPOCH * batch_size))
 
 
 @torch.no_grad()

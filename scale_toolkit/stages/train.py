@@ -257,12 +257,14 @@ def train_model(
         ``resume`` and ``on_snapshot`` of `train_checkpoints.resume_from`.
     """
     from scale_toolkit.compat.presets import train_published
-    from scale_toolkit.model.recipes import train_fast
+    from scale_toolkit.model.recipes import epoch_steps, train_fast
     from scale_toolkit.model.trainer import Diverged
 
     batch_size = settings.batch_size or fast_batch_size(source.n_cells)
     lr = settings.lr or fast_lr(source.n_cells)
     steps_an_epoch = max(round(source.n_cells / batch_size), 1)
+    if settings.preset == "fast":
+        steps_an_epoch = min(steps_an_epoch, epoch_steps(source.n_cells, batch_size))
     last_epoch = -(-settings.max_iter // steps_an_epoch)
     max_epochs = min(settings.max_epochs or last_epoch, last_epoch)
 

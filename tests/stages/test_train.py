@@ -318,3 +318,12 @@ def test_threads_are_limited_in_the_first_call_of_a_process():
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False, env=environment
     )
     assert done.stdout.strip() == "1", done.stderr
+
+
+def test_progress_counts_epochs_that_are_shorter_than_a_pass(planted, monkeypatch):
+    monkeypatch.setattr("scale_toolkit.model.recipes.STEPS_PER_EPOCH", 2)
+    seen = []
+    scale.train(planted.copy(), batch_size=16, max_iter=20, patience=0, n_threads=1, progress=lambda *step: seen.append(step[1:]))
+    done, total = zip(*seen, strict=True)
+    assert done == tuple(range(1, total[0] + 1))
+    assert planted.n_obs // 16 > 2  # an epoch is a part of a pass
