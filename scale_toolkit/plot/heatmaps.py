@@ -14,7 +14,7 @@ from scale_toolkit.core.specificity import most_specific_peaks, specificity_of_m
 from scale_toolkit.errors import InputError, MissingSlotError
 from scale_toolkit.plot import _figure, _matrix
 from scale_toolkit.plot._figure import styled
-from scale_toolkit.plot.marker_peaks import best_peaks, marker_table
+from scale_toolkit.plot.marker_peaks import best_peaks, marker_table, peak_titles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,8 @@ def heatmap(
         Column of obs; left out, ``scale_cluster``. Cells without a label are left out.
     peaks
         Peaks to show; left out, the best markers of each cluster if `scale markers` has found
-        some for these clusters, else the most specific peaks (`get.specificity`).
+        some for these clusters, else the most specific peaks (`get.specificity`). Names of their
+        nearest genes come first if `scale markers` was given genes.
     n_peaks
         How many of each cluster that is.
     relative
@@ -81,7 +82,7 @@ def heatmap(
                 f"{', '.join(unknown[:3])}",
                 "names of peaks",
             )
-    peaks = list(adata.var_names[columns])
+    peaks = peak_titles(adata, columns)
     shares = share_of_open_cells(sparse.csr_matrix(adata.X)[:, columns], labels)
     if relative:
         shares = shares / np.where(shares.max(axis=0) > 0, shares.max(axis=0), 1)

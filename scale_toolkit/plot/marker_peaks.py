@@ -56,6 +56,19 @@ def compared_column(adata: AnnData) -> str:
     return str(_last_receipt(adata).get("options", {}).get("cluster_by", keys.CLUSTER.name))
 
 
+def peak_titles(adata: AnnData, positions: np.ndarray) -> list[str]:
+    """Return the names of peaks, each after its nearest gene if `markers` was given genes."""
+    names = [str(name) for name in adata.var_names[positions]]
+    if not keys.NEAREST_GENE.found_in(adata):
+        return names
+    genes = keys.NEAREST_GENE.get(adata).iloc[positions]
+    known = genes.notna() & (genes.astype(str) != "")
+    return [
+        f"{gene} {name}" if is_known else name
+        for gene, name, is_known in zip(genes, names, known, strict=True)
+    ]
+
+
 def _last_receipt(adata: AnnData) -> dict[str, Any]:
     """Return the last receipt of `markers` that compared clusters, not conditions, or {}."""
     for receipt in reversed(entries(adata)):

@@ -10,7 +10,12 @@ from scipy import sparse
 from scale_toolkit import get, keys
 from scale_toolkit.plot._figure import as_categories
 from scale_toolkit.plot.heatmaps import share_of_open_cells
-from scale_toolkit.plot.marker_peaks import best_peaks, compared_column, marker_table
+from scale_toolkit.plot.marker_peaks import (
+    best_peaks,
+    compared_column,
+    marker_table,
+    peak_titles,
+)
 from scale_toolkit.report import figures
 from scale_toolkit.report.view import Section, View
 
@@ -80,7 +85,8 @@ def markers(view: View) -> Section | None:
         f"its highest.{sampled}"
     )
     borders = (np.flatnonzero(np.diff(owner)) + 0.5).tolist()
-    figure = figures.markers(shares[:, chosen], names, list(view.adata.var_names[chosen]), borders)
+    titles = peak_titles(view.adata, chosen)
+    figure = figures.markers(shares[:, chosen], names, titles, borders)
     height = int(np.clip(22 * len(names) + (190 if len(chosen) <= 64 else 80), 240, 800))
     section.plots = [
         [view.add("markers", figure, height, "share of open cells by cluster and peak")]

@@ -49,6 +49,13 @@ def test_heatmap_takes_the_markers_of_these_clusters_where_there_are_some(cells)
     assert len(names(plot.heatmap(cells, n_peaks=2).get_xticklabels())) == 6
 
 
+def test_heatmap_names_the_nearest_genes(cells):
+    peaks = list(cells.var_names[:3])
+    cells.var["nearest_gene"] = pd.Series(["Gad1", "", np.nan] * 100, index=cells.var_names)
+    ax = plot.heatmap(cells, "cell_type", peaks)
+    assert names(ax.get_xticklabels()) == [f"Gad1 {peaks[0]}", peaks[1], peaks[2]]
+
+
 def test_heatmap_does_not_take_markers_of_another_grouping_with_the_same_names(cells):
     marker = list(cells.var_names[[9, 4, 7]])
     keys.MARKERS.set(cells, pd.DataFrame({"cluster": ["0", "1", "2"], "peak": marker}))

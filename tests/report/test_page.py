@@ -160,6 +160,11 @@ def test_markers_that_were_tested_come_first(analysed):
     assert f"0 2 {peaks[0]} Gad1 NEUROD1" in page.text
     assert "1 0 none – –" in page.text
     assert "CTCF" not in page.text
+    genes = np.full(analysed.n_vars, "", object)
+    genes[[5, 8]] = ["Gad1", "<b>"]
+    analysed.var["nearest_gene"] = genes
+    page = Page(report.page(analysed))
+    assert page.data["markers"]["data"][0]["x"] == [f"Gad1 {peaks[0]}", peaks[1], f"&lt;b&gt; {peaks[2]}"]
     analysed.uns["scale_markers"] = table.iloc[:0]
     page = Page(report.page(analysed))
     assert "found none that is open more often in one cluster than in the rest" in page.text
