@@ -32,10 +32,20 @@ class RowSource(Protocol):
 
 
 class MatrixRows:
-    """A row source over a matrix in memory (cells × peaks)."""
+    """A row source over a matrix (cells × peaks).
 
-    def __init__(self, matrix: sparse.spmatrix | np.ndarray) -> None:
+    Parameters
+    ----------
+    matrix
+        In memory, or mapped into it.
+    as_ones
+        Give 1 for every stored value and never read the values: half of a mapped matrix stays on
+        disk.
+    """
+
+    def __init__(self, matrix: sparse.spmatrix | np.ndarray, *, as_ones: bool = False) -> None:
         self.matrix = with_one_index_type(sparse.csr_matrix(matrix))
+        self._as_ones = as_ones
         self.n_cells, self.n_peaks = self.matrix.shape
 
     def rows(self, index: np.ndarray) -> sparse.csr_matrix:
@@ -46,10 +56,12 @@ class MatrixRows:
         pointers = np.zeros(len(index) + 1, matrix.indptr.dtype)
         parts = [slice(*matrix.indptr[cell : cell + 2]) for cell in index]
         np.cumsum([entries.stop - entries.start for entries in parts], out=pointers[1:])
-        data, indices = (
-            np.concatenate([array[entries] for entries in parts]) if parts else array[:0]
-            for array in (matrix.data, matrix.indices)
-        )
+
+        def joined(values: np.ndarray) -> np.ndarray:
+            return np.concatenate([values[entries] for entries in parts]) if parts else values[:0]
+
+        indices = joined(matrix.indices)
+        data = np.ones(len(indices), np.float32) if self._as_ones else joined(matrix.data)
         return sparse.csr_matrix((data, indices, pointers), (len(index), self.n_peaks))
 
 
@@ -120,6 +132,11 @@ def row_chunks(pointers: np.ndarray, size: int | None = None) -> Iterator[tuple[
         stop = max(int(np.searchsorted(pointers, end, "right")) - 1, first + 1)
         yield first, stop
         first = stop
+
+
+def all_positive(matrix: sparse.csr_matrix) -> bool:
+    """Whether every stored value is above 0: those of open peaks alone are stored."""
+    return all(bool((matrix.data[chunk] > 0).all()) for chunk in entry_chunks(matrix.nnz))
 
 
 def column_counts(matrix: sparse.csr_matrix) -> np.ndarray:
@@ -203,7 +220,7 @@ def selected(
 
 def binarise(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Return 1 (float32) for each peak with at least one read, the open ones."""
-    if (counts.data > 0).all():
+    if all_positive(counts):
         return sparse.csr_matrix(
             (np.ones(counts.nnz, np.float32), counts.indices, counts.indptr), counts.shape
         )

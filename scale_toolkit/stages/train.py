@@ -142,7 +142,7 @@ def train(
     TrainingError
         The loss was not a number in the first epoch.
     """
-    from scale_toolkit.core.rows import MatrixRows
+    from scale_toolkit.core.rows import MatrixRows, all_positive
     from scale_toolkit.model.files import dumps
 
     settings = config.resolved()
@@ -154,7 +154,9 @@ def train(
     resumed = {} if checkpoints is None else resume_from(checkpoints, adata, settings)
     positions = np.flatnonzero(modelled)
     with used(device, settings):
-        rows = MatrixRows(counts)
+        # the default model sees which peaks are open, not how many counts they have
+        ignores_counts = settings.preset == "fast" and not settings.log_transform
+        rows = MatrixRows(counts, as_ones=ignores_counts and all_positive(counts))
         trained = train_model(rows, settings, device, progress, batches, **resumed)
         slots = trained_slots(trained, counts, positions, adata.var_names, settings, batches)
     notes = _facts(trained, device)
