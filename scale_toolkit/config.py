@@ -349,6 +349,12 @@ class ClusterConfig(Config):
         choices=("igraph", "leidenalg"),
     )
     n_neighbors: int = option(30, "Neighbours of a cell in the latent space (leiden).", minimum=2)
+    sketch: int | None = option(
+        None,
+        "Cluster this many random cells (leiden), and give every other cell the cluster of most of "
+        "its nearest ones among them: for a million cells.",
+        minimum=2,
+    )
     n_restarts: int = option(
         10, "Restarts of kmeans and of a refitted gmm; the best is kept.", minimum=1
     )

@@ -21,6 +21,7 @@ from scipy import sparse
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KNeighborsClassifier
 
 from scale_toolkit.core.leiden import LeidenGraph
 from scale_toolkit.errors import InputError
@@ -248,3 +249,22 @@ def number_by_size(labels: Labels) -> Labels:
     rank[np.lexsort((first_cell, -sizes))] = np.arange(len(sizes))
     renumbered: Labels = rank[inverse]
     return renumbered
+
+
+def labels_by_neighbors(
+    points: np.ndarray, labels: Labels, cells: np.ndarray, n_neighbors: int
+) -> Labels:
+    """Return the label that most of the nearest `points` of each of `cells` have.
+
+    Parameters
+    ----------
+    points, labels
+        Labelled cells, (points × latent) and (points,).
+    cells
+        Others, (cells × latent).
+    n_neighbors
+        Nearest points that vote; all of them if there are fewer.
+    """
+    search = KNeighborsClassifier(min(n_neighbors, len(points)), algorithm="brute")
+    nearest: Labels = search.fit(points, labels).predict(cells)
+    return nearest

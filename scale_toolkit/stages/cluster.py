@@ -6,6 +6,7 @@ clusters come back, whatever the method (`core.clustering`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scale_toolkit.core.clustering import (
     Partition,
     check_distinct,
     check_k,
+    labels_by_neighbors,
     number_by_size,
     partition_kmeans,
     partition_mixture,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 STABLE = 0.75
 #: This many unstable clusters are named in the log.
 N_NAMED = 8
+#: Of the cells of a sketch, this many nearest ones vote on the cluster of another cell.
+VOTERS = 15
 #: k-means and mixtures choose their number of clusters on at most this many cells.
 MAX_CELLS_TO_CHOOSE = 20_000
 
@@ -69,9 +73,18 @@ def _revision(config: ClusterConfig) -> int:
 
 
 def check(adata: AnnData, config: ClusterConfig) -> None:
-    """Raise `InputError` for more clusters than cells, or an unusable reference column."""
+    """Raise `InputError` for more clusters than cells, an unusable reference column, or a sketch
+    that another option contradicts.
+    """
     if config.n_clusters is not None:
-        check_k(adata.n_obs, config.n_clusters)
+        check_k(min(adata.n_obs, config.sketch or adata.n_obs), config.n_clusters)
+    if config.sketch is not None and (config.method != "leiden" or config.stability):
+        raise InputError(
+            f"`sketch` with `method` {config.method} and {config.stability} subsamples",
+            "a sketch for Leiden alone: kmeans and gmm are fast, and `stability` needs the "
+            "neighbour graph of all cells",
+            "leave out `sketch`, or the others",
+        )
     if config.reference is not None:
         _reference(adata, config)
 
@@ -117,7 +130,7 @@ def cluster(adata: AnnData, config: ClusterConfig, *, progress: Progress | None 
     ``obs['leiden' | 'kmeans' | 'gmm']``, ``obs['scale_cluster']``
         The cluster of each cell (category, "0" the largest).
     ``uns['neighbors']``, ``obsp['distances']``, ``obsp['connectivities']``
-        By Leiden: the neighbour graph, where scanpy reads it.
+        By Leiden, without ``sketch``: the neighbour graph, where scanpy reads it.
     ``uns['scale_cluster_report']``
         With ``reference``: ARI, NMI, F1 and the matched confusion table (see `cluster_report`).
     ``uns['scale_cluster_stability']``
@@ -202,6 +215,8 @@ def _leiden(
 ) -> Partition:
     if len(latent) == 1:
         return Partition(np.zeros(1, dtype=np.int64), {})
+    if config.sketch is not None and config.sketch < len(latent):
+        return _leiden_of_sketch(adata, latent, config, config.sketch, progress)
     graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     result.slots[keys.NEIGHBORS] = {**graph.uns["neighbors"], "stage": "cluster"}
     for slot in (keys.DISTANCES, keys.CONNECTIVITIES):
@@ -226,6 +241,27 @@ def _leiden(
         progress(f"number of clusters: {k}", 1, 1)
     chosen = {"chosen_by": "boundaries", "fine_clusters": splits.max_clusters}
     return Partition(splits.partition(k), facts | chosen)
+
+
+def _leiden_of_sketch(
+    adata: AnnData,
+    latent: np.ndarray,
+    config: ClusterConfig,
+    n_cells: int,
+    progress: Progress | None,
+) -> Partition:
+    """Cluster random cells, which keep the density of all; the others follow their neighbours."""
+    rng = np.random.default_rng(config.seed)
+    in_sketch = np.zeros(len(latent), bool)
+    in_sketch[rng.choice(len(latent), n_cells, replace=False)] = True
+    points = latent[in_sketch]
+    partition = _leiden(adata, points, replace(config, sketch=None), progress, Result())
+    labels = np.empty(len(latent), np.int64)
+    labels[in_sketch] = partition.labels
+    if progress is not None:
+        progress(f"cells outside the sketch: {len(latent) - n_cells:,}", 0, 1)
+    labels[~in_sketch] = labels_by_neighbors(points, partition.labels, latent[~in_sketch], VOTERS)
+    return Partition(labels, partition.facts | {"sketch": n_cells})
 
 
 def _kmeans(

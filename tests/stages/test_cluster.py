@@ -664,3 +664,42 @@ def test_stability_is_the_same_again(loose):
     once = cluster(loose.copy(), n_clusters=5, stability=4).uns["scale_cluster_stability"]
     pd.testing.assert_frame_equal(cluster(loose.copy(), n_clusters=5, stability=4).uns["scale_cluster_stability"], once)
     assert not once.equals(cluster(loose.copy(), n_clusters=5, stability=4, seed=1).uns["scale_cluster_stability"])
+
+
+def test_a_sketch_finds_the_clusters_of_all_cells():
+    latent, truth = blobs(n_cells=900, n_clusters=5)
+    cells = cluster(with_latent(latent), sketch=300, seed=1)
+    assert adjusted_rand_score(truth, labels_of(cells)) > 0.99
+    assert notes(cells)["sketch"] == 300
+    assert not keys.CONNECTIVITIES.found_in(cells)  # a graph of 300 cells is none of these
+    again = cluster(with_latent(latent), sketch=300, seed=1)
+    np.testing.assert_array_equal(labels_of(again), labels_of(cells))
+    other = cluster(with_latent(latent), sketch=300, seed=1, n_clusters=3)
+    assert labels_of(other).max() == 2
+
+
+def test_a_sketch_of_all_cells_is_none():
+    latent, _ = blobs()
+    plain, sketched = (cluster(with_latent(latent), **options) for options in ({}, {"sketch": 150}))
+    np.testing.assert_array_equal(labels_of(plain), labels_of(sketched))
+    assert "sketch" not in notes(sketched)
+
+
+def test_cells_outside_a_sketch_follow_most_of_their_neighbours():
+    points = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
+    labels = np.array([1, 1, 0, 2, 2])
+    nearest = clustering.labels_by_neighbors(points, labels, np.array([[0.05], [5.2]]), 3)
+    np.testing.assert_array_equal(nearest, [1, 2])
+    everyone = clustering.labels_by_neighbors(points, labels, np.array([[9.0]]), 50)
+    assert everyone[0] in (1, 2)
+
+
+@pytest.mark.parametrize("options", [{"method": "kmeans"}, {"method": "gmm"}, {"stability": 3}], ids=str)
+def test_a_sketch_is_for_leiden_alone(options):
+    with pytest.raises(InputError, match="a sketch for Leiden alone"):
+        cluster(with_latent(blobs()[0]), sketch=50, **options)
+
+
+def test_more_clusters_than_cells_in_the_sketch_are_refused():
+    with pytest.raises(InputError, match="20"):
+        cluster(with_latent(blobs()[0]), sketch=10, n_clusters=20)
