@@ -20,11 +20,17 @@ class ScaleError(Exception):
     """
 
     exit_code = 1
+    #: Another process, which has the same error, reports it.
+    reported = False
 
     def __init__(self, found: str, expected: str = "", do: str = "") -> None:
         self.found, self.expected, self.do = found, expected, do
         parts = [found, f"expected {expected}" if expected else "", do]
         super().__init__("; ".join(phrase for phrase in parts if phrase))
+
+    def __reduce__(self) -> tuple[type[ScaleError], tuple[str, str, str]]:
+        # it travels between processes in its parts
+        return type(self), (self.found, self.expected, self.do)
 
 
 class UsageError(ScaleError):
@@ -58,6 +64,10 @@ class DeviceError(ScaleError):
 
 class TrainingError(ScaleError):
     """Training met a value that is not a number."""
+
+
+class ProcessLostError(ScaleError):
+    """Another of the processes that train one model has ended or cannot be reached."""
 
 
 class MemoryLimitError(ScaleError):

@@ -15,6 +15,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", re.IGNORECASE)
 #: Less than this is refused: Python with torch, scanpy and one block of rows takes about as much.
 LEAST_PROMISE = 1 << 30
 _promise: int | None = None
+_sharers = 1
 
 
 @contextlib.contextmanager
@@ -44,6 +45,19 @@ def limited_memory(size: str | int | None) -> Iterator[None]:
         _promise = outer_promise
 
 
+@contextlib.contextmanager
+def shared_among(n_processes: int) -> Iterator[None]:
+    """Keep to a share of `limited_memory`, and of what is free: as many processes of one job run on
+    this machine.
+    """
+    global _sharers
+    previous, _sharers = _sharers, n_processes
+    try:
+        yield
+    finally:
+        _sharers = previous
+
+
 def as_bytes(size: str | int) -> int:
     """Return the bytes of ``"4G"``."""
     match = _SIZE.fullmatch(str(size).strip())
@@ -65,13 +79,13 @@ def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | N
     they hold besides the page cache, the machine's available memory and swap, the limit on
     address space (``ulimit -v``), and `limited_memory`.
     """
-    bounds = [*_of_cgroups(proc, cgroup)]
+    bounds = [(size // _sharers, bound) for size, bound in _of_cgroups(proc, cgroup)]
     if _promise is not None:
-        bounds.append((_promise - _held(proc), "--memory"))
+        bounds.append((_promise // _sharers - _held(proc), "--memory"))
     with contextlib.suppress(OSError, KeyError, ValueError):
         table = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
         free = sum(int(table[name].split()[0]) for name in ("MemAvailable", "SwapFree")) * 1024
-        bounds.append((free, "what this machine has free"))
+        bounds.append((free // _sharers, "what this machine has free"))
     with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 

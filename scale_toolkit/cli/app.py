@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from scale_toolkit import __version__
+from scale_toolkit.cli import processes
 from scale_toolkit.cli.annotate import annotate
 from scale_toolkit.cli.arguments import normalised
 from scale_toolkit.cli.caches import give_caches_a_place
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     Exit codes: 0 success, 1 the data or the work failed, 2 invalid command line, 130 interrupted.
     """
-    words = sys.argv[1:] if arguments is None else arguments
+    words = processes.words = sys.argv[1:] if arguments is None else arguments
     # SIGTERM raises SystemExit, so that temporary files are removed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # OpenMP threads that wait by spinning take the core that their own main thread needs as soon as

@@ -71,6 +71,7 @@ def through(
     *,
     without: Collection[str] = (),
     writes: Collection[str] = (),
+    counts_on_disk: bool = False,
 ) -> Iterator[Cells]:
     """Open `source`, and yield its `Cells` for the stage; `output` is checked before anything is
     read.
@@ -86,6 +87,8 @@ def through(
     writes
         Elements the stage may write: those that no stage of ours wrote are loaded all the same, for
         the stage keeps them under another name.
+    counts_on_disk
+        The stage reads rows of X where they are (`H5adFile.read`).
     """
     from scale_toolkit.io.files import check_destination
     from scale_toolkit.io.h5ad import open_h5ad
@@ -101,7 +104,7 @@ def through(
         if any(path.startswith("layers/") for path in foreign):
             unneeded |= {f"layers/{name}" for name in file.root["layers"]}
             unneeded.discard("layers")
-        adata = file.read(sorted(unneeded - set(foreign)))
+        adata = file.read(sorted(unneeded - set(foreign)), counts_on_disk=counts_on_disk)
         yield Cells(file, adata, output, talk, history)
 
 

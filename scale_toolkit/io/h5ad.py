@@ -73,7 +73,7 @@ class H5adFile:
         self.obs_names = self.var_names = pd.Index([])
         self.counts: Any = None
 
-    def read(self, without: Collection[str] = ()) -> AnnData:
+    def read(self, without: Collection[str] = (), *, counts_on_disk: bool = False) -> AnnData:
         """Read the file into memory.
 
         Parameters
@@ -81,6 +81,8 @@ class H5adFile:
         without
             Element paths to leave on disk (``"X"``, ``"layers"``, ``"raw"``, ``"obsm/imputed"``);
             ``X`` is then None.
+        counts_on_disk
+            X that is stored as CSR becomes a matrix that reads the rows it is asked for.
 
         Returns
         -------
@@ -89,6 +91,8 @@ class H5adFile:
         """
         import anndata
 
+        if counts_on_disk and self._is_csr("X") and "X" not in without:
+            return self._with_counts_on_disk(without)
         # anndata before 0.7 stores all arrays of obsm in one, which cannot be copied in parts
         on_disk = {path for path in without if not self._is_old(path.split("/")[0])}
         with whole(self.name):
@@ -110,6 +114,18 @@ class H5adFile:
         self.obs_names, self.var_names = adata.obs_names.copy(), adata.var_names.copy()
         self.counts = adata.X if sparse.issparse(adata.X) else None
         return adata
+
+    def _with_counts_on_disk(self, without: Collection[str]) -> AnnData:
+        from anndata.io import sparse_dataset
+
+        adata = self.read([*without, "X"])
+        self.left_out = tuple(path for path in self.left_out if path != "X")
+        adata.X = self.counts = sparse_dataset(self.root["X"])
+        return adata
+
+    def _is_csr(self, path: str) -> bool:
+        element = self.root.get(path)
+        return element is not None and element.attrs.get("encoding-type") == "csr_matrix"
 
     def _mapped(self, without: set[str]) -> set[str]:
         """Arrays that are read into temporary files instead of memory."""

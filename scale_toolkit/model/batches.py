@@ -151,12 +151,22 @@ class Loader:
         )
 
     def index(
-        self, epoch: int, size: int, *, drop_last: bool = False, max_steps: int = 0
+        self,
+        epoch: int,
+        size: int,
+        *,
+        drop_last: bool = False,
+        max_steps: int = 0,
+        n_cells: int | None = None,
     ) -> list[torch.Tensor]:
         """Cells of each step of an epoch: all in a random order, or `max_steps` batches if that
         is less.
+
+        If these are a part of `n_cells` cells, each step has the same part of its `size` cells.
         """
         order = self.draws.permutation(Purpose.ORDER, epoch, self.cells.n_cells)
+        if n_cells is not None and n_cells > len(order):
+            return list(order.tensor_split(n_batches(n_cells, size)))[: max_steps or None]
         return batches(order, size, drop_last=drop_last)[: max_steps or None]
 
     def epoch(self, parts: list[torch.Tensor], first_step: int) -> Iterator[Batch]:
@@ -269,9 +279,14 @@ def batches(order: torch.Tensor, size: int, *, drop_last: bool) -> list[torch.Te
     full = len(order) // size
     if drop_last:
         return list(order[: full * size].split(size)) if full else [order]
-    # A small last batch would have a noisy gradient at the weight of a full one.
-    n_parts = max(full + (len(order) % size >= size / 2), 1)
+    n_parts = n_batches(len(order), size)
     return [order[i * size : (i + 1) * size if i < n_parts - 1 else None] for i in range(n_parts)]
+
+
+def n_batches(n_cells: int, size: int) -> int:
+    """Return how many batches `batches` makes."""
+    # A small last batch would have a noisy gradient at the weight of a full one.
+    return max(n_cells // size + (n_cells % size >= size / 2), 1)
 
 
 def swap(

@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 
 from scale_toolkit.core.rows import RowSource, keep_entries
+from scale_toolkit.model.team import ALONE, Team
 
 
 class Thinned:
@@ -25,24 +26,33 @@ class Thinned:
         Largest number of cells of which peaks are hidden.
     seed
         Of the choice.
+    team
+        The processes, each with its own cells: the choice is among all.
     """
 
-    def __init__(self, source: RowSource, share: float, max_cells: int, seed: int) -> None:
+    def __init__(
+        self, source: RowSource, share: float, max_cells: int, seed: int, team: Team = ALONE
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.n_cells, self.n_peaks = source.n_cells, source.n_peaks
         self.base = source
-        self.cells = np.sort(
-            rng.choice(source.n_cells, min(max_cells, source.n_cells), replace=False)
-        )
+        n_cells = int(team.total(source.n_cells))
+        chosen = np.sort(rng.choice(n_cells, min(max_cells, n_cells), replace=False))
+        self.cells = team.local(chosen, n_cells)
         rows = source.rows(self.cells)
-        lengths = np.diff(rows.indptr)
-        hide = rng.random(rows.nnz) < share
-        if rows.nnz:
+        lengths_of_all = team.collected(np.diff(rows.indptr))
+        lengths = np.concatenate(lengths_of_all)
+        pointers = np.concatenate([[0], np.cumsum(lengths)])
+        # drawn for the cells of all processes, so that their number does not matter
+        hide = rng.random(pointers[-1]) < share
+        if len(hide):
             first = np.minimum(
-                rows.indptr[:-1] + (rng.random(len(lengths)) * lengths).astype(np.int64),
-                rows.nnz - 1,
+                pointers[:-1] + (rng.random(len(lengths)) * lengths).astype(np.int64),
+                len(hide) - 1,
             )
             hide[first[lengths > 0]] = False
+        n_before = sum(int(counts.sum()) for counts in lengths_of_all[: team.rank])
+        hide = hide[n_before : n_before + rows.nnz]
         self.hidden = keep_entries(rows, hide)
         self.kept = keep_entries(rows, ~hide)
         self._keep = np.split(~hide, rows.indptr[1:-1])

@@ -20,23 +20,27 @@ def near_cells(
     share: float,
     rng: np.random.Generator,
     device: torch.device | None = None,
+    n_cells_in_all: int | None = None,
 ) -> Neighbours | None:
     """Return the nearest cells of each cell by cosine, itself left out; None for a single cell or
     no share.
 
     Of more than `NEAR_AMONG` cells (on a GPU `NEAR_AMONG_ON_GPU`), random groups of about that size
-    are searched one by one.
+    are searched one by one. If these are a part of more cells, fewer neighbours are taken: those
+    as near as `n_neighbors` among all would be.
     """
     n_cells = len(coordinates)
+    gpu = device if device is not None and device.type == "cuda" else None
+    among = NEAR_AMONG if gpu is None else NEAR_AMONG_ON_GPU
+    if n_cells_in_all is not None and n_neighbors:
+        searched = min(n_cells, among) / min(n_cells_in_all, among)
+        n_neighbors = max(round(n_neighbors * searched), 1)
     n = min(n_neighbors, n_cells - 1)
     if n < 1 or share == 0:
         return None
-    gpu = device if device is not None and device.type == "cuda" else None
     unit = coordinates / np.maximum(np.linalg.norm(coordinates, axis=1, keepdims=True), 1e-12)
     index = np.empty((n_cells, n), np.int64)
-    for group in np.array_split(
-        rng.permutation(n_cells), -(-n_cells // (NEAR_AMONG if gpu is None else NEAR_AMONG_ON_GPU))
-    ):
+    for group in np.array_split(rng.permutation(n_cells), -(-n_cells // among)):
         near = nearest(unit[group], n) if gpu is None else nearest_on(gpu, unit[group], n)
         index[group] = group[near]
     return Neighbours(index, share)

@@ -18,9 +18,9 @@ from scale_toolkit.core.batch_effects import BatchEffects, fit_batch_effects
 from scale_toolkit.core.depth import cell_offsets, rasch
 from scale_toolkit.core.rows import RowSource
 from scale_toolkit.core.weighting import Weighting, fit_weighting
+from scale_toolkit.model.after_training import calibrate, refit_projection
 from scale_toolkit.model.batches import draws_for
-from scale_toolkit.model.calibrate import Calibration, Shifts, calibrated
-from scale_toolkit.model.cells import Cells, OnGpu, place_cells
+from scale_toolkit.model.cells import OnGpu, place_cells
 from scale_toolkit.model.em import fit_mixture_on
 from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.held_out import Thinned
@@ -31,11 +31,14 @@ from scale_toolkit.model.products import products_of
 from scale_toolkit.model.seed import generators, seeded_weights
 from scale_toolkit.model.snapshot import ENOUGH, History, Snapshot
 from scale_toolkit.model.start import decoder_step, fit_mixture
+from scale_toolkit.model.team import ALONE, Team
 from scale_toolkit.model.trainer import Diverged, fit, latent_means, some_cells
 from scale_toolkit.model.views import find_start, linear_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scale_toolkit.model.products import Products
 
 HELD_OUT_SHARE = 0.05  # of the open peaks of a watched cell
 #: Share of the open peaks hidden from training above which the projection is fitted again with
@@ -136,9 +139,10 @@ def encode(
     seed: int,
     gpu: OnGpu | None = None,
     codes: np.ndarray | None = None,
+    team: Team = ALONE,
 ) -> Encoded:
     """Return posterior means (or samples), hidden layer, responsibilities and offsets of every
-    cell of `source`.
+    cell of `source`, and in the leader of a team those of all its processes.
 
     `codes` are the groups of the cells in the model's `effects`; None: as in the average batch.
     """
@@ -163,8 +167,11 @@ def encode(
                 for values in (z, model.decoder(z), model.prior.responsibilities(z))
             )
         )
-    latent, hidden, posterior = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    latent, hidden, posterior = (
+        team.gathered(np.concatenate(arrays)) for arrays in zip(*parts, strict=True)
+    )
     cell_sums, peak_sums = cells.open_sums()
+    cell_sums, peak_sums = team.gathered(cell_sums), team.total(peak_sums)
     return Encoded(
         latent,
         hidden,
@@ -201,13 +208,14 @@ def train_fast(
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
+    team: Team = ALONE,
 ) -> Trained:
     """Depth offsets, spectral start, one Newton step for the decoder, then ELBO steps on all of it.
 
     Parameters
     ----------
     source
-        Counts; open peaks are modelled.
+        Counts of this process's cells; open peaks are modelled.
     latent
         Dimensions of z; None: as many as rise above chance in the start (`views.find_start`).
     n_neighbors, neighbour_share
@@ -220,26 +228,41 @@ def train_fast(
     groups
         Group of each cell, and the levels of each group: batches whose peak frequencies are taken
         out (`core.batch_effects.fit_batch_effects`).
+    team
+        The processes that train the model. Groups of cells need a single one.
     Others
         As in `trainer.fit`.
     """
     rng, _ = generators(seed)
-    thinned = Thinned(source, HELD_OUT_SHARE, watched_cells(source), seed)
+    n_cells = int(team.total(source.n_cells))
+    first, stop = team.bounds(n_cells)[team.rank : team.rank + 2]
+    thinned = Thinned(source, HELD_OUT_SHARE, team.shared(watched_cells(source)), seed, team)
     effects = None if groups is None else fit_batch_effects(thinned, *groups)
     cells = place_cells(thinned, EncoderView(log_transform), device, gpu, effects)
     cell_sums, peak_sums = cells.open_sums()
-    offset, bias = rasch(cell_sums, peak_sums)
-    weighting = fit_weighting(source.n_cells, peak_sums)
+    cell_sums, peak_sums = team.joined(cell_sums), team.total(peak_sums)
+    all_offsets, bias = team.shared(rasch(cell_sums, peak_sums))
+    offset = all_offsets[first:stop]
+    weighting = fit_weighting(n_cells, peak_sums)
     cells.see = EncoderView(log_transform, weighting)
-    products = products_of(cells)
     plain_start = None
     if effects is not None:
-        plain = products_of(cells, divided=False)
-        plain_start = find_start(plain, peak_sums, latent, seed).coordinates
-    start = find_start(products, peak_sums, latent, seed)
-    latent = start.coordinates.shape[1]
-    rows = products.seen(cells.see)
-    projection = linear_map(rows, start.coordinates)
+        plain_start = team.led(
+            products_of(cells, divided=False),
+            thinned,
+            lambda plain: find_start(plain, peak_sums, latent, seed).coordinates,
+        )
+
+    def found_start(products: Products) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Coordinates of all cells, the encoder's projection, and what it gives for all cells."""
+        coordinates = find_start(products, peak_sums, latent, seed).coordinates
+        rows = products.seen(cells.see)
+        projection = linear_map(rows, coordinates)
+        spectral = rows.times(torch.from_numpy(projection).to(products.device))
+        return coordinates, projection, directions(spectral, coordinates.shape[1]).cpu().numpy()
+
+    coordinates, projection, z = team.led(products_of(cells), thinned, found_start)
+    latent = coordinates.shape[1]
     shape = Shape(
         source.n_peaks,
         latent,
@@ -260,35 +283,42 @@ def train_fast(
         layer.requires_grad_(requires_grad=False)
     with torch.no_grad():
         if not decode_dim:
-            spectral = rows.times(torch.from_numpy(projection).to(products.device))
-            z = directions(spectral, latent).cpu().numpy()
-            model.decoder.weight.copy_(
-                torch.from_numpy(decoder_step(cells, z, offset, bias, ridge))
-            )
+            weight = decoder_step(cells, z[first:stop], offset, bias, ridge, team=team)
+            model.decoder.weight.copy_(torch.from_numpy(weight))
         model.decoder.bias.copy_(torch.from_numpy(bias.astype(np.float32)))
     model.to(device)
+    team.share(model)
     untrained = copy.deepcopy(model.state_dict())
 
     def put_mixture(z: np.ndarray) -> None:
-        set_mixture(model, z, n_components, seed)
+        if team.leads:
+            set_mixture(model, z, n_components, seed)
+        team.share(model)
 
-    steps_per_epoch = epoch_steps(source.n_cells, batch_size)
-    steps_per_pass = -(-source.n_cells // batch_size)
+    steps_per_epoch = epoch_steps(n_cells, batch_size)
+    steps_per_pass = -(-n_cells // batch_size)
     min_steps = LEAST_PASSES * steps_per_pass if steps_per_epoch < steps_per_pass else 0
     history, stopped = fit_to_last_good(
         model,
         cells,
         offset,
         rng=rng,
-        draws=draws_for(cells, seed),
+        draws=draws_for(cells, team.seed(seed)),
         batch_size=batch_size,
         max_iter=max_iter,
         max_epochs=max_epochs,
         lr=lr,
         weight_decay=weight_decay,
         mask=mask,
-        neighbours=near_cells(start.coordinates, n_neighbors, neighbour_share, rng, device),
-        sampler=sampler_of(peak_sums, source.n_cells),
+        neighbours=near_cells(
+            coordinates[first:stop],
+            n_neighbors,
+            neighbour_share,
+            team.rng(rng, seed),
+            device,
+            n_cells_in_all=n_cells,
+        ),
+        sampler=sampler_of(peak_sums, n_cells),
         on_mixture=put_mixture,
         mixture_epoch=mixture_epoch,
         steps_per_epoch=steps_per_epoch,
@@ -297,15 +327,16 @@ def train_fast(
         on_epoch=on_epoch,
         resume=resume,
         on_snapshot=on_snapshot,
+        team=team,
     )
     if patience and is_no_better(history):
         model.load_state_dict(untrained)
-        put_mixture(latent_means(model, cells, some_cells(source.n_cells, rng)))
+        put_mixture(latent_means(model, cells, some_cells(n_cells, rng), team))
         history.best_epoch = 0
-    calibrate(model, cells, thinned, offset, peak_sums, rng)
-    if thinned.hidden.nnz > REFIT_SHARE * peak_sums.sum():
+    calibrate(model, cells, thinned, all_offsets, peak_sums, rng, team)
+    if team.total(thinned.hidden.nnz) > REFIT_SHARE * peak_sums.sum():
         all_cells = place_cells(source, cells.see, device, gpu, effects)
-        refit_projection(model, all_cells, start.coordinates, seed)
+        refit_projection(model, all_cells, coordinates, seed, team)
     return Trained(
         model,
         bias,
@@ -322,21 +353,6 @@ def train_fast(
 def epoch_steps(n_cells: int, batch_size: int) -> int:
     """Return the steps after which an epoch ends if a pass over the cells takes more."""
     return max(STEPS_PER_EPOCH, n_cells // (STEPS_PER_EPOCH * batch_size))
-
-
-@torch.no_grad()
-def refit_projection(model: Scale, cells: Cells, coordinates: np.ndarray, seed: int) -> None:
-    """Fit the encoder's projection again with the open peaks that were hidden until here.
-
-    Its coordinates are turned (orthogonal Procrustes; Schönemann 1966) to those that training
-    started from, so that all later layers read what they were trained on.
-    """
-    products, latent = products_of(cells), coordinates.shape[1]
-    full = find_start(products, cells.open_sums()[1], latent, seed).coordinates
-    left_vectors, _, right_vectors = np.linalg.svd(full.T.astype(np.float64) @ coordinates)
-    turned = (full @ (left_vectors @ right_vectors)).astype(np.float32)
-    projection = linear_map(products.seen(cells.see), turned)
-    model.encoder.first.weight.copy_(torch.from_numpy(projection))
 
 
 def is_no_better(history: History) -> bool:
@@ -365,51 +381,6 @@ def fit_to_last_good(model: Scale, *args: Any, **settings: Any) -> tuple[History
         if error.epoch == 1:
             raise
         return error.history, str(error)
-
-
-@torch.no_grad()
-def calibrate(
-    model: Scale,
-    cells: Cells,
-    thinned: Thinned,
-    offset: np.ndarray,
-    peak_sums: np.ndarray,
-    rng: np.random.Generator,
-) -> Calibration:
-    """Calibrate the decoder's loadings and intercepts in place; return how."""
-    sample_index = some_cells(cells.n_cells, rng)
-    decoded_cells = np.arange(cells.n_cells) if sample_index is None else sample_index
-
-    def decoded(index: np.ndarray) -> np.ndarray:
-        return model.decoder(model(cells.seen(index))[0]).float().cpu().numpy()
-
-    h = np.concatenate([decoded(block) for block in cells.blocks(sample_index)])
-    weight, bias = (
-        parameter.detach().cpu().numpy() for parameter in (model.decoder.weight, model.decoder.bias)
-    )
-    watched = decoded(thinned.cells), offset[thinned.cells]
-    counts = peak_sums * (len(decoded_cells) / thinned.n_cells)
-    shifts = None
-    if (effects := cells.effects) is not None:
-        codes = effects.codes
-        shifts = Shifts(effects.logits, codes[decoded_cells], codes[thinned.cells])
-    weight, bias, calibration = calibrated(
-        weight,
-        bias,
-        h,
-        offset[decoded_cells],
-        counts,
-        watched,
-        thinned.kept,
-        thinned.hidden,
-        rng,
-        cells.device,
-        shifts,
-        n_cells=cells.n_cells,
-    )
-    model.decoder.weight.copy_(torch.from_numpy(weight))
-    model.decoder.bias.copy_(torch.from_numpy(bias))
-    return calibration
 
 
 def sampler_of(peak_sums: np.ndarray, n_cells: int) -> PeakSampler | None:

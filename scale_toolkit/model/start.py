@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from scale_toolkit.core.depth import merge_values
+from scale_toolkit.model.team import ALONE, Team
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ def decoder_step(
     *,
     index: np.ndarray | None = None,
     groups: int = 1000,
+    team: Team = ALONE,
 ) -> np.ndarray:
     """One Newton step of the decoder from w = 0 at the depth offsets: (peaks, d) float32.
 
@@ -42,15 +44,17 @@ def decoder_step(
         Depth-only intercepts, (peaks,).
     ridge
         Precision of a normal prior on the loadings.
+    team
+        The processes, each with its own cells: the step is that of all.
     """
     d, device = z.shape[1], cells.device
     total_gradient = torch.zeros((cells.n_peaks, d), device=device)
     expectations = []
     for group, shifted in _by_batch(cells, b, index):
         expectations.append(_expectation(cells, z, s, shifted, group, groups, total_gradient))
-    gradient = total_gradient.cpu().numpy()
+    gradient = team.total(total_gradient.cpu().numpy())
     expected, information, covariance, depth_total = (
-        sum(terms[1:], terms[0]) for terms in zip(*expectations, strict=True)
+        team.total(sum(terms[1:], terms[0])) for terms in zip(*expectations, strict=True)
     )
     eigenvalues, basis = np.linalg.eigh(covariance / depth_total)
     rotated = ((gradient - expected) @ basis) / (

@@ -22,6 +22,7 @@ from scale_toolkit.model.mixture import standard_divergence
 from scale_toolkit.model.network import Scale, sample
 from scale_toolkit.model.optimiser import Adam
 from scale_toolkit.model.snapshot import Course, History, Rise, Snapshot
+from scale_toolkit.model.team import ALONE, Team
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ def fit(
     on_epoch: Callable[[int, History], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
+    team: Team = ALONE,
 ) -> History:
     """Train `model` in place; if open peaks are hidden from the cells (`Thinned`), end at the epoch
     that gave them most.
@@ -71,14 +73,14 @@ def fit(
     Parameters
     ----------
     cells
-        Cells to train on.
+        Cells to train on, those of this process.
     offsets
         Depth offset of each cell's logits, (cells,); zeros in the published model.
     rng, draws
         Random choices: `rng` which cells the mixture is fitted to, `draws` everything in a step
         (`batches.draws_for`).
     batch_size, max_iter, max_epochs
-        Cells a step; upper bounds on steps and on passes over the cells.
+        Cells a step, of all processes; upper bounds on steps and on passes over the cells.
     lr, weight_decay, clip
         Of Adam; `clip` bounds the gradient's norm.
     mask
@@ -108,6 +110,9 @@ def fit(
         Go on from here instead of from the first epoch; everything else must be as it was then.
     on_snapshot
         Called after each epoch with a function that makes the snapshot to go on from.
+    team
+        The processes that train the model: each step has cells of all of them, and the same
+        gradients.
 
     Raises
     ------
@@ -119,18 +124,19 @@ def fit(
     loader = Loader(
         cells, offsets, draws, model.shape.latent, mask=mask, neighbours=neighbours, sampler=sampler
     )
+    n_cells = int(team.total(cells.n_cells))
     held_out = cells.source if isinstance(cells.source, Thinned) else None
     course = Course(model, Adam(model.parameters(), lr, weight_decay), rng, draws)
     if resume is not None:
         course.put_back(resume)
     elif held_out is not None:
-        course.history.held_out.append(held_out_likelihood(model, cells, held_out, offsets))
+        course.history.held_out.append(held_out_likelihood(model, cells, held_out, offsets, team))
         course.rise = Rise(course.history.held_out[0])
     history = course.history
     graphs = None
     if isinstance(cells, CellsOnDevice) and cells.device.type == "cuda":
         # torch's own operations ask the GPU how many entries a batch has: no graph can hold that
-        graphs = GraphedSteps(loader, enabled=cells.store.fused)
+        graphs = GraphedSteps(loader, enabled=cells.store.fused and team.size == 1)
 
     def ended() -> bool:
         stopped = (
@@ -147,13 +153,17 @@ def fit(
             course.epoch > mixture_epoch or course.rise.epochs_without >= SETTLED_AFTER
         ):
             if on_mixture is not None:
-                on_mixture(latent_means(model, cells, some_cells(cells.n_cells, rng)))
+                on_mixture(latent_means(model, cells, some_cells(n_cells, rng), team))
             course.mixture, course.rise = True, Rise(-np.inf)
         parts = loader.index(
-            course.epoch, batch_size, drop_last=drop_last, max_steps=steps_per_epoch
+            course.epoch,
+            batch_size,
+            drop_last=drop_last,
+            max_steps=steps_per_epoch,
+            n_cells=n_cells,
         )
         parts = parts[: max_iter - history.steps]
-        n_seen = sum(map(len, parts))
+        n_seen = team.total(sum(map(len, parts)))
         sums = train_epoch(
             model,
             course.optimiser,
@@ -163,7 +173,10 @@ def fit(
             mixture=course.mixture,
             clip=clip,
             graphs=graphs,
+            team=team,
         )
+        # processors of different machines may round differently
+        team.share(model)
         history.steps += len(parts)
         broken = not_a_number(model, sums)
         if broken:
@@ -174,7 +187,7 @@ def fit(
         history.divergence.append(float(sums[1] / n_seen))
         history.loss.append(float(sums.sum() / n_seen))
         if held_out is not None:
-            history.held_out.append(held_out_likelihood(model, cells, held_out, offsets))
+            history.held_out.append(held_out_likelihood(model, cells, held_out, offsets, team))
             course.rise.see(history.held_out[-1])
             # Before the mixture is in place the model is not yet SCALE's: those weights are never
             # the ones kept.
@@ -216,6 +229,7 @@ def train_epoch(
     mixture: bool,
     clip: float | None,
     graphs: GraphedSteps | None = None,
+    team: Team = ALONE,
 ) -> np.ndarray:
     """One step on each batch of cells; returns the parts of the negative ELBO summed over all, (2,)
     float64.
@@ -224,16 +238,22 @@ def train_epoch(
     """
 
     def take(batch: Batch) -> torch.Tensor:
-        return step(model, optimiser, batch.wait(), mixture=mixture, clip=clip)
+        return step(model, optimiser, batch.wait(), mixture=mixture, clip=clip, team=team)
 
     if graphs is not None:
-        return graphs.run(parts, first_step, take, (mixture, clip))
+        return team.total(graphs.run(parts, first_step, take, (mixture, clip)))
     losses = [take(batch).detach() for batch in loader.epoch(parts, first_step)]
-    return torch.stack(losses).cpu().double().sum(0).numpy()
+    return team.total(torch.stack(losses).cpu().double().sum(0).numpy())
 
 
 def step(
-    model: Scale, optimiser: Adam, batch: Batch, *, mixture: bool, clip: float | None
+    model: Scale,
+    optimiser: Adam,
+    batch: Batch,
+    *,
+    mixture: bool,
+    clip: float | None,
+    team: Team = ALONE,
 ) -> torch.Tensor:
     """One step along the gradient of the negative ELBO; returns its two parts, summed over the
     batch's cells.
@@ -243,6 +263,7 @@ def step(
     z = sample(mean, log_variance, batch.noise)
     parts = elbo_parts(model, z, mean, log_variance, batch, mixture=mixture)
     (parts.sum() / len(batch)).backward()
+    team.average_gradients(model, len(batch))
     if clip is not None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
@@ -279,21 +300,35 @@ def elbo_parts(
 
 
 @torch.no_grad()
-def latent_means(model: Scale, cells: Cells, index: np.ndarray | None = None) -> np.ndarray:
-    """Posterior mean of z of every cell, or of those in `index`, (cells, latent) float32."""
-    return (
-        torch.cat([model(cells.seen(block))[0] for block in cells.blocks(index)])
-        .float()
-        .cpu()
-        .numpy()
-    )
+def latent_means(
+    model: Scale, cells: Cells, index: np.ndarray | None = None, team: Team = ALONE
+) -> np.ndarray:
+    """Posterior mean of z of every cell, or of those in `index`, (cells, latent) float32, in the
+    leader.
+    """
+    if index is not None:
+        index = team.local(index, int(team.total(cells.n_cells)))
+    return team.gathered(of_blocks(lambda block: model(cells.seen(block))[0], cells, index))
+
+
+def of_blocks(
+    values: Callable[[np.ndarray], torch.Tensor], cells: Cells, index: np.ndarray | None = None
+) -> np.ndarray:
+    """Return what `values` gives for blocks of all cells or of those in `index`, float32."""
+    parts = [values(block) for block in cells.blocks(index)]
+    # the rows of no cell have as many columns as those of any
+    return torch.cat(parts or [values(np.arange(1))[:0]]).float().cpu().numpy()
 
 
 @torch.no_grad()
-def held_out_likelihood(model: Scale, cells: Cells, thinned: Thinned, offsets: np.ndarray) -> float:
+def held_out_likelihood(
+    model: Scale, cells: Cells, thinned: Thinned, offsets: np.ndarray, team: Team = ALONE
+) -> float:
     """Mean log-likelihood of a hidden open peak, in nats, given what is left of its cell
     (`held_out.hidden_likelihood`).
     """
+    if len(thinned.cells) == 0:
+        return team.mean(0.0, 0)
     mean, _ = model(cells.seen(thinned.cells))
     decoder = model.decoder
     offset = torch.from_numpy(offsets[thinned.cells].astype(np.float32)).to(mean.device)
@@ -301,7 +336,8 @@ def held_out_likelihood(model: Scale, cells: Cells, thinned: Thinned, offsets: n
     shift = None
     if effects is not None:
         shift = effects.logits, effects.codes[thinned.cells]
-    return hidden_likelihood(thinned.hidden, h, decoder.weight, decoder.bias, offset, shift)
+    likelihood = hidden_likelihood(thinned.hidden, h, decoder.weight, decoder.bias, offset, shift)
+    return team.mean(likelihood, thinned.hidden.nnz)
 
 
 def not_a_number(model: Scale, sums: np.ndarray) -> str:

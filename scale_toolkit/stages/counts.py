@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
-from scale_toolkit import keys
+from scale_toolkit import keys, scratch
 from scale_toolkit.core.rows import entry_chunks, selected, with_one_index_type
 from scale_toolkit.errors import InputError
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def counts_of(adata: AnnData) -> sparse.csr_matrix:
-    """Return ``adata.X`` as CSR in memory; its arrays are those of X if X is a CSR matrix in
-    memory.
+def counts_of(adata: AnnData, cells: slice | None = None) -> sparse.csr_matrix:
+    """Return ``adata.X``, or some of its rows, as CSR in memory; its arrays are those of X if X is
+    a CSR matrix in memory.
 
     Raises
     ------
@@ -29,11 +29,28 @@ def counts_of(adata: AnnData) -> sparse.csr_matrix:
         raise InputError(
             "X is empty", "counts, cells × peaks", "run `scale prepare` on the counts first"
         )
+    if cells is not None:
+        X = _stored_rows(X, cells) if hasattr(X, "group") else X[cells]
     # the sparse dataset of a backed AnnData is not a SciPy matrix
     if hasattr(X, "to_memory"):
         X = X.to_memory()
     counts = sparse.csr_matrix(X if sparse.issparse(X) else np.asarray(X))
     return with_one_index_type(counts)
+
+
+def _stored_rows(X: Any, cells: slice) -> sparse.csr_matrix:
+    """Read some rows of a CSR matrix in an HDF5 file; much of it goes to a temporary file."""
+    pointers = X.group["indptr"][cells.start : cells.stop + 1].astype(np.int64)
+    origin, n_stored = int(pointers[0]), int(pointers[-1] - pointers[0])
+    arrays = []
+    for name in ("data", "indices"):
+        values = scratch.empty(n_stored, X.group[name].dtype)
+        for chunk in entry_chunks(n_stored):
+            stop = min(chunk.stop, n_stored)
+            values[chunk] = X.group[name][origin + chunk.start : origin + stop]
+        arrays.append(values)
+    shape = (cells.stop - cells.start, X.shape[1])
+    return sparse.csr_matrix((*arrays, pointers - origin), shape)
 
 
 def check_counts(counts: sparse.csr_matrix) -> None:
@@ -116,9 +133,13 @@ def modelled_peaks(adata: AnnData) -> np.ndarray:
     return selected
 
 
-def modelled_counts(adata: AnnData, modelled: np.ndarray) -> sparse.csr_matrix:
-    """Return the counts of the modelled peaks, checked: integers of at least two cells."""
-    counts = counts_of(adata)
+def modelled_counts(
+    adata: AnnData, modelled: np.ndarray, cells: slice | None = None
+) -> sparse.csr_matrix:
+    """Return the counts of the modelled peaks, checked: integers of at least two cells; of all
+    cells or of some.
+    """
+    counts = counts_of(adata, cells)
     if adata.n_obs < 2 or adata.n_vars < 1:
         raise InputError(
             f"{adata.n_obs} cells × {adata.n_vars} peaks",

@@ -123,9 +123,12 @@ def digest(adata: Any, slots: Iterable[keys.Slot], n_threads: int = 1) -> str:
 
 def _feed(state: Any, value: Any, n_threads: int) -> None:
     # the sparse X of a backed AnnData is not a SciPy matrix
-    if hasattr(value, "to_memory"):
-        value = value.to_memory()
-    if sparse.issparse(value):
+    if hasattr(value, "to_memory") and hasattr(value, "group"):
+        stored = value.group
+        _feed_array(state, stored["indptr"][:].astype(np.int64), n_threads)
+        _feed_stored(state, stored["indices"], np.dtype(np.int32))
+        _feed_stored(state, stored["data"], stored["data"].dtype)
+    elif sparse.issparse(value):
         parts = (
             value.indptr.astype(np.int64),
             value.indices.astype(np.int32, copy=False),
@@ -156,6 +159,15 @@ def _feed_array(state: Any, array: np.ndarray, n_threads: int) -> None:
     with ThreadPoolExecutor(n_threads) as pool:
         for piece_digest in pool.map(lambda piece: blake2b(piece, digest_size=32).digest(), pieces):
             state.update(piece_digest)
+
+
+def _feed_stored(state: Any, dataset: Any, dtype: np.dtype[Any]) -> None:
+    """Feed an array on disk as `_feed_array` does one of this type in memory, a piece at a time."""
+    length = PIECE // dtype.itemsize
+    for first in range(0, max(len(dataset), 1), length):
+        piece = dataset[first : first + length].astype(dtype, copy=False)
+        is_small = len(dataset) <= length
+        state.update(piece if is_small else blake2b(piece, digest_size=32).digest())
 
 
 @functools.cache

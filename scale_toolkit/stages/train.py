@@ -21,6 +21,8 @@ from scale_toolkit.stages.receipts import receipts
 from scale_toolkit.stages.stage import Progress, Result, stage
 from scale_toolkit.stages.train_checkpoints import Checkpoints, resume_from
 from scale_toolkit.stages.train_slots import STALE, WRITES, trained_slots
+from scale_toolkit.stages.train_team import check_same, check_size, silent
+from scale_toolkit.threads import limited_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from scale_toolkit.core.rows import RowSource
     from scale_toolkit.model.recipes import Trained
     from scale_toolkit.model.snapshot import History
+    from scale_toolkit.model.team import Team
     from scale_toolkit.stages.batches import Batches
 
 log = logging.getLogger("scale_toolkit")
@@ -87,6 +90,7 @@ def train(
     progress: Progress | None = None,
     keep_model: Callable[[bytes], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    team: Team | None = None,
 ) -> Result:
     """Train SCALE on the open peaks of `adata` (Xiong et al. 2019, Nat Commun 10:4576).
 
@@ -103,6 +107,8 @@ def train(
     checkpoints
         Store of checkpoints, from which an interrupted training resumes; the result is that of an
         uninterrupted one, bit for bit on the CPU with the same number of threads.
+    team
+        Processes that train the model together, of which this is the leader (`follow`).
 
     Returns
     -------
@@ -142,24 +148,21 @@ def train(
     TrainingError
         The loss was not a number in the first epoch.
     """
-    from scale_toolkit.core.rows import MatrixRows, all_positive
     from scale_toolkit.model.files import dumps
+    from scale_toolkit.model.team import ALONE
 
-    settings = config.resolved()
-    batches = read_batches(adata, settings)
-    device = find_device(config.device)
-    modelled = _selection(adata, config)
-    counts = modelled_counts(adata, modelled)
-    _check_memory(counts, settings, 0 if batches is None else len(batches.names))
+    team, settings = team or ALONE, config.resolved()
+    counts, modelled, batches, device = _material(adata, settings, team)
     resumed = {} if checkpoints is None else resume_from(checkpoints, adata, settings)
+    resumed["resume"] = team.shared(resumed.get("resume"))
     positions = np.flatnonzero(modelled)
     with used(device, settings):
-        # the default model sees which peaks are open, not how many counts they have
-        ignores_counts = settings.preset == "fast" and not settings.log_transform
-        rows = MatrixRows(counts, as_ones=ignores_counts and all_positive(counts))
-        trained = train_model(rows, settings, device, progress, batches, **resumed)
-        slots = trained_slots(trained, counts, positions, adata.var_names, settings, batches)
+        rows = _rows(counts, settings)
+        trained = train_model(rows, settings, device, progress, batches, team=team, **resumed)
+        slots = trained_slots(trained, counts, positions, adata.var_names, settings, batches, team)
     notes = _facts(trained, device)
+    if team.size > 1:
+        notes["processes"] = team.size
     if batches is not None:
         report = batch_report(trained, slots[keys.LATENT], counts, batches, settings.seed)
         slots[keys.BATCHES], notes["batches"] = report, batch_facts(report)
@@ -171,6 +174,61 @@ def train(
     set_aside = config.all_peaks and keys.SELECTED.found_in(adata)
     moves = {keys.SELECTED: _SELECTED_BEFORE} if set_aside else {}
     return Result(slots, drops=STALE, moves=moves, facts=notes)
+
+
+def follow(adata: AnnData, config: TrainConfig, team: Team) -> None:
+    """Train with the leader of a team, whose `train` has the result.
+
+    Parameters
+    ----------
+    adata, config
+        Those of the leader.
+    team
+        The processes.
+    """
+    from scale_toolkit.model.recipes import encode
+
+    settings = config.resolved()
+    with silent(), limited_threads(config.n_threads):
+        counts, _, _, device = _material(adata, settings, team)
+        resume = team.shared(None)
+        with used(device, settings):
+            rows = _rows(counts, settings)
+            trained = train_model(rows, settings, device, None, team=team, resume=resume)
+            encode(trained, rows, seed=settings.seed, gpu=gpu_settings(settings), team=team)
+
+
+def _material(
+    adata: AnnData, settings: TrainConfig, team: Team
+) -> tuple[sparse.csr_matrix, np.ndarray, Batches | None, torch.device]:
+    """Return the counts of this process's cells, which peaks they are, the batches and the device;
+    what is wrong in one process is an error in all.
+    """
+
+    def read() -> tuple[sparse.csr_matrix, np.ndarray, Batches | None, torch.device]:
+        batches = read_batches(adata, settings)
+        device = find_device(settings.device)
+        modelled = _selection(adata, settings)
+        cells = None
+        if team.size > 1:
+            check_size(team, adata.n_obs, settings.batch_size or fast_batch_size(adata.n_obs))
+            cells = slice(*team.bounds(adata.n_obs)[team.rank : team.rank + 2])
+        counts = modelled_counts(adata, modelled, cells)
+        _check_memory(counts, settings, 0 if batches is None else len(batches.names))
+        return counts, modelled, batches, device
+
+    material = team.together(read)
+    if team.size > 1:
+        check_same(team, adata, settings)
+    return material
+
+
+def _rows(counts: sparse.csr_matrix, settings: TrainConfig) -> RowSource:
+    from scale_toolkit.core.rows import MatrixRows, all_positive
+
+    # the default model sees which peaks are open, not how many counts they have
+    ignores_counts = settings.preset == "fast" and not settings.log_transform
+    return MatrixRows(counts, as_ones=ignores_counts and all_positive(counts))
 
 
 def _facts(trained: Trained, device: torch.device) -> dict[str, Any]:
@@ -239,6 +297,8 @@ def train_model(
     device: torch.device,
     progress: Progress | None,
     batches: Batches | None = None,
+    *,
+    team: Team | None = None,
     **resumed: Any,
 ) -> Trained:
     """Train on the cells of `source`, or resume a training; nothing is stored anywhere.
@@ -255,18 +315,23 @@ def train_model(
         Called after each epoch.
     batches
         What is taken out.
+    team
+        The processes that train the model, each with its own cells.
     **resumed
         ``resume`` and ``on_snapshot`` of `train_checkpoints.resume_from`.
     """
     from scale_toolkit.compat.presets import train_published
     from scale_toolkit.model.recipes import epoch_steps, train_fast
+    from scale_toolkit.model.team import ALONE
     from scale_toolkit.model.trainer import Diverged
 
-    batch_size = settings.batch_size or fast_batch_size(source.n_cells)
-    lr = settings.lr or fast_lr(source.n_cells)
-    steps_an_epoch = max(round(source.n_cells / batch_size), 1)
+    team = team or ALONE
+    n_cells = team.total(source.n_cells)
+    batch_size = settings.batch_size or fast_batch_size(n_cells)
+    lr = settings.lr or fast_lr(n_cells)
+    steps_an_epoch = max(round(n_cells / batch_size), 1)
     if settings.preset == "fast":
-        steps_an_epoch = min(steps_an_epoch, epoch_steps(source.n_cells, batch_size))
+        steps_an_epoch = min(steps_an_epoch, epoch_steps(n_cells, batch_size))
     last_epoch = -(-settings.max_iter // steps_an_epoch)
     max_epochs = min(settings.max_epochs or last_epoch, last_epoch)
 
@@ -299,7 +364,7 @@ def train_model(
             mixture_epoch = min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)
             fast = FAST | {"mixture_epoch": mixture_epoch}
             groups = None if batches is None else (batches.codes, batches.levels)
-            trained = train_fast(source, **arguments, **fast, groups=groups)
+            trained = train_fast(source, **arguments, **fast, groups=groups, team=team)
         else:
             trained = train_published(source, **arguments, release=settings.preset == "release")
     except Diverged as error:

@@ -23,7 +23,7 @@ log = logging.getLogger("scale_toolkit")
 
 #: Options that say how a training is computed, not which one it is: it may be resumed with other
 #: threads, or on another device.
-_MACHINE_OPTIONS = ("device", "n_threads", "gpu_memory", "deterministic", "precision")
+MACHINE_OPTIONS = ("device", "n_threads", "gpu_memory", "deterministic", "precision")
 
 
 class Checkpoints(Protocol):
@@ -54,7 +54,7 @@ def resume_from(checkpoints: Checkpoints, adata: AnnData, settings: TrainConfig)
     options = settings.as_dict()
     training = {
         "version": __version__,
-        "options": {name: options[name] for name in options if name not in _MACHINE_OPTIONS},
+        "options": {name: options[name] for name in options if name not in MACHINE_OPTIONS},
         "cells": digest(adata, (keys.X, keys.SELECTED, *batch_columns(settings))),
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from scale_toolkit.config import TrainConfig
     from scale_toolkit.model.recipes import Trained
+    from scale_toolkit.model.team import Team
     from scale_toolkit.stages.batches import Batches
 
 WRITES = (
@@ -57,6 +58,7 @@ def trained_slots(
     peaks: pd.Index,
     settings: TrainConfig,
     batches: Batches | None = None,
+    team: Team | None = None,
 ) -> dict[keys.Slot, Any]:
     """Encode cells with a trained model, and return the slots of `train`.
 
@@ -65,7 +67,7 @@ def trained_slots(
     trained
         The model.
     counts
-        Cells × peaks of the model, in its order.
+        Cells × peaks of the model, in its order; of a team, the cells of this process.
     positions
         Position of each of the model's peaks in the AnnData; -1 if it is missing.
     peaks
@@ -74,14 +76,18 @@ def trained_slots(
         The seed, and how a GPU is used.
     batches
         Of the cells, as the model knows them.
+    team
+        The processes that share the cells; the slots of all cells are those of its leader.
     """
     from scale_toolkit.core.rows import MatrixRows
     from scale_toolkit.model.recipes import encode
+    from scale_toolkit.model.team import ALONE
 
     source = MatrixRows(counts)
     codes = None if batches is None else batches.codes
     gpu = gpu_settings(settings)
-    encoded = encode(trained, source, seed=settings.seed, gpu=gpu, codes=codes)
+    seed = settings.seed
+    encoded = encode(trained, source, seed=seed, gpu=gpu, codes=codes, team=team or ALONE)
     present = positions >= 0
 
     def of_peaks(values: np.ndarray, fill: float) -> np.ndarray:
@@ -98,7 +104,7 @@ def trained_slots(
         keys.OFFSET: encoded.offset,
         keys.MEDIAN_OFFSET: float(np.median(encoded.offset)),
         keys.CELL_OPEN_RATE: encoded.cell_sums / source.n_peaks,
-        keys.PEAK_OPEN_RATE: of_peaks(encoded.peak_sums / source.n_cells, np.nan),
+        keys.PEAK_OPEN_RATE: of_peaks(encoded.peak_sums / len(encoded.cell_sums), np.nan),
         keys.POSTERIOR: encoded.posterior,
         keys.COMPONENT: most_responsible.remove_unused_categories(),
         keys.MIXTURE: {

@@ -46,7 +46,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
     by_hand = {
         "prepare": {"--modality", "--barcodes", "--gtf", "--metadata"},
         # --covariate is another spelling of --covariates
-        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate"},
+        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate", "--devices"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
