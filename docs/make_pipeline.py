@@ -36,6 +36,13 @@ STAGES: dict[str, tuple[type[config.Config], ...]] = {
     "embed": (config.EmbedConfig,),
     "impute": (config.ImputeConfig,),
 }
+#: Steps that run only if they are asked for, and their configs.
+OPTIONAL: dict[str, tuple[type[config.Config], ...]] = {
+    "doublets": (config.DoubletsConfig,),
+    "markers": (config.MarkersConfig,),
+    "annotate": (config.AnnotateConfig,),
+    "genes": (config.GenesConfig,),
+}
 #: Fields that the pipeline sets for all stages alike: --seed, --threads, --use_gpu, --k.
 SHARED = ("seed", "n_threads", "device", "n_components")
 #: A text goes into the script between single quotes.
@@ -48,7 +55,7 @@ def fields(stage: str) -> list[tuple[dataclasses.Field, type, bool]]:
     holds many.
     """
     options = []
-    for kind in STAGES[stage]:
+    for kind in (STAGES | OPTIONAL)[stage]:
         hints = typing.get_type_hints(kind)
         for spec in dataclasses.fields(kind):
             if spec.name not in SHARED:
@@ -93,7 +100,7 @@ def schema() -> dict[str, Any]:
     configs.
     """
     content = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    for stage in STAGES:
+    for stage in (*STAGES, *OPTIONAL):
         content["$defs"][f"{stage}_options"] = {
             "title": f"Options of {stage}",
             "type": "object",
@@ -121,7 +128,7 @@ def parameters(made: dict[str, Any]) -> str:
 def arguments(made: dict[str, Any]) -> str:
     """Return the options' way to the command line: one closure a process, one line an option."""
     lines = ["// Made from nextflow_schema.json by `python docs/make_pipeline.py`.", "process {"]
-    for stage in STAGES:
+    for stage in (*STAGES, *OPTIONAL):
         lines += [f"    withName: '{stage.upper()}' {{", "        ext.args = {", "            ["]
         for name, spec in made["$defs"][f"{stage}_options"]["properties"].items():
             flag = "--" + name.removeprefix(f"{stage}_").replace("_", "-")

@@ -5,8 +5,12 @@ include { PLAN } from '../modules/local/plan/main'
 include { PREPARE } from '../modules/local/prepare/main'
 include { SELECT_PEAKS } from '../modules/local/select_peaks/main'
 include { TRAIN } from '../modules/local/train/main'
+include { DOUBLETS } from '../modules/local/doublets/main'
 include { CLUSTER } from '../modules/local/cluster/main'
 include { EMBED } from '../modules/local/embed/main'
+include { MARKERS } from '../modules/local/markers/main'
+include { ANNOTATE } from '../modules/local/annotate/main'
+include { GENES } from '../modules/local/genes/main'
 include { IMPUTE } from '../modules/local/impute/main'
 include { REPORT } from '../modules/local/report/main'
 include { MULTIQC_CONTENT } from '../modules/local/multiqc_content/main'
@@ -54,6 +58,11 @@ workflow SCALE {
         versions = versions.mix(TRAIN.out.versions)
         cells = TRAIN.out.h5ad.map { meta, h5ad -> note(reached, 'train', meta, h5ad) }
     }
+    if (params.doublets) {
+        DOUBLETS(cells.map { meta, h5ad -> begin(reached, 'doublets', meta, h5ad) })
+        versions = versions.mix(DOUBLETS.out.versions)
+        cells = DOUBLETS.out.h5ad.map { meta, h5ad -> end(reached, meta, h5ad) }
+    }
     if (isAsked('cluster', params.start_from, params.stop_after)) {
         CLUSTER(cells)
         versions = versions.mix(CLUSTER.out.versions)
@@ -63,6 +72,22 @@ workflow SCALE {
         EMBED(cells)
         versions = versions.mix(EMBED.out.versions)
         cells = EMBED.out.h5ad.map { meta, h5ad -> note(reached, 'embed', meta, h5ad) }
+    }
+    genes = params.gtf ? file(params.gtf) : []
+    if (params.markers) {
+        MARKERS(cells.map { meta, h5ad -> begin(reached, 'markers', meta, h5ad) }, genes)
+        versions = versions.mix(MARKERS.out.versions)
+        cells = MARKERS.out.h5ad.map { meta, h5ad -> end(reached, meta, h5ad) }
+    }
+    if (params.types) {
+        ANNOTATE(cells.map { meta, h5ad -> begin(reached, 'annotate', meta, h5ad) }, file(params.types), genes)
+        versions = versions.mix(ANNOTATE.out.versions)
+        cells = ANNOTATE.out.h5ad.map { meta, h5ad -> end(reached, meta, h5ad) }
+    }
+    if (params.gene_activity) {
+        GENES(cells, genes)
+        versions = versions.mix(GENES.out.versions)
+        GENES.out.h5ad.subscribe { meta, h5ad -> reached["${meta.id} genes".toString()] = h5ad }
     }
     if (isAsked('impute', params.start_from, params.stop_after)) {
         IMPUTE(cells)
@@ -95,5 +120,16 @@ def stagesOf(plan) {
 // A sample got through a stage; the summary at the end names the last one of each.
 def note(reached, stage, meta, h5ad) {
     reached[meta.id] = stage
+    return [meta, h5ad]
+}
+
+// An optional step begins and ends: if it fails, the summary names it and not the stage after it.
+def begin(reached, step, meta, h5ad) {
+    reached["${meta.id} step".toString()] = step
+    return [meta, h5ad]
+}
+
+def end(reached, meta, h5ad) {
+    reached.remove("${meta.id} step".toString())
     return [meta, h5ad]
 }

@@ -15,6 +15,15 @@ def secondsOf(stage, meta) {
     return 1800 + 8 * needs(stage, meta).seconds
 }
 
+// The last step that writes cells: an optional one comes after the stage that it needs.
+def lastWritten(given) {
+    def late = given.types ? 'annotate' : given.markers ? 'markers' : null
+    if (late && given.stop_after in ['cluster', 'embed']) {
+        return late
+    }
+    return given.doublets && given.stop_after == 'train' ? 'doublets' : given.stop_after
+}
+
 // results/SAMPLE/adata.h5ad is what the last stage wrote; everything else goes to results/SAMPLE/STAGE/.
 def published(stage, name, last, keepAll) {
     if (name == 'versions.yml') {

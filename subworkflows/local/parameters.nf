@@ -111,6 +111,18 @@ def contradictions(given, profiles) {
     if (given.merge && (given.start_from != 'prepare' || !given.input)) {
         wrong << '--merge is true; expected a samplesheet as --input, and prepare as the first stage'
     }
+    if (given.gene_activity && !given.gtf) {
+        wrong << '--gene_activity is true, --gtf is not given; expected both'
+    }
+    if (given.doublets && !isAsked('train', given.start_from, given.stop_after)) {
+        wrong << '--doublets is true; expected a run with the stage train'
+    }
+    if (given.gene_activity && given.stop_after in ['prepare', 'select_peaks']) {
+        wrong << "--gene_activity is true and --stop_after ${given.stop_after}; expected train or later"
+    }
+    ['markers', 'types'].findAll { name -> given[name] && given.stop_after in ['prepare', 'select_peaks', 'train'] }.each { name ->
+        wrong << "--${name} is ${given[name]} and --stop_after ${given.stop_after}; expected cluster or later"
+    }
     if (given.input && !file(given.input.toString()).exists()) {
         wrong << "--input is ${given.input}; expected a file or a folder that is there"
     }
@@ -300,7 +312,10 @@ def summary(samples, reached, given, isDry) {
     def wanted = !given.skip_report && given.stop_after != 'prepare'
     def names = samples.collect { meta, paths -> meta.id }
     def missed = names.collectEntries { name ->
-        def stage = reached[name] != given.stop_after ? nextStage(reached[name], given.start_from) : wanted && !reached["${name} report".toString()] ? 'report' : null
+        def step = reached["${name} step".toString()]
+        def side = wanted && !reached["${name} report".toString()] ? 'report' : given.gene_activity && !reached["${name} genes".toString()] ? 'genes' : null
+        def next = reached[name] != given.stop_after ? nextStage(reached[name], given.start_from) : side
+        def stage = step ?: next
         [name, stage]
     }
     def failed = names.findAll { name -> missed[name] }

@@ -28,6 +28,9 @@ from .conftest import ROOT
         ("--start_from train --stop_after prepare", ["--start_from is train and --stop_after prepare"]),
         ("--merge", ["--merge is true; expected a samplesheet"]),
         ("--k 0 --train_latent 0", ["--k is 0; expected 1 or more", "--train_latent is 0; expected 1 or more"]),
+        ("--gene_activity", ["--gene_activity is true, --gtf is not given; expected both"]),
+        ("--doublets --stop_after select_peaks", ["--doublets is true; expected a run with the stage train"]),
+        ("--markers --stop_after train", ["--markers is true and --stop_after train; expected cluster or later"]),
         ("-profile k8s", ["--k8s_claim is not given; expected with -profile k8s"]),
     ],
 )

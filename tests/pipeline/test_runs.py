@@ -15,6 +15,7 @@ import anndata
 import pytest
 
 from scale_toolkit import keys
+from scale_toolkit.core.intervals import parse_names
 
 from .conftest import ROOT, SMALL, STAGES, content, environment, receipts
 
@@ -122,6 +123,46 @@ def test_a_stage_alone_on_the_file_before_it_gives_the_same_cells(demo, launch, 
     here, there = content(run.results / "demo" / "adata.h5ad"), content(demo.works("EMBED demo") / "demo.embed.h5ad")
     assert here == there
     assert (run.results / "demo" / "cluster" / "demo.cluster.h5ad").exists()
+
+
+def test_optional_steps_run_and_are_named_where_they_fail(demo, launch, tmp_path):
+    """Doublets, markers, types and gene activity in one run; then types whose regions no peak overlaps."""
+    shutil.copy(demo.works("SELECT_PEAKS demo") / "demo.select_peaks.h5ad", tmp_path / "demo.h5ad")
+    cells = anndata.read_h5ad(tmp_path / "demo.h5ad")
+    program = keys.PROGRAM.get(cells).astype(str)
+    rows = [f"{program[name]}\t{name}" for name in cells.var_names if program[name].startswith("type")]
+    (tmp_path / "types.tsv").write_text("\n".join(["type\tmarker", *rows]) + "\n")
+    gene = '{0}\tx\tgene\t{1}\t{2}\t.\t+\t.\tgene_id "G{3}";\n'
+    places = parse_names(cells.var_names[::40])
+    lines = [gene.format(row.chrom, row.start + 1, row.end, number) for number, row in enumerate(places.itertuples())]
+    (tmp_path / "genes.gtf").write_text("".join(lines))
+    words = (
+        "--input", "demo.h5ad", "--start_from", "train", "--stop_after", "cluster", "--k", "3", "--threads", "1",
+        "--train_max_iter", "60", "--cluster_method", "kmeans", "--doublets", "--markers", "--markers_max_fdr", "0.01",
+        "--gtf", "genes.gtf", "--gene_activity", "--skip_multiqc", "-resume",
+    )  # fmt: skip
+    run = launch(tmp_path, *words, "--types", "types.tsv")
+    assert run.code == 0, run.said
+    steps = ["PLAN", "TRAIN", "DOUBLETS", "CLUSTER", "MARKERS", "ANNOTATE", "GENES", "REPORT"]
+    assert run.status() == {f"{step} demo": "COMPLETED" for step in steps}
+    folder = run.results / "demo"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        "adata.h5ad", "train/model.pt", "doublets/doublets.pdf", "markers/markers.tsv", "genes/genes.h5ad", "report/report.html",
+    }  # fmt: skip
+    adata = anndata.read_h5ad(folder / "adata.h5ad")
+    history = receipts(folder / "adata.h5ad")
+    assert [one["stage"] for one in history][-5:] == ["train", "doublets", "cluster", "markers", "annotate"]
+    assert history[-2]["options"]["max_fdr"] == 0.01
+    assert (adata.obs["scale_type"].astype(str) == adata.obs["cell_type"].astype(str)).mean() > 0.9
+    assert "nearest_gene" in keys.MARKERS.get(adata)
+    assert anndata.read_h5ad(folder / "genes" / "genes.h5ad").shape[1] >= len(lines)
+
+    (tmp_path / "types.tsv").write_text("type\tmarker\ntype0\tchr1:1-2\n")
+    run = launch(tmp_path, *words, "--types", "types.tsv")
+    assert run.code != 0
+    assert run.samples() == {"demo": ["failed", "annotate"]}
+    assert "1 of 1 samples failed: demo at annotate" in run.said
 
 
 def test_a_report_that_fails_is_told(launch, small, tmp_path):

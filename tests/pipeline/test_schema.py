@@ -31,7 +31,11 @@ def test_what_is_made_from_the_schema_is_up_to_date():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python docs/make_pipeline.py"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+#: Steps that run only if they are asked for.
+OPTIONAL = ("doublets", "markers", "annotate", "genes")
+
+
+@pytest.mark.parametrize("stage", [*STAGES, *OPTIONAL])
 def test_every_option_of_a_stage_reaches_it(stage):
     """Each option of the command is a parameter, or one of those that the pipeline gives by itself."""
     module = maker()
@@ -39,6 +43,10 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "prepare": {"--batch-names", "--blacklist", "--fragments", "--peaks"},
         "train": {"--model", "--pretrain", "--gpu", "--device", "--n-components"},
         "embed": {"--figure"},
+        "doublets": {"--figure"},
+        "markers": {"--gtf", "--table"},
+        "annotate": {"--gtf", "--markers"},
+        "genes": {"--gtf"},
     }.get(stage, set()) | {"--output", "--seed", "--n-threads", "--memory", "--quiet", "--json-logs", "--debug"}
     options = {flag for p in COMMANDS[stage.replace("_", "-")].params for flag in p.opts if flag.startswith("--")}
     parameters = {f"--{spec.name.replace('_', '-')}" for spec, *_ in module.fields(stage)}
@@ -47,6 +55,8 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "prepare": {"--modality", "--barcodes", "--gtf", "--metadata"},
         # --covariate is another spelling of --covariates
         "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate", "--devices"},
+        # --groupby is another spelling of --cluster-by
+        "markers": {"--bed-dir", "--genome", "--motifs", "--motif-table", "--groupby"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
@@ -55,7 +65,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
         assert f"{flag} " in script, f"{flag} is not given by {stage}/main.nf"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *OPTIONAL])
 def test_types_ranges_choices_and_defaults_are_the_options_own(stage):
     for spec, kind, many in maker().fields(stage):
         made, rule = PROPERTIES[f"{stage}_{spec.name}"], spec.metadata
@@ -71,10 +81,10 @@ def test_types_ranges_choices_and_defaults_are_the_options_own(stage):
 def test_every_config_of_a_stage_is_in():
     from scale_toolkit import config
 
-    kinds = {kind for many in maker().STAGES.values() for kind in many}
+    assert tuple(maker().OPTIONAL) == OPTIONAL
+    kinds = {kind for many in (maker().STAGES | maker().OPTIONAL).values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
-    for_the_command_line = {config.Config, config.SimulateConfig, config.MarkersConfig, config.ChooseKConfig}
-    for_the_command_line |= {config.DoubletsConfig, config.AnnotateConfig, config.MapConfig, config.GenesConfig}
+    for_the_command_line = {config.Config, config.SimulateConfig, config.ChooseKConfig, config.MapConfig}
     assert everything - kinds == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 

@@ -1,11 +1,11 @@
-include { megabytesOf ; published ; secondsOf } from '../task'
+include { lastWritten ; megabytesOf ; published ; secondsOf } from '../task'
 
 process CLUSTER {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('cluster', meta) * 1.MB * task.attempt }
     time { secondsOf('cluster', meta) * (1 + params.cluster_stability) * 1.s * task.attempt } // a subsample takes less than all
-    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('cluster', name, params.stop_after, params.save_intermediates) }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('cluster', name, lastWritten(params), params.save_intermediates) }
 
     input:
     tuple val(meta), path(h5ad, stageAs: 'input.h5ad')

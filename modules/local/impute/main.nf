@@ -1,11 +1,11 @@
-include { megabytesOf ; published ; secondsOf } from '../task'
+include { lastWritten ; megabytesOf ; published ; secondsOf } from '../task'
 
 process IMPUTE {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('impute', meta) * 1.MB * task.attempt }
     time { secondsOf('impute', meta) * 1.s * task.attempt }
-    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('impute', name, params.stop_after, params.save_intermediates) }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('impute', name, lastWritten(params), params.save_intermediates) }
 
     input:
     tuple val(meta), path(h5ad, stageAs: 'input.h5ad')

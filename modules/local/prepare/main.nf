@@ -1,10 +1,10 @@
-include { megabytesOf ; published } from '../task'
+include { lastWritten ; megabytesOf ; published } from '../task'
 
 process PREPARE {
     tag "${meta.id}"
     label 'process_prepare'
     memory { megabytesOf('prepare', meta) * 1.MB * task.attempt }
-    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('prepare', name, params.stop_after, params.save_intermediates) }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('prepare', name, lastWritten(params), params.save_intermediates) }
 
     input:
     tuple val(meta), path(inputs, stageAs: 'input_?/*')

@@ -1,11 +1,11 @@
-include { megabytesOf ; published ; secondsOf } from '../task'
+include { lastWritten ; megabytesOf ; published ; secondsOf } from '../task'
 
 process SELECT_PEAKS {
     tag "${meta.id}"
     label 'process_medium'
     memory { megabytesOf('select_peaks', meta) * 1.MB * task.attempt }
     time { secondsOf('select_peaks', meta) * 1.s * task.attempt }
-    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('select_peaks', name, params.stop_after, params.save_intermediates) }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('select_peaks', name, lastWritten(params), params.save_intermediates) }
 
     input:
     tuple val(meta), path(h5ad, stageAs: 'input.h5ad')

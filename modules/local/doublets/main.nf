@@ -1,0 +1,37 @@
+include { lastWritten ; megabytesOf ; published ; secondsOf } from '../task'
+
+process DOUBLETS {
+    tag "${meta.id}"
+    label 'process_medium'
+    memory { 2 * megabytesOf('markers', meta) * 1.MB * task.attempt }
+    time { secondsOf('markers', meta) * 2.s * task.attempt }
+    publishDir "${params.outdir}/${meta.id}", mode: params.publish_dir_mode, saveAs: { name -> published('doublets', name, lastWritten(params), params.save_intermediates) }
+
+    input:
+    tuple val(meta), path(h5ad, stageAs: 'input.h5ad')
+
+    output:
+    tuple val(meta), path("${prefix}.doublets.h5ad"), emit: h5ad
+    tuple val(meta), path('doublets.pdf'), emit: figure
+    path 'versions.yml', emit: versions
+
+    script:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    def args = task.ext.args ?: ''
+    """
+    export OMP_NUM_THREADS=${task.cpus}
+    scale doublets input.h5ad ${args} --seed ${params.seed} --n-threads ${task.cpus} --figure doublets.pdf -o ${prefix}.doublets.h5ad
+
+    cat <<-END_VERSIONS > versions.yml
+    "${task.process}":
+        scale_toolkit: \$(scale --version | sed 's/^scale //')
+    END_VERSIONS
+    """
+
+    stub:
+    prefix = task.ext.prefix ?: "${meta.id}"
+    """
+    touch ${prefix}.doublets.h5ad doublets.pdf
+    echo '"${task.process}": {scale_toolkit: stub}' > versions.yml
+    """
+}
