@@ -116,6 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     talk = Talk(json_logs="--json-logs" in map(spelling, words), debug="--debug" in words)
     try:
         with outcome(talk):
+            processes.check_alone()
             code = app(normalised(words), prog_name="scale", standalone_mode=False)
     except typer.Exit as end:
         code = end.exit_code

@@ -33,6 +33,21 @@ SECONDS_TO_END = 10.0
 _SECONDS_BETWEEN_LOOKS = 0.1
 
 
+def check_alone() -> None:
+    """Refuse commands but ``train`` in several processes of torchrun: each would do all of it."""
+    name = next((word for word in words if not word.startswith("-")), "train")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or name == "train":
+        return
+    from scale_toolkit.stages.train_team import size_of_team
+
+    if size_of_team() > 1:
+        raise UsageError(
+            f"scale {name} in {size_of_team()} processes",
+            "scale train: the other commands work in one",
+            "run it without torchrun",
+        )
+
+
 def check_several(source: str, config: TrainConfig, devices: int | None) -> None:
     """Raise what several processes cannot do.
 

@@ -269,6 +269,13 @@ def test_devices_within_torchrun_are_refused(scale, plant, tmp_path, monkeypatch
     )
 
 
+def test_other_commands_within_torchrun_are_refused(scale, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, stderr = scale("cluster cells.h5ad -o out.h5ad")
+    assert (code, "scale cluster in 2 processes; expected scale train" in stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("codes", "outcome"),
     [

@@ -41,7 +41,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
     module = maker()
     by_pipeline = {
         "prepare": {"--batch-names", "--blacklist", "--fragments", "--peaks"},
-        "train": {"--model", "--pretrain", "--gpu", "--device", "--n-components"},
+        "train": {"--model", "--pretrain", "--gpu", "--device", "--devices", "--n-components"},
         "embed": {"--figure"},
         "doublets": {"--figure"},
         "markers": {"--gtf", "--table"},
@@ -54,7 +54,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
     by_hand = {
         "prepare": {"--modality", "--barcodes", "--gtf", "--metadata"},
         # --covariate is another spelling of --covariates
-        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate", "--devices"},
+        "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate"},
         # --groupby is another spelling of --cluster-by
         "markers": {"--bed-dir", "--genome", "--motifs", "--motif-table", "--groupby"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import anndata
 
-from .conftest import SMALL, content
+from scale_toolkit.stages.receipts import receipts
+
+from .conftest import SMALL, content, environment
 
 
 def test_under_slurm_the_same_content(slurm, demo, launch, tmp_path):
@@ -60,3 +65,23 @@ def test_a_task_killed_for_memory_is_retried_with_more_and_finishes(slurm, launc
     assert [status for _, status, _ in attempts] == ["FAILED", "COMPLETED"]
     assert attempts[0][2] == "137"
     assert anndata.read_h5ad(run.results / "a" / "adata.h5ad").obsm["X_scale"].shape[0] > 0
+
+
+def test_torchrun_trains_in_two_processes_of_a_job(slurm, small, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "scale_toolkit"]
+    train = ["train", small / "a.h5ad", "-k", "2", "--max-epochs", "3", "-o", tmp_path / "out.h5ad"]
+    job = ["srun", "-p", "cpu", "-N", "1", "-n", "1", "-c", "2", "--mem", "3G", *torchrun, *train]
+    words = [str(word) for word in job]
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    trained = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert receipts(trained)[-1]["notes"]["processes"] == 2
+
+
+def test_the_pipeline_trains_in_two_processes(slurm, launch, small, tmp_path):
+    words = ("-profile", "slurm", "--queue", "cpu", "--stop_after", "train", "--threads", "2", "--prepare_min_peaks", "10")
+    more = ("--skip_multiqc", "--train_devices", "2", "--train_max_epochs", "3", "--input", small / "a.h5ad")
+    run = launch(tmp_path, *words, *more)
+    assert run.code == 0, run.said
+    trained = anndata.read_h5ad(run.results / "a" / "adata.h5ad")
+    assert receipts(trained)[-1]["notes"]["processes"] == 2

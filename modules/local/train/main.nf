@@ -21,10 +21,11 @@ process TRAIN {
     def args = task.ext.args ?: ''
     def components = meta.k ? "--n-components ${meta.k}" : ''
     def model = pretrained ? "--pretrain ${pretrained}" : '--model model.pt'
+    def devices = params.train_devices > 1 && !pretrained ? "--devices ${params.train_devices}" : ''
     def device = params.use_gpu ? 'cuda' : 'cpu'
     """
     export OMP_NUM_THREADS=${task.cpus}
-    scale train input.h5ad ${args} ${components} --device ${device} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
+    scale train input.h5ad ${args} ${components} --device ${device} ${devices} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
