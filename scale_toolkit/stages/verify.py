@@ -366,6 +366,9 @@ def _elsewhere(history: list[dict[str, Any]]) -> list[str]:
         differences.append(f"{threads} threads, here {cores} cores")
     if any("reads" not in receipt for receipt in history):
         differences.append("an earlier form of receipts, whose digests covered less")
+    n_processes = max(receipt.get("notes", {}).get("processes", 1) for receipt in history)
+    if n_processes > 1:
+        differences.append(f"trained by {n_processes} processes, here by one")
     devices = {receipt.get("notes", {}).get("device", "cpu") for receipt in history} - {"cpu"}
     return differences + [f"trained on {device}" for device in sorted(devices)]
 

@@ -124,13 +124,14 @@ def test_versions_and_threads_that_differ_are_reported(chain):
     receipts[-1]["libraries"]["torch"] = "0.1"
     receipts[-1]["version"] = "0.0.1"
     receipts[2]["threads"] = available_cores() + 1
-    receipts[2]["notes"]["device"] = "cuda:0"
+    receipts[2]["notes"] |= {"device": "cuda:0", "processes": 4}
     changed.uns["scale"] = json.dumps(receipts)
     verification = scale.verify(changed, cells)
     assert [line.split(",")[0] for line in verification.elsewhere] == [
         "scale_toolkit 0.0.1",
         "torch 0.1",
         f"{available_cores() + 1} threads",
+        "trained by 4 processes",
         "trained on cuda:0",
     ]
 
