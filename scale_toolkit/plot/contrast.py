@@ -75,6 +75,8 @@ def _draw_numbers(
     ax: Axes, clusters: pd.DataFrame, names: list[str], pair: tuple[str, str]
 ) -> None:
     """Draw a bar to the right for each cluster, and one to the left."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = np.arange(len(names))
     for column, sign, color, name in (
         ("higher_in_first", 1, OKABE_ITO[1], pair[0]),
@@ -85,6 +87,13 @@ def _draw_numbers(
     ax.axvline(0, color="0.3", linewidth=0.8)
     _figure.ticks(ax.yaxis, names)
     ax.invert_yaxis()
+    if not clusters[["higher_in_first", "higher_in_second"]].to_numpy().any():
+        ax.set_xlim(-1, 1)
+        box = {"facecolor": "white", "edgecolor": "none"}
+        middle = {"ha": "center", "va": "center", "transform": ax.transAxes, "bbox": box}
+        ax.text(0.5, 0.5, "no peak differs", **middle)
+    # counts have no fractions
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")
     ax.set_xlabel("peaks that differ")
     ax.set_ylabel("cluster")

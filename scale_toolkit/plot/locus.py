@@ -230,8 +230,11 @@ def _genes_in(
     for gene in table.itertuples():
         text = str(gene.gene_name)
         low = max(int(gene.start), start)
-        high = max(float(gene.end), low + _LETTER * (len(text) + 2) * (end - start))
-        lane = next((k for k, border in enumerate(free) if border <= low), len(free))
+        width = _LETTER * (len(text) + 2) * (end - start)
+        high = max(float(gene.end), low + width)
+        # at the right edge a name reaches back to the left
+        left = max(min(low, end - width), start)
+        lane = next((k for k, border in enumerate(free) if border <= left), len(free))
         if lane == MOST_LANES:
             n_hidden += 1
             continue
@@ -258,7 +261,9 @@ def _draw_genes(
         if start <= begin <= end:
             marker = ">" if strand == "+" else "<"
             ax.plot([begin], [y], marker=marker, color="0.2", markersize=4, clip_on=False)
-        ax.text(body[0], y - 0.12, name, fontsize=6, style="italic", va="top", clip_on=True)
+        reaches_edge = body[0] + _LETTER * (len(name) + 2) * (end - start) > end
+        x, side = (end, "right") if reaches_edge else (body[0], "left")
+        ax.text(x, y - 0.12, name, fontsize=6, style="italic", ha=side, va="top", clip_on=True)
     words = f"and {n_hidden:,} more genes" if n_hidden else "" if lanes else "no gene"
     if words:
         n_lanes = max((lane for *_, lane in lanes), default=-1) + 1

@@ -98,6 +98,12 @@ def test_genes_lie_below_and_do_not_touch(trained):
     assert arrows == {(1000, ">"), (8000, "<")}
 
 
+def test_a_name_at_the_right_edge_ends_there(trained):
+    edge = GENES[:1].assign(start=9300, end=9400)
+    (name,) = plot.locus(trained, REGION, "cell_type", genes=edge).texts
+    assert (name.get_position()[0], name.get_ha()) == (9500, "right")
+
+
 def test_no_gene_and_many_genes_are_said(trained):
     words = [text.get_text() for text in plot.locus(trained, "chr1:6000-6500", "cell_type", genes=GENES[:1]).texts]
     assert words == ["no gene"]

@@ -307,6 +307,12 @@ def test_figures_are_drawn(cells, tmp_path):
     clusters = keys.CONTRAST_CLUSTERS.get(cells)
     assert [bar.get_width() for bar in bars.patches[:2]] == clusters["higher_in_first"].tolist()
     assert [-bar.get_width() for bar in bars.patches[2:]] == clusters["higher_in_second"].tolist()
+    clusters_without = clusters.assign(higher_in_first=0, higher_in_second=0)
+    keys.CONTRAST_CLUSTERS.set(cells, clusters_without)
+    empty = scale.pl.contrast(cells)
+    assert [text.get_text() for text in empty.texts] == ["no peak differs"]
+    assert len(set(empty.get_xticks())) == len({round(abs(tick)) for tick in empty.get_xticks()}) * 2 - 1
+    keys.CONTRAST_CLUSTERS.set(cells, clusters)
     volcano = scale.pl.contrast(cells, "b")
     grey, first, second = (len(points.get_offsets()) for points in volcano.collections)
     assert (first, second) == tuple(clusters.loc["1", ["higher_in_first", "higher_in_second"]])
