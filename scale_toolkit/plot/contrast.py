@@ -89,9 +89,9 @@ def _draw_numbers(
     ax.invert_yaxis()
     if not clusters[["higher_in_first", "higher_in_second"]].to_numpy().any():
         ax.set_xlim(-1, 1)
-        box = {"facecolor": "white", "edgecolor": "none"}
-        middle = {"ha": "center", "va": "center", "transform": ax.transAxes, "bbox": box}
-        ax.text(0.5, 0.5, "no peak differs", **middle)
+        middle = ax.text(0.5, 0.5, "no peak differs", ha="center", va="center")
+        middle.set_transform(ax.transAxes)
+        middle.set_bbox({"facecolor": "white", "edgecolor": "none"})
     # counts have no fractions
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: f"{abs(value):,.0f}")

@@ -233,8 +233,8 @@ def _genes_in(
         width = _LETTER * (len(text) + 2) * (end - start)
         high = max(float(gene.end), low + width)
         # at the right edge a name reaches back to the left
-        left = max(min(low, end - width), start)
-        lane = next((k for k, border in enumerate(free) if border <= left), len(free))
+        name_start = max(min(low, end - width), start)
+        lane = next((k for k, border in enumerate(free) if border <= name_start), len(free))
         if lane == MOST_LANES:
             n_hidden += 1
             continue
