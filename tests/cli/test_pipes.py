@@ -95,6 +95,9 @@ SAME = {
     ("plot correlation", "source"): ("plot qc", "source"),
     ("plot specificity", "source"): ("plot qc", "source"),
     ("plot loss", "source"): ("plot qc", "source"),
+    ("plot contrast", "source"): ("plot qc", "source"),
+    ("plot locus", "source"): ("plot qc", "source"),
+    ("plot locus", "--gtf"): ("markers", "--gtf"),
 }
 
 
