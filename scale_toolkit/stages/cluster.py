@@ -68,14 +68,13 @@ def _reads(config: ClusterConfig) -> tuple[keys.Slot, ...]:
 
 def _revision(config: ClusterConfig) -> int:
     revision = KMEANS_REVISION if config.method == "kmeans" else 1
-    is_given = config.n_clusters is not None or config.resolution is not None
-    return revision if is_given or config.method == "gmm" else revision + CHOICE_REVISION - 1
+    decides = {"leiden": config.resolution is not None, "kmeans": False, "gmm": True}
+    is_given = config.n_clusters is not None or decides[config.method]
+    return revision if is_given else revision + CHOICE_REVISION - 1
 
 
 def check(adata: AnnData, config: ClusterConfig) -> None:
-    """Raise `InputError` for more clusters than cells, an unusable reference column, or a sketch
-    that another option contradicts.
-    """
+    """Raise `InputError` for more clusters than cells, a reference or a sketch of no use."""
     if config.n_clusters is not None:
         check_k(min(adata.n_obs, config.sketch or adata.n_obs), config.n_clusters)
     if config.sketch is not None and (config.method != "leiden" or config.stability):

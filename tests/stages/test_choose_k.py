@@ -126,3 +126,19 @@ def test_held_out_likelihood_is_that_of_scikit_learn_for_one_component():
     mean, error = held_out_likelihood(points, 1, 0)
     assert mean == pytest.approx(-1.5 * np.log(2 * np.pi) - 1.5, abs=0.15)
     assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "revision"),
+    [
+        ({}, 2),
+        ({"n_clusters": 3}, 1),
+        ({"resolution": 1.0}, 1),
+        ({"method": "kmeans"}, 3),
+        ({"method": "kmeans", "resolution": 1.0}, 3),
+        ({"method": "kmeans", "n_clusters": 3}, 2),
+    ],
+    ids=str,
+)
+def test_a_receipt_tells_numbers_chosen_by_former_rules_apart(options, revision):
+    assert receipts(cluster(planted(), **options))[-1].get("revision", 1) == revision
