@@ -7,10 +7,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from numba import njit
+from numba import njit, types
 from numba.core.errors import NumbaError
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
+    """Return the type of an array, in rows, that a loop only reads: writable ones fit it too."""
+    return types.Array(dtype, n_dim, "C", readonly=True)
 
 
 def compiled(signature: Any) -> Callable[[Kernel], Kernel]:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import types
 
-from scale_toolkit.core.compiled import compiled
+from scale_toolkit.core.compiled import compiled, readonly
 from scale_toolkit.threads import available_cores
 
 # 10 columns of 100,000 peaks in 16 blocks: 250 kB each, within a second-level cache.
@@ -26,14 +26,10 @@ PEAK_BLOCKS = 16
 ROWS_AT_A_TIME = 2048
 
 
-def _readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
-    return types.Array(dtype, n_dim, "C", readonly=True)
-
-
 _INT32, _INT64, _UINT32, _FLOAT = (
-    _readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32)
+    readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32)
 )
-_MATRIX = _readonly(types.float32, 2)
+_MATRIX = readonly(types.float32, 2)
 
 
 @compiled("uint32(uint32, uint32)")
@@ -138,7 +134,7 @@ def find_bounds(
 
 @compiled(
     types.void(
-        _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
+        _INT32, _FLOAT, readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
     )
 )
 def gather(
@@ -171,7 +167,7 @@ def gather(
 
 @compiled(
     types.void(
-        _INT32, _FLOAT, _readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
+        _INT32, _FLOAT, readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
     )
 )
 def scatter(

@@ -121,14 +121,11 @@ def entry_chunks(n: int) -> Iterator[slice]:
     return (slice(first, first + ENTRIES_AT_A_TIME) for first in range(0, n, ENTRIES_AT_A_TIME))
 
 
-def row_chunks(pointers: np.ndarray, size: int | None = None) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows with about `size` stored values (None: `ENTRIES_AT_A_TIME`), or one
-    row.
-    """
-    size = size or ENTRIES_AT_A_TIME
+def row_chunks(pointers: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows with about `ENTRIES_AT_A_TIME` stored values, or one row."""
     first, n_rows = 0, len(pointers) - 1
     while first < n_rows:
-        end = int(pointers[first]) + size
+        end = int(pointers[first]) + ENTRIES_AT_A_TIME
         stop = max(int(np.searchsorted(pointers, end, "right")) - 1, first + 1)
         yield first, stop
         first = stop

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
-from scale_toolkit.core.compiled import compiled
+from scale_toolkit.core.compiled import compiled, readonly
 
 #: Peaks of a block are 2 to the power of this, or fewer: 26 columns of 4,096 peaks take 425 kB.
 MOST_BITS = 12
@@ -18,14 +18,10 @@ MOST_BITS = 12
 LEAST_BLOCKS = 16
 
 
-def _readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
-    return types.Array(dtype, n_dim, "C", readonly=True)
-
-
 _UINT16, _INT32, _INT64, _FLOAT = (
-    _readonly(t) for t in (types.uint16, types.int32, types.int64, types.float32)
+    readonly(t) for t in (types.uint16, types.int32, types.int64, types.float32)
 )
-_MATRIX = _readonly(types.float32, 2)
+_MATRIX = readonly(types.float32, 2)
 
 
 def block_bits(n_peaks: int) -> int:

@@ -16,7 +16,7 @@ from scale_toolkit.core.boundaries import Splits, boundary_ratio
         ([0.0, 0.1, 0.2, 0.5, 0.98, 1.0], 5),
         # no gap stands out among ratios of continuous types
         ([0.05, 0.2, 0.35, 0.45, 0.55, 0.6, 0.7, 0.8], 3),
-        # one outlier above 1 is no gap
+        # ratios above 1 count as 1: the jump to 1.94 does not look like a gap
         ([0.04, 0.62, 0.76, 1.07, 1.94, 1.0], 2),
         # cells that are all equal
         ([np.nan, 1.0], 1),

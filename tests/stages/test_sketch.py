@@ -40,7 +40,7 @@ def test_a_sketch_finds_the_clusters_of_all_cells():
     cells = cluster(with_latent(latent), sketch=300, seed=1)
     assert adjusted_rand_score(truth, labels_of(cells)) > 0.99
     assert notes(cells)["sketch"] == 300
-    assert not keys.CONNECTIVITIES.found_in(cells)  # a graph of 300 cells is none of these
+    assert not keys.CONNECTIVITIES.found_in(cells)  # the graph of the sketch does not fit all cells
     again = cluster(with_latent(latent), sketch=300, seed=1)
     np.testing.assert_array_equal(labels_of(again), labels_of(cells))
     other = cluster(with_latent(latent), sketch=300, seed=1, n_clusters=3)
