@@ -29,6 +29,16 @@ WITHOUT_TEAM = {
 }
 
 
+def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env=WITHOUT_TEAM,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         words,
@@ -191,13 +201,7 @@ def test_a_process_that_dies_stops_all_and_another_number_resumes(folder):
     endless += ["--checkpoint", "kept", "--every", "0", "-o", "z.h5ad"]
     kept = folder / "kept"
     started = [*SCALE, *endless]
-    first = subprocess.Popen(
-        [*started, "--devices", "2"],
-        cwd=folder,
-        env=WITHOUT_TEAM,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    first = start([*started, "--devices", "2"], folder)
     try:
         wait_for(lambda: last_epoch(kept) >= 2, "two epochs")
         os.kill(children_of(first)["1"], signal.SIGKILL)
@@ -210,13 +214,7 @@ def test_a_process_that_dies_stops_all_and_another_number_resumes(folder):
     )
     assert sum(line.startswith("error") for line in stderr.splitlines()) == 1
     epoch = last_epoch(kept)
-    again = subprocess.Popen(
-        [*started, "--devices", "3"],
-        cwd=folder,
-        env=WITHOUT_TEAM,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    again = start([*started, "--devices", "3"], folder)
     try:
         wait_for(lambda: last_epoch(kept) > epoch, "another epoch")
         pids = children_of(again)
