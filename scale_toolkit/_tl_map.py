@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def map(
     adata: AnnData,
     *,
-    reference: AnnData,
+    reference: AnnData | bytes,
     copy: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -31,7 +31,8 @@ def map(
     adata
         Counts or open peaks, cells × peaks; the peaks may differ from those of `reference`.
     reference
-        The output of `train`, with counts.
+        The output of `train`, with counts; or the bytes of its model file
+        (``Path("model.pt").read_bytes()``), which holds no cells: neither labels nor novelty.
     copy
         Leave `adata` as it is and return a new one.
     progress
@@ -43,8 +44,8 @@ def map(
     -------
     None, or with `copy` the new AnnData. Written: the slots of `train` except
     ``uns['scale_history']``; ``obs['scale_map_<column>']`` and its ``_confidence`` for each column
-    of ``labels``; ``obs['scale_novelty']``, ``obs['scale_novelty_p']``,
-    ``obs['scale_not_in_reference']``, ``uns['scale_map']``; a receipt in ``uns['scale']``.
+    of ``labels``; with cells in the reference ``obs['scale_novelty']``, ``obs['scale_novelty_p']``,
+    ``obs['scale_not_in_reference']``; ``uns['scale_map']``; a receipt in ``uns['scale']``.
 
     Raises
     ------

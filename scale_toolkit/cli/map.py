@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 FIGURES = (".pdf", ".png", ".svg")
 Reference = Annotated[
     Path | None,
-    given("--reference", metavar="TRAINED.h5ad", help="The output of `scale train`, with counts."),
+    given(
+        "--reference",
+        metavar="FILE",
+        help="The output of `scale train`, with counts; or its model (`scale train --model`), "
+        "which gives latent vectors and responsibilities, without labels and novelty.",
+    ),
 ]
 Figure = Annotated[
     Path | None,
@@ -39,24 +44,23 @@ def map(
 ) -> None:
     """Place new cells in the latent space of a trained file, with its labels."""
     if reference is None:
-        raise UsageError("no --reference", "the h5ad of cells that `scale train` has trained on")
-    if reference.suffix in (".pt", ".pth"):
-        raise UsageError(
-            f"--reference {reference} is a model file, without cells",
-            "the h5ad that `scale train` wrote, whose cells are compared with",
-            "or encode cells that have the model's peaks with `scale train --pretrain`",
-        )
+        raise UsageError("no --reference", "the h5ad or the model of `scale train`")
     if figure and figure.suffix.lower() not in FIGURES:
         raise UsageError(f"--figure is {figure}", "a name that ends in " + ", ".join(FIGURES))
     check_readable(reference)
     check_side_file(figure, "--figure", (source, output, str(reference)))
     not_loaded = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=not_loaded) as cells:
-        from scale_toolkit.io.h5ad import open_h5ad
+        from scale_toolkit.io.reference import read_reference
         from scale_toolkit.stages.map import map as stage
 
-        with open_h5ad(str(reference)) as file:
-            trained = file.read(not_loaded)
+        trained = read_reference(reference, not_loaded)
+        if figure and isinstance(trained, bytes):
+            raise UsageError(
+                f"--figure, and --reference {reference} is a model file, without cells",
+                "the h5ad that `scale train` wrote, whose cells are compared with",
+                "drop --figure",
+            )
         with talk.progress() as progress:
             result = stage(cells.adata, config, progress=progress, reference=trained)
         if figure:
@@ -72,14 +76,15 @@ def summary(adata: AnnData) -> tuple[Table, dict[str, Any]]:
     from rich.table import Table
 
     values = keys.MAPPING.get(adata)
-    facts = {
+    facts: dict[str, Any] = {
         "cells": int(values["n_cells"]),
         "peaks by name": int(values["n_named"]),
         "by overlap": int(values["n_overlapping"]),
         "of": int(values["n_peaks"]),
         "weight": round(float(values["weight"]), 4),
-        "not in the reference": int(values["n_called"]),
     }
+    if "n_called" in values:
+        facts["not in the reference"] = int(values["n_called"])
     table = Table(*facts, title="mapped to the reference", title_justify="left")
     table.add_row(*(str(value) for value in facts.values()))
     return table, facts

@@ -18,7 +18,7 @@ from scale_toolkit.core.carried import CarriedDecoder
 from scale_toolkit.core.depth import cell_offsets
 from scale_toolkit.core.novelty import Measured
 from scale_toolkit.core.placement import Placement
-from scale_toolkit.core.projection import LatentMap, fit_latent_map
+from scale_toolkit.core.projection import fit_latent_map, unit_rows
 
 #: Parts of the reference; the map that each is placed by is fitted to the others.
 FOLDS = 5
@@ -90,12 +90,12 @@ class Mapper:
         for number in range(parts.max() + 1):
             members = parts == number
             fitted = fit_latent_map(opened[~members], latent[~members], rng)
-            self.coordinates[members] = _coordinates(fitted, opened[members])
+            self.coordinates[members] = fitted.project(opened[members])
         self.placed = self._place(opened, self.coordinates)
 
     def __call__(self, opened: sparse.csr_matrix) -> Mapped:
         """Map cells with these open peaks on the covered peaks, (cells, peaks) CSR of ones."""
-        coordinates = _coordinates(self.latent_map, opened)
+        coordinates = self.latent_map.project(opened)
         placed = self._place(opened, coordinates)
         weighting = self.latent_map.weighting
         spectral = joint_embedding(
@@ -111,14 +111,14 @@ class Mapper:
     def _place(
         self, opened: sparse.csr_matrix, coordinates: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        start = directions(coordinates)
+        start = unit_rows(coordinates)
         if not self.placement.free_offset:
             return self.placement(opened, start, np.zeros(len(start)))
         n_open = np.diff(opened.indptr)
         return self.placement(opened, start, cell_offsets(n_open, self.decoder.intercepts))
 
     def _shown(self, latent: np.ndarray) -> np.ndarray:
-        return directions(latent) if self.on_sphere else latent
+        return unit_rows(latent) if self.on_sphere else latent
 
     def _measured(
         self,
@@ -136,9 +136,45 @@ class Mapper:
         )
 
 
-def directions(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors of the length √latent, as `train` gives them; zeros stay zeros."""
-    return vectors / np.sqrt(np.square(vectors).mean(1, keepdims=True) + 1e-8)
+def place_by_model(
+    opened: sparse.csr_matrix,
+    decoder: CarriedDecoder,
+    mean_latent: np.ndarray,
+    offset: float,
+    *,
+    on_sphere: bool,
+    free_offset: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the latent vectors and depth offsets of cells by the decoder alone, (cells, latent)
+    and (cells,).
+
+    Without cells of the reference no linear map gives a start: all cells start at the mean cell.
+    The objective of `placement` is concave, so that only the number of steps depends on the start.
+
+    Parameters
+    ----------
+    opened
+        Open peaks on the covered peaks, (cells, peaks) CSR of ones.
+    decoder
+        The decoder on the covered peaks.
+    mean_latent, offset
+        Latent vector and depth offset of the mean cell.
+    on_sphere
+        Whether latent vectors have the length √latent.
+    free_offset
+        Whether the model has a depth offset for each cell.
+    """
+    placement = Placement(
+        decoder.loadings, decoder.intercepts, mean_latent, offset, free_offset=free_offset
+    )
+    n_cells = opened.shape[0]
+    start = np.tile(mean_latent, (n_cells, 1))
+    offsets = np.zeros(n_cells)
+    if free_offset:
+        level = decoder.intercepts + decoder.loadings @ mean_latent
+        offsets = cell_offsets(np.diff(opened.indptr), level)
+    latent, offsets = placement(opened, start, offsets)
+    return unit_rows(latent) if on_sphere else latent, offsets
 
 
 def joint_embedding(
@@ -207,8 +243,3 @@ def responsibilities(
     )
     log_joint = np.log(weights) - (distance + np.log(variances).sum(1)) / 2
     return softmax(log_joint, axis=1).astype(np.float32)
-
-
-def _coordinates(latent_map: LatentMap, opened: sparse.csr_matrix) -> np.ndarray:
-    """Return the linear projection of cells before it is scaled to a length."""
-    return np.asarray(latent_map.weighting(opened) @ latent_map.loadings, np.float64)

@@ -46,9 +46,16 @@ class LatentMap:
         """Return the latent vectors of cells, (cells, latent) float32, of length √latent; rows of
         cells without an open peak are 0.
         """
-        coordinates = np.asarray(self.weighting(opened) @ self.loadings)
-        squares = np.square(coordinates).mean(1, keepdims=True)
-        return coordinates / np.sqrt(squares + 1e-8)
+        return unit_rows(np.asarray(self.weighting(opened) @ self.loadings))
+
+    def project(self, opened: sparse.csr_matrix) -> np.ndarray:
+        """Return t M, before it is scaled to a length, (cells, latent) float64."""
+        return np.asarray(self.weighting(opened) @ self.loadings, np.float64)
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors of the length √latent, as `train` gives them; zeros stay zeros."""
+    return vectors / np.sqrt(np.square(vectors).mean(1, keepdims=True) + 1e-8)
 
 
 def fit_latent_map(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _GZIP = b"\x1f\x8b"
+# torch saves a zip archive; before 1.6 a pickle of protocol 2
+_TORCH = (b"PK\x03\x04", b"\x80\x02")
 # First bytes that are inspected: the superblock of HDF5 may follow a user block of 512, 1,024, …
 # bytes.
 _HEAD = 1 << 16
@@ -72,6 +74,11 @@ class Source:
         head = self._unpacked_head() if self.is_gzip else self.head
         offsets = (0, *(512 << power for power in range(8)))
         return any(head.startswith(_HDF5, offset) for offset in offsets)
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether the content begins as torch saves a model, whatever the name says."""
+        return self.head.startswith(_TORCH)
 
     def binary(self) -> BinaryIO:
         """Return all the bytes as a stream, from the first one."""

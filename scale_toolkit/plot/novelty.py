@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scale_toolkit import keys
+from scale_toolkit.errors import InputError
 from scale_toolkit.plot import _figure
 from scale_toolkit.plot._figure import styled
 
@@ -43,8 +44,19 @@ def novelty(
     Returns
     -------
     The axes.
+
+    Raises
+    ------
+    InputError
+        The reference was a model file, without cells.
     """
     summary = keys.MAPPING.get(adata)
+    if "edges" not in summary:
+        raise InputError(
+            f"{keys.MAPPING} holds no novelty: the cells were mapped to a model file",
+            "cells mapped to the h5ad that `scale train` wrote",
+            "map them again with that file as the reference",
+        )
     ax = _figure.axes_for(ax, figsize)
     edges = np.asarray(summary["edges"], float)
     for name, words in (("reference", "reference"), ("query", "new cells")):

@@ -13,30 +13,39 @@ from scale_toolkit.report.view import MOST_SHOWN, Section, View
 
 #: Share of called cells above which the reference is probably the wrong one.
 MOSTLY = 0.5
+_NOVELTY_WORDS = (
+    "Novelty says how unlike the reference's cells a cell is, in their standard deviations; the "
+    "cells called are less like any of them than the reference's cells are like each other."
+)
+_MODEL_WORDS = (
+    "The reference was a model file, which holds no cells: labels and novelty were not computed."
+)
 
 
 def mapping(view: View) -> Section | None:
     """Show how the cells were mapped to a reference; None if `map` was not run."""
     if not keys.MAPPING.found_in(view.adata):
         return None
+    summary = keys.MAPPING.get(view.adata)
+    has_novelty = "edges" in summary
     section = Section(
         "mapping",
         "Mapping to a reference",
-        "The cells were placed in the latent space of cells that a model was trained on. Novelty "
-        "says how unlike the reference's cells a cell is, in their standard deviations; the cells "
-        "called are less like any of them than the reference's cells are like each other.",
+        "The cells were placed in the latent space of cells that a model was trained on. "
+        + (_NOVELTY_WORDS if has_novelty else _MODEL_WORDS),
     )
-    summary = keys.MAPPING.get(view.adata)
+    section.lines.append(
+        f"Of {int(summary['n_peaks']):,} modelled peaks {int(summary['n_named']):,} were found by "
+        f"name and {int(summary['n_overlapping']):,} by overlap: "
+        f"{float(summary['weight']):.0%} of the decoder's weight."
+    )
+    if not has_novelty:
+        return section
     section.plots = [
         [view.add("novelty", _novelty(summary), 260, "novelty of new and of reference cells")]
     ]
     n_called, n_cells = int(summary["n_called"]), int(summary["n_cells"])
-    section.lines.append(
-        f"Of {int(summary['n_peaks']):,} modelled peaks {int(summary['n_named']):,} were found by "
-        f"name and {int(summary['n_overlapping']):,} by overlap: "
-        f"{float(summary['weight']):.0%} of the decoder's weight. {n_called:,} of {n_cells:,} "
-        "cells are called not in the reference."
-    )
+    section.lines[0] += f" {n_called:,} of {n_cells:,} cells are called not in the reference."
     if n_called > MOSTLY * n_cells:
         view.findings.append(
             Finding(

@@ -152,7 +152,7 @@ def options_of(model: bytes) -> dict[str, Any]:
 
     Models of SCALE 1.1.2 hold none: theirs are the release preset's.
     """
-    content = _contents(model)
+    content = model_contents(model)
     if content.get("format") is None:
         mixture = [len(content[name]) for name in ("pi", "mu_c") if name in content]
         n_components, latent = mixture if len(mixture) == 2 else (1, 1)
@@ -169,7 +169,7 @@ def made_by(adata: AnnData, model: bytes) -> bool:
     needed = (keys.DECODER, keys.BIAS, keys.LATENT, keys.POSTERIOR, keys.COMPONENT)
     if not all(slot.found_in(adata) for slot in needed):
         return False
-    content = _contents(model)
+    content = model_contents(model)
     if content.get("format") is None or not adata.var_names.is_unique:
         return False
     positions = match_names(content["peaks"], adata.var_names)
@@ -179,7 +179,7 @@ def made_by(adata: AnnData, model: bytes) -> bool:
     return same_shape and np.array_equal(stored[positions], weight)
 
 
-def _contents(model: bytes) -> dict[str, Any]:
+def model_contents(model: bytes) -> dict[str, Any]:
     """Return the contents of a model file of this toolkit or of SCALE 1.1.2."""
     from scale_toolkit.compat.release_model import is_release
     from scale_toolkit.model.files import NotAModel, contents, model_of
@@ -201,7 +201,7 @@ def _pretrained(model: bytes, peaks: PeakNames | None) -> tuple[Trained, list[st
     """Return a model, the names of its peaks, and its facts."""
     from scale_toolkit.model.files import model_of
 
-    content = _contents(model)
+    content = model_contents(model)
     if content.get("format") is not None:
         return model_of(content)
     return _released(content, peaks() if callable(peaks) else peaks)

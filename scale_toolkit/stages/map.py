@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,19 @@ from scale_toolkit.core.carried import (
     overlap_shares,
 )
 from scale_toolkit.core.intervals import check_chromosomes, parse_names
-from scale_toolkit.core.mapping import Mapper, responsibilities, transfer
+from scale_toolkit.core.mapping import Mapper, place_by_model, responsibilities, transfer
 from scale_toolkit.core.novelty import aligned, conformal_p, novelty
 from scale_toolkit.errors import InputError, warn
 from scale_toolkit.map_config import MapConfig
 from scale_toolkit.stages._latent import latent_of
+from scale_toolkit.stages._reference import (
+    Reference,
+    check_trained,
+    reference_of_cells,
+    reference_of_model,
+)
 from scale_toolkit.stages.counts import open_peaks, over_all
-from scale_toolkit.stages.decoder import check_finite, median_offset, modelled_positions
+from scale_toolkit.stages.decoder import modelled_positions
 from scale_toolkit.stages.stage import Result, stage
 from scale_toolkit.stages.train_slots import STALE, WRITES
 from scale_toolkit.text import first_names
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from scale_toolkit.stages.stage import Progress
+
+log = logging.getLogger("scale_toolkit")
 
 #: Fewer reference cells have not enough neighbours to compare with.
 FEWEST_CELLS = 20
@@ -42,35 +51,34 @@ MOST_CELLS = 20_000
 #: group is unlike it: 0.6 to 3.6 for halves of seven labelled sets on spoiled peaks.
 LARGEST_SHIFT = 4.0
 N_BINS = 50
-#: What the reference must hold.
-_NEEDED = (keys.LATENT, keys.DECODER, keys.BIAS, keys.OFFSET, keys.MIXTURE)
+#: What a model file alone does not give, for the receipt.
+WITHOUT_CELLS = "a model file holds no cells to compare with: no labels, no novelty"
 
 
-def check(adata: AnnData, config: MapConfig, *, reference: AnnData) -> None:
+def check(adata: AnnData, config: MapConfig, *, reference: AnnData | bytes) -> None:
     """Raise `InputError` for a reference that was not trained, or lacks cells, names or labels."""
-    for slot in _NEEDED:
-        if not slot.found_in(reference):
+    if isinstance(reference, bytes):
+        if config.labels:
             raise InputError(
-                f"the reference lacks {slot}",
-                "the output of `scale train`",
-                "train the reference first",
+                "the reference is a model file, which holds no cells and no labels",
+                "the h5ad that `scale train` wrote",
+                "give that one, or drop `labels`",
             )
-    if keys.HIDDEN.found_in(reference):
-        raise InputError(
-            "the reference's decoder has hidden layers",
-            "a linear decoder",
-            "train the reference without decode_dim",
-        )
-    if reference.n_obs < FEWEST_CELLS:
-        raise InputError(
-            f"the reference has {reference.n_obs} cells", f"at least {FEWEST_CELLS} to compare with"
-        )
-    if _are_numbers(reference.var_names):
-        raise InputError(
-            "the reference's peaks are numbered, not named",
-            "names such as chr1:100-200",
-            "name the peaks of the reference, and train it again",
-        )
+        reference_of_model(reference)
+    else:
+        check_trained(reference)
+        if reference.n_obs < FEWEST_CELLS:
+            raise InputError(
+                f"the reference has {reference.n_obs} cells",
+                f"at least {FEWEST_CELLS} to compare with",
+            )
+        for column in config.labels:
+            if column not in reference.obs:
+                raise InputError(
+                    f"obs[{column!r}] is missing in the reference",
+                    f"one of {first_names(reference.obs.columns, 10)}",
+                    "choose one of them with `labels`",
+                )
     if not adata.var_names.is_unique:
         duplicate = adata.var_names[adata.var_names.duplicated()][0]
         raise InputError(
@@ -78,13 +86,6 @@ def check(adata: AnnData, config: MapConfig, *, reference: AnnData) -> None:
             "unique names of peaks",
             "run `scale prepare` on the counts first",
         )
-    for column in config.labels:
-        if column not in reference.obs:
-            raise InputError(
-                f"obs[{column!r}] is missing in the reference",
-                f"one of {first_names(reference.obs.columns, 10)}",
-                "choose one of them with `labels`",
-            )
 
 
 def _reads(config: MapConfig) -> tuple[keys.Slot, ...]:
@@ -105,7 +106,7 @@ def map(
     config: MapConfig,
     *,
     progress: Progress | None = None,
-    reference: AnnData,
+    reference: AnnData | bytes,
 ) -> Result:
     """Place new cells in the latent space of a trained file, and transfer its labels.
 
@@ -122,7 +123,9 @@ def map(
     progress
         Called before each group of 20,000 cells.
     reference
-        The output of `train`, with counts and at least 20 cells.
+        The output of `train`, with counts and at least 20 cells; or the bytes of the model file
+        that `train` kept, which holds no cells to compare with: neither labels nor novelty come
+        from it.
 
     Returns
     -------
@@ -139,31 +142,28 @@ def map(
     ``obs['scale_not_in_reference']`` (bool)
         Whether that p-value is at most ``max_fdr`` after Benjamini and Hochberg.
     ``uns['scale_map']`` (dict)
-        ``n_named`` and ``n_overlapping`` reference peaks, ``weight`` (share of the decoder's weight
-        that is covered), ``shift`` (of the whole query, see `core.novelty`), ``n_called``, and
-        histograms: ``edges``, ``reference``, ``query``.
+        ``n_cells``, ``n_named`` and ``n_overlapping`` reference peaks, ``weight`` (share of the
+        decoder's weight that is covered), and with cells in the reference ``shift`` (of the whole
+        query, see `core.novelty`), ``n_called``, and histograms: ``edges``, ``reference``,
+        ``query``.
 
     Raises
     ------
     InputError
         The reference was not trained, has hidden layers in the decoder, fewer than 20 cells, no
-        counts, no names of peaks or not the labels; or the two share no peak, or so few that less
-        than ``min_weight`` of the decoder's weight is covered.
+        counts, no names of peaks or not the labels, or is not a model file of this toolkit; or the
+        two share no peak, or so few that less than ``min_weight`` of the decoder's weight is
+        covered.
 
     Notes
     -----
     `core.mapping`, `core.placement`, `core.carried` and `core.novelty` describe the method.
     """
-    modelled = modelled_positions(reference)
-    names = reference.var_names[modelled]
-    loadings = np.asarray(keys.DECODER.get(reference), np.float64)[modelled]
-    intercepts = keys.BIAS.get(reference).to_numpy(np.float64)[modelled]
-    latent, offsets = latent_of(reference), np.asarray(keys.OFFSET.get(reference), np.float64)
-    check_finite({keys.DECODER: loadings, keys.OFFSET: offsets})
-    shares, named = overlap_shares(names, adata.var_names)
-    facts = _coverage(adata, reference, shares, named, loadings, config)
-    middle = median_offset(reference)
-    decoder = carry_decoder(shares, loadings, intercepts, latent.mean(0), middle)
+    if isinstance(reference, bytes):
+        return _map_to_model(adata, config, reference_of_model(reference), progress)
+    model = reference_of_cells(reference)
+    shares, decoder, facts = _carried(adata, model, config)
+    latent, modelled = latent_of(reference), modelled_positions(reference)
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.permutation(reference.n_obs)[:MOST_CELLS])
     opened = open_peaks(reference)[chosen][:, modelled]
@@ -172,10 +172,10 @@ def map(
         carry_cells(opened, shares, rng)[:, decoder.peaks],
         latent[chosen],
         decoder,
-        middle,
+        model.offset,
         rng,
-        on_sphere=bool(np.allclose(np.square(latent).mean(1), 1, atol=0.01)),
-        free_offset=bool(np.ptp(offsets) > 0),
+        on_sphere=model.on_sphere,
+        free_offset=model.free_offset,
     )
     labels = {
         column: reference.obs[column].iloc[chosen].astype(str).to_numpy()
@@ -187,10 +187,58 @@ def map(
         if progress is not None:
             progress("mapping cells", number, len(groups))
         query.take(mapper, is_open, np.sort(group))
-    slots = _slots(adata, reference, decoder, query, is_open)
-    slots |= _calls(query, config, facts)
+    slots = _slots(adata, model, decoder, query.latent, query.offset, is_open)
+    slots |= _label_slots(query) | _calls(query, config, facts)
     facts = {name: value for name, value in facts.items() if not isinstance(value, np.ndarray)}
     return Result(slots, drops=(keys.HISTORY, *STALE), facts=facts)
+
+
+def _map_to_model(
+    adata: AnnData, config: MapConfig, model: Reference, progress: Progress | None
+) -> Result:
+    """Map to a model without cells: latent vectors and responsibilities only."""
+    _, decoder, facts = _carried(adata, model, config)
+    is_open = sparse.csr_matrix(open_peaks(adata)[:, decoder.peaks], dtype=np.float32)
+    latent, offset = np.zeros((adata.n_obs, len(model.mean_latent))), np.zeros(adata.n_obs)
+    starts = range(0, adata.n_obs, MOST_CELLS)
+    for number, start in enumerate(starts):
+        if progress is not None:
+            progress("mapping cells", number, len(starts))
+        group = slice(start, start + MOST_CELLS)
+        latent[group], offset[group] = place_by_model(
+            is_open[group],
+            decoder,
+            model.mean_latent,
+            model.offset,
+            on_sphere=model.on_sphere,
+            free_offset=model.free_offset,
+        )
+    slots = _slots(adata, model, decoder, latent, offset, is_open)
+    facts |= {"n_cells": adata.n_obs, "labels": []}
+    slots[keys.MAPPING] = facts | {"labels": np.array([], dtype=object)}
+    log.info("%s", WITHOUT_CELLS)
+    # of an earlier mapping to cells
+    stale = [keys.NOVELTY, keys.NOVELTY_P, keys.NOT_IN_REFERENCE]
+    if keys.MAPPING.found_in(adata):
+        for column in keys.MAPPING.get(adata).get("labels", ()):
+            stale += keys.label_slots(str(column))
+    return Result(
+        slots,
+        drops=(keys.HISTORY, *stale, *STALE),
+        facts=facts | {"without_cells": WITHOUT_CELLS},
+    )
+
+
+def _carried(
+    adata: AnnData, model: Reference, config: MapConfig
+) -> tuple[sparse.csr_matrix, CarriedDecoder, dict[str, Any]]:
+    """Return the overlaps of peaks, the decoder on the query's peaks, and what is covered."""
+    shares, named = overlap_shares(model.peaks, adata.var_names)
+    facts = _coverage(adata, model, shares, named, config)
+    decoder = carry_decoder(
+        shares, model.loadings, model.intercepts, model.mean_latent, model.offset
+    )
+    return shares, decoder, facts
 
 
 class _Query:
@@ -221,29 +269,28 @@ class _Query:
 
 def _coverage(
     adata: AnnData,
-    reference: AnnData,
+    model: Reference,
     shares: sparse.csr_matrix,
     named: np.ndarray,
-    loadings: np.ndarray,
     config: MapConfig,
 ) -> dict[str, Any]:
     """Return how much of the reference the query's peaks cover, or raise if it is too little."""
     n_overlapping = int((np.diff(shares.indptr)[~named] > 0).sum())
     facts: dict[str, Any] = {
-        "n_reference": reference.n_obs,
+        "n_reference": model.n_cells,
         "n_peaks": len(named),
         "n_named": int(named.sum()),
         "n_overlapping": n_overlapping,
-        "weight": covered_weight(loadings, shares),
+        "weight": covered_weight(model.loadings, shares),
     }
     if not shares.nnz:
-        tables = [parse_names(table.var_names).dropna() for table in (adata, reference)]
+        tables = [parse_names(names).dropna() for names in (adata.var_names, model.peaks)]
         if all(len(table) for table in tables):
             check_chromosomes(tables[0]["chrom"], tables[1]["chrom"].tolist(), "the reference")
         raise InputError(
             f"none of the query's {adata.n_vars:,} peaks is named as or overlaps one of the "
             f"reference's {len(named):,} (query: {adata.var_names[0]}; reference: "
-            f"{reference.var_names[0]})",
+            f"{model.peaks[0]})",
             "peaks of the same genome build",
             "count these cells over the reference's peaks",
         )
@@ -260,12 +307,13 @@ def _coverage(
 
 def _slots(
     adata: AnnData,
-    reference: AnnData,
+    model: Reference,
     decoder: CarriedDecoder,
-    query: _Query,
+    latent: np.ndarray,
+    offset: np.ndarray,
     is_open: sparse.csr_matrix,
 ) -> dict[keys.Slot, Any]:
-    """Return the slots of `train` for the query, and its labels."""
+    """Return the slots of `train` for the query."""
     n_peaks = adata.n_vars
     n_open = np.diff(is_open.indptr)
     if not n_open.all():
@@ -277,29 +325,29 @@ def _slots(
     def spread(values: np.ndarray, fill: float) -> np.ndarray:
         return over_all(values.astype(np.float32), decoder.peaks, n_peaks, fill)
 
-    mixture = {
-        name: np.asarray(keys.MIXTURE.get(reference)[name], np.float64)
-        for name in ("weights", "means", "variances")
-    }
-    latent = query.latent.astype(np.float32)
-    posterior = responsibilities(query.latent, **mixture)
+    posterior = responsibilities(latent, **model.mixture)
     components = [str(number) for number in range(posterior.shape[1])]
     open_cells = np.bincount(is_open.indices, minlength=len(decoder.peaks))
-    slots: dict[keys.Slot, Any] = {
-        keys.LATENT: latent,
-        keys.LATENT_SCALE: latent.copy(),
+    return {
+        keys.LATENT: latent.astype(np.float32),
+        keys.LATENT_SCALE: latent.astype(np.float32),
         keys.DECODER: spread(decoder.loadings, 0),
         keys.BIAS: spread(decoder.intercepts, np.nan),
-        keys.OFFSET: query.offset.astype(np.float32),
-        keys.MEDIAN_OFFSET: median_offset(reference),
+        keys.OFFSET: offset.astype(np.float32),
+        keys.MEDIAN_OFFSET: model.offset,
         keys.CELL_OPEN_RATE: n_open / max(len(decoder.peaks), 1),
         keys.PEAK_OPEN_RATE: over_all(open_cells / adata.n_obs, decoder.peaks, n_peaks, np.nan),
         keys.POSTERIOR: posterior,
         keys.COMPONENT: pd.Categorical.from_codes(
             posterior.argmax(1), components
         ).remove_unused_categories(),
-        keys.MIXTURE: mixture,
+        keys.MIXTURE: model.mixture,
     }
+
+
+def _label_slots(query: _Query) -> dict[keys.Slot, Any]:
+    """Return the slots of the labels and of their confidence."""
+    slots: dict[keys.Slot, Any] = {}
     for column in query.labels:
         label, confidence = keys.label_slots(column)
         slots[label] = pd.Categorical(query.labels[column])
@@ -338,8 +386,3 @@ def _calls(query: _Query, config: MapConfig, facts: dict[str, Any]) -> dict[keys
         keys.NOT_IN_REFERENCE: called,
         keys.MAPPING: summary,
     }
-
-
-def _are_numbers(names: pd.Index) -> bool:
-    """Whether the names are those that anndata gives to peaks without any."""
-    return list(names[:3]) == [str(number) for number in range(min(3, len(names)))]

@@ -57,6 +57,7 @@ CASES = {
     ("markers", "--motifs"): ("motifs.txt", "markers done.h5ad --genome genome.fa --motifs {} -o OUT"),
     ("annotate", "--markers"): ("types.tsv", "annotate done.h5ad --markers {} -o OUT"),
     ("map", "--reference"): ("done.h5ad", "map cells.h5ad --reference {} -o OUT"),
+    ("map", "--reference, a model"): ("model.pt", "map cells.h5ad --reference {} -o OUT"),
     ("export", "source"): ("done.h5ad", "export {} --to h5mu -o copy.h5mu"),
     ("plan", "source"): ("cells.h5ad", "plan {} -o plan.json"),
     ("verify", "source"): ("done.h5ad", "verify {}"),

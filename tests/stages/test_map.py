@@ -46,14 +46,20 @@ def on_other_peaks(cells, seed=0):
 
 
 @pytest.fixture(scope="module")
-def halves():
+def kept_model():
+    """The bytes of the model file of `halves`, once that fixture has run."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def halves(kept_model):
     """A trained half without one of five planted types, and the other half on other peaks."""
     cells = scale.simulate(n_cells=800, n_peaks=6000, n_clusters=5, seed=4)
     first = np.arange(800) % 2 == 0
     trained = cells[first & (cells.obs["cell_type"] != "type5").to_numpy()].copy()
     scale.pp.prepare(trained, min_peaks=1, min_cells=3)
     trained.obs["site"] = np.where(np.arange(trained.n_obs) % 2, "a", "b")
-    scale.tl.train(trained, n_components=4, max_epochs=2, n_threads=1)
+    scale.train(trained, n_components=4, max_epochs=2, n_threads=1, keep_model=kept_model.append)
     return trained, on_other_peaks(cells[~first].copy())
 
 
@@ -104,6 +110,79 @@ def test_missing_peaks_are_not_closed_peaks(halves):
     mapped = scale.map(half, reference=trained, n_threads=1)
     ratio = np.exp(keys.OFFSET.get(mapped) - keys.OFFSET.get(trained))
     assert np.median(ratio) == pytest.approx(1, abs=0.1)
+
+
+def test_a_model_file_gives_the_latent_vectors_that_its_cells_give(halves, mapped, kept_model):
+    _, query = halves
+    alone = scale.map(mapped.copy(), reference=kept_model[0], n_threads=1)
+    for slot, tolerance in (
+        (keys.LATENT, 0.1),
+        (keys.OFFSET, 0.02),
+        (keys.POSTERIOR, 0.1),
+        (keys.DECODER, 0.02),
+        (keys.BIAS, 0.05),
+    ):
+        # both start elsewhere, and end within the last step of one optimum
+        np.testing.assert_allclose(slot.get(alone), slot.get(mapped), atol=tolerance)
+    difference = np.abs(keys.LATENT.get(alone) - keys.LATENT.get(mapped))
+    assert np.median(difference) < 0.005
+    assert keys.MEDIAN_OFFSET.get(alone) == 0
+    # the novelty and labels of the mapping before do not belong to this one
+    assert not any(slot.found_in(alone) for slot in (keys.NOVELTY, keys.NOVELTY_P))
+    assert not keys.NOT_IN_REFERENCE.found_in(alone)
+    assert "scale_map_cell_type" not in alone.obs and "scale_map_site_confidence" not in alone.obs
+    notes = receipts(alone)[-1]["notes"]
+    assert notes["without_cells"] == (
+        "a model file holds no cells to compare with: no labels, no novelty"
+    )
+    assert notes["n_reference"] == 0 and notes["weight"] == keys.MAPPING.get(mapped)["weight"]
+    assert "The reference was a model file, which holds no cells" in report.page(alone)
+    with pytest.raises(InputError, match="holds no novelty: the cells were mapped to a model file"):
+        scale.pl.novelty(alone)
+    same = scale.tl.map(query, reference=kept_model[0], n_threads=1, copy=True)
+    np.testing.assert_array_equal(keys.LATENT.get(same), keys.LATENT.get(alone))
+
+
+def test_a_model_of_the_published_preset_has_no_offsets(halves):
+    """Its latent vectors are not on a sphere, and depth is part of them."""
+    trained, query = halves
+    kept = []
+    cells = trained[:, trained.var_names].copy()
+    scale.train(
+        cells,
+        n_components=4,
+        preset="paper",
+        max_iter=30,
+        n_threads=1,
+        keep_model=kept.append,
+    )
+    alone = scale.map(query.copy(), reference=kept[0], n_threads=1)
+    assert (keys.OFFSET.get(alone) == 0).all()
+    assert np.ptp(np.square(keys.LATENT.get(alone)).mean(1)) > 0.01
+    beside = scale.map(query.copy(), reference=cells, n_threads=1)
+    correlation = np.corrcoef(keys.LATENT.get(alone).ravel(), keys.LATENT.get(beside).ravel())
+    assert correlation[0, 1] > 0.99
+
+
+def test_model_files_that_are_refused(halves, kept_model, tmp_path):
+    from scale_toolkit.model import files
+
+    _, query = halves
+    with pytest.raises(InputError, match="is a model file, which holds no cells and no labels"):
+        scale.map(query.copy(), reference=kept_model[0], labels=("cell_type",))
+    with pytest.raises(InputError, match="the model file is no torch file, or a damaged one"):
+        scale.map(query.copy(), reference=b"PK")
+    few = query[:, :150].copy()
+    with pytest.raises(InputError, match=r"of the decoder's weight: of .* modelled peaks 0 have"):
+        scale.map(few, reference=kept_model[0])
+    other = query.copy()
+    other.var_names = [f"peak_{number}" for number in range(query.n_vars)]
+    with pytest.raises(InputError, match=r"none of the query's .*\(query: peak_0; reference: chr1"):
+        scale.map(other, reference=kept_model[0])
+    trained, names, facts = files.loads(kept_model[0])
+    numbered = files.dumps(trained, [str(number) for number in range(len(names))], facts)
+    with pytest.raises(InputError, match="the reference's peaks are numbered, not named"):
+        scale.map(query.copy(), reference=numbered)
 
 
 def test_later_stages_work_on_mapped_cells(mapped):
@@ -240,11 +319,39 @@ def test_the_command_maps_and_shows(halves, tmp_path, capsys):
     assert "not in the reference" in capsys.readouterr().err
 
 
+def test_the_command_maps_to_a_model_file(halves, kept_model, tmp_path, capsys):
+    """Recognised by its content: the name says nothing."""
+    _, query = halves
+    (tmp_path / "kept").write_bytes(kept_model[0])
+    query.write_h5ad(tmp_path / "new.h5ad")
+    arguments = ["map", "new.h5ad", "--reference", "kept", "-o", "mapped.h5ad"]
+    arguments = [
+        str(tmp_path / word) if "." in word or word == "kept" else word for word in arguments
+    ]
+    with pytest.raises(SystemExit) as ended:
+        app.main(arguments)
+    assert ended.value.code == 0
+    said = capsys.readouterr().err
+    assert "a model file holds no cells to compare with: no labels, no novelty" in said
+    assert "not in the reference" not in said
+    result = anndata.read_h5ad(tmp_path / "mapped.h5ad")
+    assert keys.POSTERIOR.found_in(result) and "n_called" not in keys.MAPPING.get(result)
+    with pytest.raises(SystemExit) as ended:
+        app.main(
+            [*arguments[:-1], str(tmp_path / "again.h5ad"), "--figure", str(tmp_path / "n.png")]
+        )
+    assert ended.value.code == 2 and not (tmp_path / "again.h5ad").exists()
+    assert "is a model file, without cells" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        app.main([*arguments[:-1], str(tmp_path / "again.h5ad"), "--labels", "cell_type"])
+    assert ended.value.code == 1
+    assert "give that one, or drop --labels" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "no --reference"),
-        (["--reference", "model.pt"], "is a model file, without cells"),
         (["--reference", "t.h5ad", "--figure", "f.doc"], "--figure is"),
     ],
 )
