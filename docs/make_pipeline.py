@@ -38,6 +38,7 @@ STAGES: dict[str, tuple[type[config.Config], ...]] = {
 }
 #: Steps that run only if they are asked for, and their configs.
 OPTIONAL: dict[str, tuple[type[config.Config], ...]] = {
+    "map": (config.MapConfig,),
     "doublets": (config.DoubletsConfig,),
     "markers": (config.MarkersConfig,),
     "annotate": (config.AnnotateConfig,),

@@ -5,6 +5,7 @@ include { PLAN } from '../modules/local/plan/main'
 include { PREPARE } from '../modules/local/prepare/main'
 include { SELECT_PEAKS } from '../modules/local/select_peaks/main'
 include { TRAIN } from '../modules/local/train/main'
+include { MAP } from '../modules/local/map/main'
 include { DOUBLETS } from '../modules/local/doublets/main'
 include { CLUSTER } from '../modules/local/cluster/main'
 include { EMBED } from '../modules/local/embed/main'
@@ -44,12 +45,20 @@ workflow SCALE {
         PLAN(cells)
         cells = cells.join(PLAN.out.plan).map { meta, h5ad, plan -> [meta + [needs: stagesOf(plan)], h5ad] }
     }
-    if (isAsked('select_peaks', params.start_from, params.stop_after)) {
+    // A reference takes the place of the training, on all peaks.
+    if (!params.reference && isAsked('select_peaks', params.start_from, params.stop_after)) {
         SELECT_PEAKS(cells)
         versions = versions.mix(SELECT_PEAKS.out.versions)
         cells = SELECT_PEAKS.out.h5ad.map { meta, h5ad -> note(reached, 'select_peaks', meta, h5ad) }
     }
-    if (isAsked('train', params.start_from, params.stop_after)) {
+    if (params.reference) {
+        MAP(cells.map { meta, h5ad -> begin(reached, 'map', meta, h5ad) }, file(params.reference))
+        versions = versions.mix(MAP.out.versions)
+        cells = MAP.out.h5ad
+            .map { meta, h5ad -> end(reached, meta, h5ad) }
+            .map { meta, h5ad -> note(reached, 'train', meta, h5ad) }
+    }
+    else if (isAsked('train', params.start_from, params.stop_after)) {
         cells = cells
             .map { meta, h5ad -> [meta.id, meta, h5ad] }
             .join(PLAN.out.training.map { meta, plan -> [meta.id, plan] })

@@ -21,7 +21,10 @@ def lastWritten(given) {
     if (late && given.stop_after in ['cluster', 'embed']) {
         return late
     }
-    return given.doublets && given.stop_after == 'train' ? 'doublets' : given.stop_after
+    if (given.stop_after == 'train') {
+        return given.doublets ? 'doublets' : given.reference ? 'map' : 'train'
+    }
+    return given.stop_after
 }
 
 // results/SAMPLE/adata.h5ad is what the last stage wrote; everything else goes to results/SAMPLE/STAGE/.

@@ -117,6 +117,12 @@ def contradictions(given, profiles) {
     if (given.doublets && !isAsked('train', given.start_from, given.stop_after)) {
         wrong << '--doublets is true; expected a run with the stage train'
     }
+    if (given.reference && given.pretrain) {
+        wrong << '--reference and --pretrain are given; expected one of them'
+    }
+    if (given.reference && !isAsked('train', given.start_from, given.stop_after)) {
+        wrong << "--reference is ${given.reference}; expected a run with the stage train, which map takes the place of"
+    }
     if (given.gene_activity && given.stop_after in ['prepare', 'select_peaks']) {
         wrong << "--gene_activity is true and --stop_after ${given.stop_after}; expected train or later"
     }

@@ -165,6 +165,39 @@ def test_optional_steps_run_and_are_named_where_they_fail(demo, launch, tmp_path
     assert "1 of 1 samples failed: demo at annotate" in run.said
 
 
+def test_a_reference_takes_the_place_of_the_training(demo, launch, tmp_path):
+    """Cells are mapped to a trained h5ad with its labels, then to its model alone; a failure is named `map`."""
+    shutil.copy(demo.works("PREPARE demo") / "demo.prepare.h5ad", tmp_path / "demo.h5ad")
+    shutil.copy(demo.works("TRAIN demo") / "demo.train.h5ad", tmp_path / "trained.h5ad")
+    words = ("--input", "demo.h5ad", "--start_from", "select_peaks", "--k", "3", "--threads", "1", "--skip_multiqc")
+    cells = ("--stop_after", "cluster", "--cluster_method", "kmeans", "--reference", "trained.h5ad")
+    run = launch(tmp_path, *words, *cells, "--map_labels", "cell_type", "--map_min_weight", "0.2")
+    assert run.code == 0, run.said
+    assert run.status() == {f"{step} demo": "COMPLETED" for step in ("PLAN", "MAP", "CLUSTER", "REPORT")}
+    folder = run.results / "demo"
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"adata.h5ad", "map/novelty.pdf", "report/report.html"}
+    mapped, clustered = receipts(folder / "adata.h5ad")[-2:]
+    assert (mapped["stage"], clustered["stage"]) == ("map", "cluster")
+    assert mapped["options"]["labels"] == ["cell_type"] and mapped["options"]["min_weight"] == 0.2
+    adata = anndata.read_h5ad(folder / "adata.h5ad")
+    label = keys.label_slots("cell_type")[0].get(adata)
+    assert (label.astype(str) == adata.obs["cell_type"].astype(str)).mean() > 0.9
+
+    run = launch(tmp_path, *words, *cells, "--map_labels", "absent", "--outdir", "failed")
+    run.results = tmp_path / "failed"
+    assert run.code != 0
+    assert run.samples() == {"demo": ["failed", "map"]}
+
+    model = demo.results / "demo" / "train" / "model.pt"
+    alone = ("--stop_after", "train", "--reference", model, "--skip_report", "--outdir", "alone")
+    run = launch(tmp_path, *words, *alone)
+    assert run.code == 0, run.said
+    (mapped,) = (one for one in receipts(tmp_path / "alone" / "demo" / "adata.h5ad") if one["stage"] == "map")
+    assert "without_cells" in mapped["notes"]
+    assert not (tmp_path / "alone" / "demo" / "map").exists()
+
+
 def test_a_report_that_fails_is_told(launch, small, tmp_path):
     (tmp_path / "broken.config").write_text("process { withName: 'REPORT' { ext.args = '--label absent' } }\n")
     words = ("--stop_after", "train", "--threads", "1", "--train_max_iter", "20", "--prepare_min_peaks", "10", "--skip_multiqc")

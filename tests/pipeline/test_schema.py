@@ -32,7 +32,7 @@ def test_what_is_made_from_the_schema_is_up_to_date():
 
 
 #: Steps that run only if they are asked for.
-OPTIONAL = ("doublets", "markers", "annotate", "genes")
+OPTIONAL = ("map", "doublets", "markers", "annotate", "genes")
 
 
 @pytest.mark.parametrize("stage", [*STAGES, *OPTIONAL])
@@ -43,6 +43,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "prepare": {"--batch-names", "--blacklist", "--fragments", "--peaks"},
         "train": {"--model", "--pretrain", "--gpu", "--device", "--devices", "--n-components"},
         "embed": {"--figure"},
+        "map": {"--figure", "--reference"},
         "doublets": {"--figure"},
         "markers": {"--gtf", "--table"},
         "annotate": {"--gtf", "--markers"},
@@ -84,7 +85,7 @@ def test_every_config_of_a_stage_is_in():
     assert tuple(maker().OPTIONAL) == OPTIONAL
     kinds = {kind for many in (maker().STAGES | maker().OPTIONAL).values() for kind in many}
     everything = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, config.Config)}
-    for_the_command_line = {config.Config, config.SimulateConfig, config.ChooseKConfig, config.MapConfig}
+    for_the_command_line = {config.Config, config.SimulateConfig, config.ChooseKConfig}
     assert everything - kinds == for_the_command_line
     assert all(dataclasses.is_dataclass(kind) for kind in kinds)
 

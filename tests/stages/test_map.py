@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import anndata
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
@@ -172,6 +174,10 @@ def test_model_files_that_are_refused(halves, kept_model, tmp_path):
         scale.map(query.copy(), reference=kept_model[0], labels=("cell_type",))
     with pytest.raises(InputError, match="the model file is no torch file, or a damaged one"):
         scale.map(query.copy(), reference=b"PK")
+    buffer = io.BytesIO()
+    torch.save({"encoder.hidden.0.weight": torch.zeros(2, 3)}, buffer)
+    with pytest.raises(InputError, match=r"a model.pt of SCALE 1.1.2, which names no peaks"):
+        scale.map(query.copy(), reference=buffer.getvalue())
     few = query[:, :150].copy()
     with pytest.raises(InputError, match=r"of the decoder's weight: of .* modelled peaks 0 have"):
         scale.map(few, reference=kept_model[0])
