@@ -15,6 +15,22 @@ DOUBLET_SCORE = Slot(
 PREDICTED_DOUBLET = Slot(
     "obs", "predicted_doublet", "doublets", "cells", "bool", "whether the cell is called a doublet"
 )
+DOUBLET_SITES = Slot(
+    "obs",
+    "doublet_sites",
+    "doublets",
+    "cells",
+    "int64",
+    "autosomal sites that more than two fragments of the cell cover, if fragments were given",
+)
+DOUBLET_SITES_PADJ = Slot(
+    "obs",
+    "doublet_sites_pval_adj",
+    "doublets",
+    "cells",
+    "float64",
+    "adjusted P of that number by chance",
+)
 DOUBLETS = Slot(
     "uns",
     "scale_doublets",

@@ -8,6 +8,8 @@ from scale_toolkit.contrast_slots import CONTRAST_FDR as CONTRAST_FDR
 from scale_toolkit.contrast_slots import CONTRAST_LOG_ODDS as CONTRAST_LOG_ODDS
 from scale_toolkit.contrast_slots import CONTRAST_SCORE as CONTRAST_SCORE
 from scale_toolkit.doublet_slots import DOUBLET_SCORE as DOUBLET_SCORE
+from scale_toolkit.doublet_slots import DOUBLET_SITES as DOUBLET_SITES
+from scale_toolkit.doublet_slots import DOUBLET_SITES_PADJ as DOUBLET_SITES_PADJ
 from scale_toolkit.doublet_slots import DOUBLETS as DOUBLETS
 from scale_toolkit.doublet_slots import PREDICTED_DOUBLET as PREDICTED_DOUBLET
 from scale_toolkit.gene_slots import GENE_COUNTS as GENE_COUNTS

@@ -6,6 +6,7 @@ AnnData.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from scale_toolkit._in_place import run, with_options
@@ -23,6 +24,7 @@ from scale_toolkit.config import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     import pandas as pd
@@ -191,7 +193,12 @@ def cluster(
 
 @with_options(DoubletsConfig)
 def doublets(
-    adata: AnnData, *, copy: bool = False, progress: Progress | None = None, **options: Any
+    adata: AnnData,
+    *,
+    copy: bool = False,
+    progress: Progress | None = None,
+    fragments: str | Path | Sequence[str | Path] = (),
+    **options: Any,
 ) -> AnnData | None:
     """Score how much each cell looks like the union of two unlike cells; call or drop those.
 
@@ -202,7 +209,10 @@ def doublets(
     copy
         Leave `adata` as it is and return a new one.
     progress
-        Called after each group of cells.
+        Called after each group of cells, and each block of fragments.
+    fragments
+        A sorted fragments file, or one for each batch in the order of ``obs['batch']``'s
+        categories: cells with more than two fragments at many sites are called too.
     **options
         ``rate``, ``remove``, …: see `scale_toolkit.doublets`.
 
@@ -210,17 +220,23 @@ def doublets(
     -------
     None, or with `copy` the new AnnData. Written: ``obs['doublet_score']`` (float64, 0 to 1),
     ``obs['predicted_doublet']`` (bool), ``uns['scale_doublets']``, drawn by
-    `scale_toolkit.pl.doublets`; a receipt in ``uns['scale']``. With ``remove`` the called cells
-    are dropped.
+    `scale_toolkit.pl.doublets`; a receipt in ``uns['scale']``. With `fragments` also
+    ``obs['doublet_sites']`` and ``obs['doublet_sites_pval_adj']``. With ``remove`` the called
+    cells are dropped.
 
     Raises
     ------
     MissingSlotError
         The cells are not trained.
     InputError
-        Too few cells, or ``remove`` without ``rate`` on cells that the scores do not separate.
+        Too few cells, or ``remove`` without ``rate`` on cells that the scores do not separate;
+        fragments that are not sorted, or not of these cells.
     """
-    return run("doublets", adata, copy=copy, progress=progress, **options)
+    from scale_toolkit.io.fragments import read_blocks
+
+    paths = [fragments] if isinstance(fragments, (str, os.PathLike)) else fragments
+    blocks = [read_blocks(path) for path in paths]
+    return run("doublets", adata, copy=copy, progress=progress, fragments=blocks, **options)
 
 
 @with_options(EmbedConfig)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from scale_toolkit import keys
-from scale_toolkit.cli.files import check_side_file, through
+from scale_toolkit.cli.files import check_readable, check_side_file, through
 from scale_toolkit.cli.options import Input, Output, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import DoubletsConfig
@@ -23,11 +23,23 @@ Figure = Annotated[
 ]
 
 
+Fragments = Annotated[
+    list[str] | None,
+    given(
+        "--fragments",
+        metavar="FILE",
+        help="Fragments of the cells, sorted: call also those with more than two at many sites. "
+        "Again for each batch, in their order.",
+    ),
+]
+
+
 @command
 def doublets(
     source: Input = "-",
     output: Output = "-",
     figure: Figure = None,
+    fragments: Fragments = None,
     *,
     config: DoubletsConfig,
     talk: Talk,
@@ -36,12 +48,19 @@ def doublets(
     check_side_file(figure, "--figure", (source, output))
     if figure and figure.suffix.lower() not in FIGURES:
         raise UsageError(f"--figure is {figure}", "a name that ends in " + ", ".join(FIGURES))
+    paths = fragments or []
+    if [source, *paths].count("-") > 1:
+        raise UsageError("standard input is given twice", "one - at most")
+    for path in paths:
+        check_readable(path)
     not_loaded = tuple(path for path in keys.LARGE if path != "X")
     with through(source, output, talk, without=not_loaded) as cells:
+        from scale_toolkit.io.fragments import read_blocks
         from scale_toolkit.stages.doublets import doublets as stage
 
         with talk.progress() as progress:
-            result = stage(cells.adata, config, progress=progress)
+            blocks = [read_blocks(path) for path in paths]
+            result = stage(cells.adata, config, progress=progress, fragments=blocks)
         if figure:
             from scale_toolkit import plot
 
@@ -62,6 +81,9 @@ def summary(adata: AnnData) -> tuple[Table, dict[str, Any]]:
         "threshold": round(float(values["threshold"]), 4),
         "detectable": round(float(values["detectable"]), 4),
     }
+    if "sites_called" in values:
+        facts["by fragments"] = int(values["sites_called"])
+        facts["by them alone"] = int(values["sites_alone"])
     table = Table(*facts, title="doublets of unlike cells", title_justify="left")
     table.add_row(*map(str, facts.values()))
     return table, facts

@@ -233,7 +233,7 @@ class Overlaps:
         return sorted(map(str, self._rows))
 
     def pairs(
-        self, chrom: Sequence[str], start: np.ndarray, end: np.ndarray
+        self, chrom: Sequence[str] | np.ndarray, start: np.ndarray, end: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return every overlap of the queried intervals with the table.
 

@@ -94,7 +94,7 @@ def read_fragments(
     cells = _Cells(barcodes)
     counts, figures = _Counts(len(regions)), _Figures()
     chromosomes: set[str] = set()
-    for block in _blocks(path):
+    for block in read_blocks(path):
         chromosomes.update(block["chrom"].unique())
         rows = cells.numbers(block["barcode"])
         block, rows = block[rows >= 0], rows[rows >= 0]
@@ -275,7 +275,15 @@ class _Counts:
         )
 
 
-def _blocks(path: str | os.PathLike[str]) -> Iterator[pd.DataFrame]:
+def read_blocks(path: str | os.PathLike[str]) -> Iterator[pd.DataFrame]:
+    """Read a 10x fragments file, plain or gzip, as tables of ``chrom``, ``start``, ``end``,
+    ``barcode`` with up to 500,000 rows.
+
+    Raises
+    ------
+    InputError
+        A line that is not a fragment (with its number), or a truncated file.
+    """
     with open_text(path) as file:
         number, first = 1, file.readline()
         # only at the top: a barcode may contain #

@@ -25,7 +25,8 @@ def doublets(view: View) -> Section | None:
         "Doublets",
         "A droplet with two cells of different types looks like both. Each cell is compared with "
         "sums of two random cells: near 1 it lies among those, near 0 among other cells. Doublets "
-        "of one type are not found. The dotted line is the limit above which cells are called.",
+        "of one type are not found by this score. The dotted line is the limit above which cells "
+        "are called.",
     )
     summary = keys.DOUBLETS.get(view.adata)
     section.plots = [
@@ -42,9 +43,36 @@ def doublets(view: View) -> Section | None:
         f"{' and dropped' if removed else ''}, a rate of {float(summary['rate']):.1%}; "
         f"{float(summary['detectable']):.0%} of the simulated doublets score above the limit."
     )
+    if "sites_called" in summary:
+        _by_fragments(view, section, summary)
     if not removed and keys.PREDICTED_DOUBLET.found_in(view.adata):
         _by_cluster(view, section)
     return section
+
+
+def _by_fragments(view: View, section: Section, summary: Any) -> None:
+    """Add what the fragments show: sites of cells that were called, and of the others."""
+    section.plots[0].append(
+        view.add(
+            "doublet_sites",
+            two_histograms(
+                dict(summary) | {"edges": summary["site_edges"]},
+                {"sites_of_called": "called cells", "sites_of_others": "other cells"},
+                "%{x:.0f} sites",
+                xaxis={"title": {"text": "sites under more than two fragments"}},
+                yaxis={"title": {"text": "share"}, "type": "log"},
+            ),
+            260,
+            "autosomal sites under more than two fragments of a cell",
+        )
+    )
+    section.lines.append(
+        f"By fragments: {int(summary['sites_called']):,} cells called, "
+        f"{int(summary['sites_alone']):,} of them not by their score. A cell has two copies of an "
+        "autosome, so that more than two overlapping fragments come from a second cell, also from "
+        f"one of its type. {int(summary['sites_left_out']):,} sites that too many cells have were "
+        "left out."
+    )
 
 
 def _by_cluster(view: View, section: Section) -> None:

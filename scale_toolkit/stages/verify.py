@@ -308,11 +308,12 @@ def _inputs(
                 "train encoded with a model file", "--model FILE", "give the model of --pretrain"
             )
         return {"model": model}
-    if receipt["stage"] == "markers" and notes.get("with"):
+    if notes.get("with"):
         raise InputError(
-            f"markers was given {' and '.join(notes['with'])}, which the file does not hold",
-            "markers of the counts alone",
-            "verify the file markers was given",
+            f"{receipt['stage']} was given {' and '.join(notes['with'])}, which the file does not "
+            "hold",
+            "stages of the counts alone",
+            f"verify the file {receipt['stage']} was given",
         )
     if receipt["stage"] == "impute":
         if "cells" in notes:

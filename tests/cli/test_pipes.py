@@ -55,6 +55,7 @@ CASES = {
     ("markers", "--gtf"): ("genes.gtf", "markers done.h5ad --gtf {} -o OUT"),
     ("markers", "--genome"): ("genome.fa", "markers done.h5ad --motifs motifs.txt --genome {} -o OUT"),
     ("markers", "--motifs"): ("motifs.txt", "markers done.h5ad --genome genome.fa --motifs {} -o OUT"),
+    ("doublets", "--fragments"): ("fragments.tsv", "doublets done.h5ad --fragments {} --rate 0.1 -o OUT"),
     ("annotate", "--markers"): ("types.tsv", "annotate done.h5ad --markers {} -o OUT"),
     ("map", "--reference"): ("done.h5ad", "map cells.h5ad --reference {} -o OUT"),
     ("map", "--reference, a model"): ("model.pt", "map cells.h5ad --reference {} -o OUT"),

@@ -58,6 +58,8 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "train": {"--checkpoint", "--every", "--pretrain-peaks", "--dry-run", "--covariate"},
         # --groupby is another spelling of --cluster-by
         "markers": {"--bed-dir", "--genome", "--motifs", "--motif-table", "--groupby"},
+        # a file for each sample
+        "doublets": {"--fragments"},
         "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand

@@ -113,7 +113,7 @@ def test_the_report_shows_scores_and_calls_by_cluster(scored):
     summary = keys.DOUBLETS.get(scored)
     assert f"{summary['n_called']} of 600 cells called, a rate of" in page
     assert 'id="doublet_scores"' in page or "doublet_scores" in page
-    assert "Doublets of one type are not found" in page
+    assert "Doublets of one type are not found by this score" in page
 
 
 def test_the_report_warns_of_a_cluster_of_doublets(scored):
