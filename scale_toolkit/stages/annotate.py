@@ -11,6 +11,7 @@ from scipy import sparse
 from scale_toolkit import keys
 from scale_toolkit.config import AnnotateConfig
 from scale_toolkit.core.annotate import enrichment
+from scale_toolkit.core.genome_builds import check_build
 from scale_toolkit.core.intervals import (
     Overlaps,
     check_chromosomes,
@@ -172,7 +173,7 @@ def _membership(
 ) -> tuple[list[str], sparse.csr_matrix]:
     """Return the types with a marker among the peaks, and their peaks, (peaks, types) of ones."""
     peaks = require_intervals(adata.var_names, "markers")
-    regions = _regions(config, markers, genes)
+    regions = _regions(config, markers, genes, peaks)
     chromosomes = sorted(set(regions["chrom"]))
     if not set(chromosomes) & set(peaks["chrom"]):
         # markers on a part of the chromosomes are as usual
@@ -198,7 +199,10 @@ def _membership(
 
 
 def _regions(
-    config: AnnotateConfig, markers: pd.DataFrame, genes: pd.DataFrame | None
+    config: AnnotateConfig,
+    markers: pd.DataFrame,
+    genes: pd.DataFrame | None,
+    peaks: pd.DataFrame,
 ) -> pd.DataFrame:
     """Return the regions of all markers: ``chrom``, ``start``, ``end``, ``type``."""
     values = markers["marker"].astype(str)
@@ -206,6 +210,7 @@ def _regions(
     regions["type"] = markers["type"].astype(str).to_numpy()
     tables = [regions[regions["chrom"].notna()]]
     if genes is not None:
+        check_build(peaks, genes["chrom"].to_numpy(), genes["tss"].to_numpy())
         starts = genes.rename(columns={"gene_name": "marker"})[["marker", "chrom", "tss"]]
         queries = pd.DataFrame({"marker": values.to_numpy(), "type": regions["type"]})
         near = queries[regions["chrom"].isna().to_numpy()].merge(starts, on="marker")

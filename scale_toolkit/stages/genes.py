@@ -11,6 +11,7 @@ from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.core.gene_activity import GeneRows, gene_weights
+from scale_toolkit.core.genome_builds import check_build
 from scale_toolkit.core.intervals import check_chromosomes, require_intervals
 from scale_toolkit.errors import InputError
 from scale_toolkit.genes_config import GenesConfig
@@ -97,6 +98,9 @@ def genes(
         within reach of a gene.
     """
     peaks = require_intervals(adata.var_names, "`genes`")
+    is_forward = (genes["strand"] == "+").to_numpy()
+    tss = np.where(is_forward, genes["start"].to_numpy(), genes["end"].to_numpy() - 1)
+    check_build(peaks, genes["chrom"].to_numpy(), tss)
     weights = gene_weights(peaks, genes, config.upstream, config.decay, config.max_distance)
     n_peaks = np.bincount(weights.indices, minlength=weights.shape[1])
     chosen = np.flatnonzero(n_peaks)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scale_toolkit import keys
+from scale_toolkit.core.genome_builds import check_build
 from scale_toolkit.core.intervals import check_chromosomes, nearest_starts, require_intervals
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def nearest_genes(names: pd.Index, genes: pd.DataFrame) -> pd.DataFrame:
     """Return the nearest gene of every peak (empty if there is none), and its distance."""
     peaks = require_intervals(names, "`genes`")
     check_chromosomes(peaks["chrom"], genes["chrom"], "the GTF")
+    check_build(peaks, genes["chrom"].to_numpy(), genes["tss"].to_numpy(np.int64))
     nearest = nearest_starts(peaks, genes)
     # -1 (no gene) picks the last entry
     gene_names = np.append(genes["gene_name"].to_numpy(dtype=object), "")
