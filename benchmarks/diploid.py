@@ -95,14 +95,14 @@ def _fragments(opened, peaks, owner, capture, rng):
         row, cut = row[order], cut[order].astype(np.int64)
         is_pair = (row[1:] == row[:-1]) & (cut[1:] > cut[:-1])
         is_pair &= rng.random(len(is_pair)) < capture
-        kept = row[:-1][is_pair]
+        captured = row[:-1][is_pair]
         tables.append(
             pd.DataFrame(
                 {
-                    "chrom": peaks["chrom"].to_numpy()[peak[kept]],
+                    "chrom": peaks["chrom"].to_numpy()[peak[captured]],
                     "start": cut[:-1][is_pair],
                     "end": cut[1:][is_pair],
-                    "cell": cell[kept],
+                    "cell": cell[captured],
                 }
             )
         )

@@ -46,7 +46,7 @@ class CrowdedSites:
     n_sites
         Sites of each cell, (cells,).
     pvals
-        P of so many sites or more if all cells had the mean number, (cells,); 1 without a site.
+        P of this many sites or more if all cells had the mean number, (cells,); 1 without a site.
     pvals_adj
         The same after Benjamini and Hochberg.
     n_merged
@@ -163,9 +163,9 @@ class Sweep:
 
     def _advance(self, start: np.ndarray, end: np.ndarray, cell: np.ndarray) -> None:
         """Move on over the fragments of one autosome."""
-        kept = (cell >= 0) & (end - start <= LONGEST_FRAGMENT)
+        is_used = (cell >= 0) & (end - start <= LONGEST_FRAGMENT)
         start, end, cell = (
-            np.ascontiguousarray(values[kept], np.int64) for values in (start, end, cell)
+            np.ascontiguousarray(values[is_used], np.int64) for values in (start, end, cell)
         )
         self._n_fragments += np.bincount(cell, minlength=self._n_cells)
         closed = np.empty((len(cell), 3), np.int64)
