@@ -39,6 +39,9 @@ from scale_toolkit.stages.gpu import find_device
         ),
         ("prepare cells.h5ad --fragments cells.h5ad --peaks cells.h5ad -o out.h5ad", "--fragments and the input cells.h5ad"),
         ("prepare --fragments f --peaks p --modality atac -o out.h5ad", "both --fragments and --modality"),
+        ("doublets - --fragments - -o out.h5ad", "standard input is given twice"),
+        ("impute cells.h5ad --per-group a --assembly hg38 -o out.h5ad", "--assembly without --group-dir"),
+        ("impute cells.h5ad --per-group a --group-dir g --assembly h/38 -o out.h5ad", "--assembly is 'h/38'; expected the name"),
     ],
 )
 def test_words_that_contradict_each_other(plant, tmp_path, monkeypatch, capsys, words, message):

@@ -15,6 +15,7 @@ from scale_toolkit.config import ImputeConfig
 from scale_toolkit.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 _PART = "Only a part"
@@ -59,6 +60,16 @@ ChromSizes = Annotated[
         help="Lengths of the chromosomes, for the bigWig files.",
     ),
 ]
+Assembly = Annotated[
+    str | None,
+    given(
+        "--assembly",
+        metavar="NAME",
+        panel=_GROUPS,
+        help="The genome's name at UCSC and IGV, as hg38: write hub.txt and a session for IGV too, "
+        "which show all groups on one scale in the figures' colours.",
+    ),
+]
 
 Model = Annotated[
     Path | None,
@@ -90,6 +101,7 @@ def impute(
     cells: Barcodes = None,
     group_dir: GroupDir = None,
     chrom_sizes: ChromSizes = None,
+    assembly: Assembly = None,
     model: Model = None,
     validate_dir: ValidateDir = None,
     dry_run: DryRun = False,
@@ -116,7 +128,13 @@ def impute(
         check_folder(group_dir, "--group-dir")
     elif chrom_sizes is not None:
         raise UsageError("--chrom-sizes without --group-dir", "a folder for the bigWig files")
+    elif assembly is not None:
+        raise UsageError("--assembly without --group-dir", "a folder for the bigWig files")
     check_readable(chrom_sizes)
+    if assembly is not None:
+        from scale_toolkit.io.browser import check_assembly
+
+        check_assembly(assembly)
     if dry_run:
         foresee(
             [source],
@@ -150,15 +168,31 @@ def impute(
         with talk.progress() as progress:
             if group_dir is not None and config.per_group is not None:
                 means = keys.GROUP_MEANS.get(adata)
-                write_groups(
+                written = write_groups(
                     group_dir, config.per_group, means, chrom_sizes=chrom_sizes, progress=progress
                 )
+                if assembly is not None:
+                    tracks = dict(zip(means.columns, written[1:], strict=True))
+                    _write_sessions(adata, config.per_group, tracks, means, assembly)
             file.write(adata, blocks)
 
 
 def _imputed_peaks(adata: AnnData) -> list[str] | None:
     """Return the names of the columns of imputed values, if there are any."""
     return list(keys.IMPUTED_PEAKS.get(adata)) if keys.IMPUTED_PEAKS.found_in(adata) else None
+
+
+def _write_sessions(
+    adata: AnnData, column: str, tracks: dict[str, Path], means: pd.DataFrame, assembly: str
+) -> None:
+    """Write what opens the bigWig files together, groups in the order and colours of figures."""
+    from scale_toolkit import plot
+    from scale_toolkit.io.browser import Signal, write_sessions
+
+    shades = plot.label_colors(adata.obs[column], list(tracks))
+    signals = [Signal(name, tracks[name].name, shade) for name, shade in shades.items()]
+    folder = next(iter(tracks.values())).parent
+    write_sessions(folder, column, signals, float(means.max(axis=None)), assembly)
 
 
 def _write_validation(adata: AnnData, folder: Path | None) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from scale_toolkit.plot._figure import OKABE_ITO, colors, save_figure
+from scale_toolkit.plot._figure import OKABE_ITO, colors, label_colors, save_figure
 from scale_toolkit.plot.choose_k import choose_k
 from scale_toolkit.plot.confusion import confusion_matrix
 from scale_toolkit.plot.contrast import contrast
@@ -62,6 +62,7 @@ __all__ = [
     "feature_specifity",
     "heatmap",
     "history",
+    "label_colors",
     "lineplot",
     "locus",
     "loss",

@@ -242,6 +242,25 @@ def _natural(name: Any) -> tuple[int, float, str]:
         return 1, 0.0, str(name)
 
 
+def label_colors(values: Any, names: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+    """Return the colours that labels have in figures, for some names: those of labels in the
+    figures' order, then all others, in the colour of unknown labels.
+
+    Parameters
+    ----------
+    values
+        Labels of the cells, as in obs.
+    names
+        Names to return.
+    """
+    from matplotlib.colors import to_rgb
+
+    labels = list(as_categories(values).cat.categories)
+    shades = dict(zip(labels, colors(len(labels)), strict=True))
+    known = {name: shade for name, shade in shades.items() if name in set(names)}
+    return known | {name: to_rgb(UNKNOWN) for name in names if name not in known}
+
+
 def check_length(what: str, found: int, expected: int) -> None:
     """Raise if a list does not have one entry for each cell (row, column)."""
     if found != expected:

@@ -524,7 +524,7 @@ def test_a_part_of_the_imputed_values_and_means_of_groups(chain, tmp_path):
     (tmp_path / "sizes").write_text("".join(f"{chrom}\t999999999\n" for chrom in from_file.var["chrom"].unique()))
     good(
         f"scale impute {chain}/imputed.h5ad --peaks peaks.txt --cells 'scale_cluster == \"{cluster}\"' --numeric"
-        " --per-group cell_type --group-dir groups --chrom-sizes sizes -o part.h5ad",
+        " --per-group cell_type --group-dir groups --chrom-sizes sizes --assembly hg19 -o part.h5ad",
         tmp_path,
     )
     part = anndata.read_h5ad(tmp_path / "part.h5ad")
@@ -534,7 +534,7 @@ def test_a_part_of_the_imputed_values_and_means_of_groups(chain, tmp_path):
     assert (part.X != kept.X).nnz == 0 and not keys.BINARY.found_in(part)
     means = keys.GROUP_MEANS.get(part).dropna()
     assert sorted(path.name for path in (tmp_path / "groups").iterdir()) == sorted(
-        ["cell_type.tsv", *(f"cell_type.{name.replace(' ', '_').replace('/', '_')}.bw" for name in means)]
+        ["cell_type.tsv", "hub.txt", "cell_type.igv.xml", *(f"cell_type.{name.replace(' ', '_').replace('/', '_')}.bw" for name in means)]
     )
 
 

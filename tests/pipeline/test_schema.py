@@ -60,7 +60,7 @@ def test_every_option_of_a_stage_reaches_it(stage):
         "markers": {"--bed-dir", "--genome", "--motifs", "--motif-table", "--groupby"},
         # a file for each sample
         "doublets": {"--fragments"},
-        "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--model", "--validate-dir", "--dry-run"},
+        "impute": {"--peaks", "--cells", "--group-dir", "--chrom-sizes", "--assembly", "--model", "--validate-dir", "--dry-run"},
     }.get(stage, set())
     assert options == parameters | (by_pipeline & options) | by_hand
     script = (ROOT / "modules" / "local" / stage / "main.nf").read_text()
