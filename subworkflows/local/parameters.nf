@@ -37,7 +37,7 @@ def checkParameters(given, run) {
         }
     }
     if (!wrong) {
-        wrong += contradictions(given, run.profile.tokenize(','))
+        wrong += contradictions(given, run.profile.tokenize(','), run.containerEngine)
     }
     if (wrong) {
         error("${wrong.join('\n')}\n`nextflow run main.nf --help` lists the parameters")
@@ -100,7 +100,7 @@ def problemOf(value, rule) {
     return null
 }
 
-def contradictions(given, profiles) {
+def contradictions(given, profiles, engine) {
     def wrong = []
     if (STAGES().indexOf(given.start_from) > STAGES().indexOf(given.stop_after)) {
         wrong << "--start_from is ${given.start_from} and --stop_after ${given.stop_after}; expected a stage at or after the first"
@@ -122,6 +122,9 @@ def contradictions(given, profiles) {
     }
     if (given.reference && !isAsked('train', given.start_from, given.stop_after)) {
         wrong << "--reference is ${given.reference}; expected a run with the stage train, which map takes the place of"
+    }
+    if (given.train_nodes > 1 && (!('slurm' in profiles) || engine)) {
+        wrong << "--train_nodes is ${given.train_nodes}${engine ? " in ${engine}" : ''}; expected -profile slurm without a container, where srun can be called"
     }
     if (given.gene_activity && given.stop_after in ['prepare', 'select_peaks']) {
         wrong << "--gene_activity is true and --stop_after ${given.stop_after}; expected train or later"

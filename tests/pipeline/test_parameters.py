@@ -34,6 +34,8 @@ from .conftest import ROOT
         (f"--reference {ROOT}/main.nf --stop_after prepare", ["; expected a run with the stage train, which map takes the place of"]),
         ("--reference nowhere.h5ad", ["--reference is nowhere.h5ad; expected a file that is there"]),
         ("--markers --stop_after train", ["--markers is true and --stop_after train; expected cluster or later"]),
+        ("--train_nodes 2", ["--train_nodes is 2; expected -profile slurm without a container"]),
+        ("-profile slurm,docker --train_nodes 2", ["--train_nodes is 2 in docker; expected -profile slurm without a container"]),
         ("-profile k8s", ["--k8s_claim is not given; expected with -profile k8s"]),
     ],
 )

@@ -21,11 +21,19 @@ process TRAIN {
     def args = task.ext.args ?: ''
     def components = meta.k ? "--n-components ${meta.k}" : ''
     def model = pretrained ? "--pretrain ${pretrained}" : '--model model.pt'
-    def devices = params.train_devices > 1 && !pretrained ? "--devices ${params.train_devices}" : ''
+    def nodes = pretrained ? 1 : params.train_nodes
+    def devices = nodes == 1 && params.train_devices > 1 && !pretrained ? "--devices ${params.train_devices}" : ''
+    // This script runs on the first of the job's machines. srun takes no notice of sbatch's --cpus-per-task since Slurm 22.05.
+    // Ports differ between jobs that share a machine.
+    def torchrun = [
+        "srun --nodes ${nodes} --ntasks-per-node 1 --cpus-per-task ${task.cpus} torchrun --nnodes ${nodes} --nproc-per-node ${params.train_devices}",
+        '--rdzv-id $SLURM_JOB_ID --rdzv-backend c10d --rdzv-endpoint $(hostname):$((20000 + SLURM_JOB_ID % 20000)) -m scale_toolkit',
+    ].join(' ')
+    def scale = nodes > 1 ? torchrun : 'scale'
     def device = params.use_gpu ? 'cuda' : 'cpu'
     """
     export OMP_NUM_THREADS=${task.cpus}
-    scale train input.h5ad ${args} ${components} --device ${device} ${devices} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
+    ${scale} train input.h5ad ${args} ${components} --device ${device} ${devices} --seed ${params.seed} --n-threads ${task.cpus} ${model} -o ${prefix}.train.h5ad
 
     cat <<-END_VERSIONS > versions.yml
     "${task.process}":
