@@ -206,6 +206,7 @@ def train_fast(
     gpu: OnGpu | None = None,
     groups: tuple[np.ndarray, np.ndarray] | None = None,
     on_epoch: Callable[[int, History], None] | None = None,
+    on_phase: Callable[[str, int, int], None] | None = None,
     resume: Snapshot | None = None,
     on_snapshot: Callable[[Callable[[], Snapshot]], None] | None = None,
     team: Team = ALONE,
@@ -228,11 +229,15 @@ def train_fast(
     groups
         Group of each cell, and the levels of each group: batches whose peak frequencies are taken
         out (`core.batch_effects.fit_batch_effects`).
+    on_phase
+        Called with what is done beside the epochs, how many parts of it are done, and how many it
+        has (0 if it has no parts).
     team
         The processes that train the model. Groups of cells need a single one.
     Others
         As in `trainer.fit`.
     """
+    on_phase = on_phase or (lambda *_: None)
     rng, _ = generators(seed)
     n_cells = int(team.total(source.n_cells))
     first, stop = team.bounds(n_cells)[team.rank : team.rank + 2]
@@ -255,7 +260,8 @@ def train_fast(
 
     def found_start(products: Products) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates of all cells, the encoder's projection, and what it gives for all cells."""
-        coordinates = find_start(products, peak_sums, latent, seed).coordinates
+        coordinates = find_start(products, peak_sums, latent, seed, on_phase).coordinates
+        on_phase("projection of the encoder", 0, 0)
         rows = products.seen(cells.see)
         projection = linear_map(rows, coordinates)
         spectral = rows.times(torch.from_numpy(projection).to(products.device))
@@ -333,8 +339,10 @@ def train_fast(
         model.load_state_dict(untrained)
         put_mixture(latent_means(model, cells, some_cells(n_cells, rng), team))
         history.best_epoch = 0
+    on_phase("calibration", 0, 0)
     calibrate(model, cells, thinned, all_offsets, peak_sums, rng, team)
     if team.total(thinned.hidden.nnz) > REFIT_SHARE * peak_sums.sum():
+        on_phase("projection with all open peaks", 0, 0)
         all_cells = place_cells(source, cells.see, device, gpu, effects)
         refit_projection(model, all_cells, coordinates, seed, team)
     return Trained(

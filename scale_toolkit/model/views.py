@@ -46,6 +46,8 @@ NULL_BLOCKS = 12  # Krylov blocks of three columns for the one eigenvalue that c
 #: Cells with about this many open peaks give the eigenvectors from which those of all are found.
 SUBSET_PEAKS = 40_000_000
 NULL_PEAKS = 4_000_000  # cells with about this many open peaks are shuffled
+#: Rows of a product in float64.
+_BLOCK = 1 << 16
 RIDGE = 0.1  # of the encoder's map, as a share of a squared row
 #: Two products, a residual of 0.1, cost 0.03 of ARI on sets of 130 to 320 cells.
 MAP_TOLERANCE, MOST_MAP_BLOCKS = 0.02, 8
@@ -108,7 +110,7 @@ def leading_eigenvectors(
             break
         block = matrix.times(new)
         basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
-    inner = (basis.T.double() @ images.double()).cpu().numpy()
+    inner = _inner(basis, images).cpu().numpy()
     values, mix = np.linalg.eigh((inner + inner.T) / 2)
     chosen = np.argsort(-values, kind="stable")[:n]
     return values[chosen], basis @ _like(basis, mix[:, chosen])
@@ -121,7 +123,7 @@ def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     residual = block
     for _ in range(2):
         residual = residual - basis @ (basis.T @ residual)
-    gram = (residual.T.double() @ residual.double()).cpu().numpy()
+    gram = _inner(residual, residual).cpu().numpy()
     sizes, mix = np.linalg.eigh(gram)
     is_large = sizes > 1e-9 * max(float(block.double().square().sum()), 1e-300)
     if basis.shape[1] + is_large.sum() > len(block):
@@ -238,7 +240,13 @@ class Start:
     above_chance: dict[str, int]
 
 
-def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, seed: int) -> Start:
+def find_start(
+    products: Products,
+    peak_sums: np.ndarray,
+    n_latent: int | None,
+    seed: int,
+    on_view: Callable[[str, int, int], None] | None = None,
+) -> Start:
     """Return coordinates of all cells from all views.
 
     Parameters
@@ -251,6 +259,8 @@ def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, 
         Number of coordinates; None: the largest number of eigenvalues above chance in a view.
     seed
         Of the random vectors and of the shuffled peaks.
+    on_view
+        Called with a message, the views that are done, and their number.
     """
     rng = np.random.default_rng(seed)
     n_cells = products.n_cells
@@ -265,7 +275,9 @@ def find_start(products: Products, peak_sums: np.ndarray, n_latent: int | None, 
     if len(subset) < n_cells:
         block, n_blocks = _guess(products, peak_sums, subset, n + 1, rng), ALL_CELLS_BLOCKS
     coordinates, above_chance = [], {}
-    for view in VIEWS:
+    for n_done, view in enumerate(VIEWS):
+        if on_view is not None:
+            on_view(f"start by {view.name}", n_done, len(VIEWS))
         edge = null_edge(view, shuffles.sizes, shuffles.edges(view, rng), n_cells)
         matrix = Kinship(products.weighted(view, peak_sums, n_cells), cosine=view.cosine)
         while True:
@@ -321,13 +333,24 @@ def _reduced(stacked: torch.Tensor, n: int) -> torch.Tensor:
     """The `n` leading principal coordinates (about the origin) of stacked coordinates, zeros if
     there are fewer; the sum of their cubes is not negative, so that their sign is defined.
     """
-    sizes, mix = np.linalg.eigh((stacked.T.double() @ stacked.double()).cpu().numpy())
+    sizes, mix = np.linalg.eigh(_inner(stacked, stacked).cpu().numpy())
     leading = mix[:, np.argsort(-sizes, kind="stable")[:n]]
     reduced = stacked.new_zeros((len(stacked), n))
     coordinates = stacked @ _like(stacked, leading)
     is_negative = coordinates.double().pow(3).sum(0) < 0
     reduced[:, : leading.shape[1]] = torch.where(is_negative, -coordinates, coordinates)
     return reduced
+
+
+def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Leftᵀ · right of two matrices with a row a cell, (p, q) float64.
+
+    Rows are made float64 a block at a time, so that memory does not follow the number of cells.
+    """
+    total = left.new_zeros((left.shape[1], right.shape[1]), dtype=torch.float64)
+    for left_block, right_block in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):
+        total += left_block.T.double() @ right_block.double()
+    return total
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -386,7 +409,7 @@ def _ridge_solution(
     """The mix of basis vectors, with images R Rᵀ · basis, that solves the ridge regression among
     all α in their space: (m, d) float64.
     """
-    inner = images.T.double() @ images.double() + penalty * (basis.T.double() @ images.double())
+    inner = _inner(images, images) + penalty * _inner(basis, images)
     system = inner.cpu().numpy()
     system += 1e-9 * np.trace(system) / max(len(system), 1) * np.eye(len(system))
-    return np.linalg.solve(system, (images.T.double() @ target.double()).cpu().numpy())
+    return np.linalg.solve(system, _inner(images, target).cpu().numpy())

@@ -312,7 +312,7 @@ def train_model(
     device
         Device of the training.
     progress
-        Called after each epoch.
+        Called after each epoch, and with what precedes and follows the epochs.
     batches
         What is taken out.
     team
@@ -364,7 +364,9 @@ def train_model(
             mixture_epoch = min(FAST["mixture_epoch"], (settings.max_epochs or 1) // 2)
             fast = FAST | {"mixture_epoch": mixture_epoch}
             groups = None if batches is None else (batches.codes, batches.levels)
-            trained = train_fast(source, **arguments, **fast, groups=groups, team=team)
+            trained = train_fast(
+                source, **arguments, **fast, groups=groups, on_phase=progress, team=team
+            )
         else:
             trained = train_published(source, **arguments, release=settings.preset == "release")
     except Diverged as error:

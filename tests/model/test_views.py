@@ -174,6 +174,13 @@ def test_the_start_of_all_cells_by_way_of_a_part_is_that_of_all_at_once(plant, m
     assert overlap.min() > 0.99
 
 
+def test_products_of_tall_matrices_are_those_of_numpy(monkeypatch):
+    monkeypatch.setattr(views, "_BLOCK", 64)
+    left, right = np.random.default_rng(0).normal(size=(2, 1000, 5)).astype(np.float32)
+    product = views._inner(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    np.testing.assert_allclose(product, left.T.astype(float) @ right, rtol=1e-12)
+
+
 @pytest.mark.parametrize("log_transform", [False, True])
 def test_linear_map_is_ridge_regression(plant, log_transform):
     counts = plant(60, 100).X

@@ -21,6 +21,7 @@ from scale_toolkit.errors import (
     ScaleWarning,
     TrainingError,
 )
+from scale_toolkit.model.views import VIEWS
 from scale_toolkit.stages.train import fast_lr
 
 QUICK = {"max_iter": 8, "n_components": 3, "latent": 4, "n_threads": 1}
@@ -320,10 +321,20 @@ def test_threads_are_limited_in_the_first_call_of_a_process():
     assert done.stdout.strip() == "1", done.stderr
 
 
+def test_progress_names_what_precedes_and_follows_the_epochs(planted):
+    seen = []
+    scale.train(planted.copy(), max_iter=4, n_threads=1, progress=lambda *step: seen.append(step))
+    phases = [step for step in seen if not step[0].startswith("loss")]
+    views = [(f"start by {view.name}", done, len(VIEWS)) for done, view in enumerate(VIEWS)]
+    assert phases[: len(views) + 1] == [*views, ("projection of the encoder", 0, 0)]
+    assert ("calibration", 0, 0) in phases
+    assert seen.index(("projection of the encoder", 0, 0)) < seen.index(("calibration", 0, 0)) - 1
+
+
 def test_progress_counts_epochs_that_are_shorter_than_a_pass(planted, monkeypatch):
     monkeypatch.setattr("scale_toolkit.model.recipes.STEPS_PER_EPOCH", 2)
     seen = []
-    scale.train(planted.copy(), batch_size=16, max_iter=20, patience=0, n_threads=1, progress=lambda *step: seen.append(step[1:]))
-    done, total = zip(*seen, strict=True)
+    scale.train(planted.copy(), batch_size=16, max_iter=20, patience=0, n_threads=1, progress=lambda *step: seen.append(step))
+    done, total = zip(*(counts for message, *counts in seen if message.startswith("loss")), strict=True)
     assert done == tuple(range(1, total[0] + 1))
     assert planted.n_obs // 16 > 2  # an epoch is a part of a pass
