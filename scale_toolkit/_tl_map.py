@@ -38,7 +38,7 @@ def map(
     progress
         Called before each group of 20,000 cells.
     **options
-        ``labels``, ``max_fdr``, …: see `scale_toolkit.map`.
+        ``labels``, ``max_fdr``, ``update``, …: see `scale_toolkit.map`.
 
     Returns
     -------

@@ -29,5 +29,9 @@ class MapConfig(Config):
         minimum=0,
         maximum=1,
     )
+    update: bool = option(
+        False,
+        "Fine-tune the encoder on the new cells; the reference's decoder and mixture stay.",
+    )
     seed: int = option(18, SEED, minimum=0, maximum=2**32 - 1)
     n_threads: int = option(0, THREADS, minimum=0)

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from scale_toolkit.core.carried import CarriedDecoder
 from scale_toolkit.core.depth import cell_offsets
+from scale_toolkit.core.fine_tuning import fine_tune
 from scale_toolkit.core.novelty import Measured
 from scale_toolkit.core.placement import Placement
 from scale_toolkit.core.projection import fit_latent_map, unit_rows
@@ -80,7 +81,8 @@ class Mapper:
         on_sphere: bool,
         free_offset: bool,
     ) -> None:
-        self.opened, self.decoder, self.on_sphere = opened, decoder, on_sphere
+        self.opened, self.latent = opened, latent
+        self.decoder, self.on_sphere = decoder, on_sphere
         self.placement = Placement(
             decoder.loadings, decoder.intercepts, latent.mean(0), offset, free_offset=free_offset
         )
@@ -106,6 +108,36 @@ class Mapper:
             placed[1],
             self._measured(self.opened, self.coordinates, self.placed, spectral[0]),
             self._measured(opened, coordinates, placed, spectral[1]),
+        )
+
+    def fine_tuned(
+        self,
+        opened: sparse.csr_matrix,
+        covered: sparse.csr_matrix,
+        known: sparse.csr_matrix,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the latent vectors and offsets of cells after `fine_tuning.fine_tune`.
+
+        Parameters
+        ----------
+        opened, covered
+            Open peaks of the cells, on all their peaks and on the covered ones.
+        known
+            Open peaks of the reference's cells on all peaks of `opened`.
+        rng
+            Draws parts of the cells.
+        """
+        latent, offset = self._place(covered, self.latent_map.project(covered))
+        return fine_tune(
+            opened,
+            covered,
+            self.placement,
+            latent,
+            offset,
+            rng,
+            on_sphere=self.on_sphere,
+            known=(known, self.latent),
         )
 
     def _place(
@@ -137,13 +169,7 @@ class Mapper:
 
 
 def place_by_model(
-    opened: sparse.csr_matrix,
-    decoder: CarriedDecoder,
-    mean_latent: np.ndarray,
-    offset: float,
-    *,
-    on_sphere: bool,
-    free_offset: bool,
+    opened: sparse.csr_matrix, placement: Placement, mean_latent: np.ndarray, *, on_sphere: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the latent vectors and depth offsets of cells by the decoder alone, (cells, latent)
     and (cells,).
@@ -155,23 +181,18 @@ def place_by_model(
     ----------
     opened
         Open peaks on the covered peaks, (cells, peaks) CSR of ones.
-    decoder
+    placement
         The decoder on the covered peaks.
-    mean_latent, offset
-        Latent vector and depth offset of the mean cell.
+    mean_latent
+        Latent vector of the mean cell.
     on_sphere
         Whether latent vectors have the length √latent.
-    free_offset
-        Whether the model has a depth offset for each cell.
     """
-    placement = Placement(
-        decoder.loadings, decoder.intercepts, mean_latent, offset, free_offset=free_offset
-    )
     n_cells = opened.shape[0]
     start = np.tile(mean_latent, (n_cells, 1))
     offsets = np.zeros(n_cells)
-    if free_offset:
-        level = decoder.intercepts + decoder.loadings @ mean_latent
+    if placement.free_offset:
+        level = placement.intercepts + placement.loadings @ mean_latent
         offsets = cell_offsets(np.diff(opened.indptr), level)
     latent, offsets = placement(opened, start, offsets)
     return unit_rows(latent) if on_sphere else latent, offsets

@@ -2,9 +2,10 @@
 
 The latent vector z and the depth offset s of a cell maximise
 
-    Σ_j [x_j η_j − log(1 + exp η_j)] − λ/2 ‖z‖²,   η_j = v_j · z + b_j + s
+    Σ_j [x_j η_j − log(1 + exp η_j)] − λ/2 ‖z − z₀‖²,   η_j = v_j · z + b_j + s
 
-over the peaks that are covered, by Newton steps from a start. The Hessian of z, with s profiled
+over the peaks that are covered, by Newton steps from a start. z₀ is 0, or what an encoder expects
+(`fine_tuning`). The Hessian of z, with s profiled
 out, is taken as κ C: C is the covariance of the loadings, weighted by p̄ (1 − p̄) of the mean cell,
 and κ the cell's Σ_j p_j (1 − p_j) over that of the mean cell, so that a step costs two products.
 """
@@ -64,19 +65,26 @@ class Placement:
         self.eigenvalues = np.maximum(eigenvalues, 0)
 
     def __call__(
-        self, opened: sparse.csr_matrix, latent: np.ndarray, offset: np.ndarray
+        self,
+        opened: sparse.csr_matrix,
+        latent: np.ndarray,
+        offset: np.ndarray,
+        expected: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return z (cells, latent) and s (cells,) of cells with these open peaks, from a start."""
+        """Return z (cells, latent) and s (cells,) of cells with these open peaks, from a start;
+        `expected` is z₀, (cells, latent).
+        """
         latent, offset = np.array(latent, np.float64), np.array(offset, np.float64)
         for rows in self._row_slices(opened):
             # what the data alone contribute to the gradient: Σ_j x_j v_j and the open peaks
             pull = opened[rows] @ self.loadings
             n_open = np.diff(opened.indptr)[rows].astype(np.float64)
             z, s = latent[rows], offset[rows]
+            prior_mean = 0.0 if expected is None else expected[rows]
             for _ in range(STEPS):
                 p = expit(self._logits(z, s))
                 expected = p.sum(1, dtype=np.float64)
-                gradient = pull - p @ self.loadings - PRECISION * z
+                gradient = pull - p @ self.loadings - PRECISION * (z - prior_mean)
                 p *= 1 - p
                 information = np.maximum(p.sum(1, dtype=np.float64), 1e-9)
                 surplus = n_open - expected

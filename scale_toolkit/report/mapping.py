@@ -39,6 +39,8 @@ def mapping(view: View) -> Section | None:
         f"name and {int(summary['n_overlapping']):,} by overlap: "
         f"{float(summary['weight']):.0%} of the decoder's weight."
     )
+    if "update" in summary:
+        section.lines[0] += f" {str(summary['update']).capitalize()}."
     if not has_novelty:
         return section
     section.plots = [

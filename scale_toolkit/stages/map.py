@@ -17,9 +17,11 @@ from scale_toolkit.core.carried import (
     covered_weight,
     overlap_shares,
 )
+from scale_toolkit.core.fine_tuning import fine_tune
 from scale_toolkit.core.intervals import check_chromosomes, parse_names
 from scale_toolkit.core.mapping import Mapper, place_by_model, responsibilities, transfer
 from scale_toolkit.core.novelty import aligned, conformal_p, novelty
+from scale_toolkit.core.placement import Placement
 from scale_toolkit.errors import InputError, warn
 from scale_toolkit.map_config import MapConfig
 from scale_toolkit.stages._latent import latent_of
@@ -54,6 +56,8 @@ N_BINS = 50
 #: What a model file alone does not give, for the receipt.
 WITHOUT_CELLS = "a model file holds no cells to compare with: no labels, no novelty"
 
+UPDATED = "the encoder was fine-tuned on the new cells; decoder and mixture are the reference's"
+
 
 def check(adata: AnnData, config: MapConfig, *, reference: AnnData | bytes) -> None:
     """Raise `InputError` for a reference that was not trained, or lacks cells, names or labels."""
@@ -79,6 +83,12 @@ def check(adata: AnnData, config: MapConfig, *, reference: AnnData | bytes) -> N
                     f"one of {first_names(reference.obs.columns, 10)}",
                     "choose one of them with `labels`",
                 )
+    if config.update and adata.n_obs < FEWEST_CELLS:
+        raise InputError(
+            f"the query has {adata.n_obs} cells",
+            f"at least {FEWEST_CELLS} to fine-tune on",
+            "map it without `update`",
+        )
     if not adata.var_names.is_unique:
         duplicate = adata.var_names[adata.var_names.duplicated()][0]
         raise InputError(
@@ -143,9 +153,9 @@ def map(
         Whether that p-value is at most ``max_fdr`` after Benjamini and Hochberg.
     ``uns['scale_map']`` (dict)
         ``n_cells``, ``n_named`` and ``n_overlapping`` reference peaks, ``weight`` (share of the
-        decoder's weight that is covered), and with cells in the reference ``shift`` (of the whole
-        query, see `core.novelty`), ``n_called``, and histograms: ``edges``, ``reference``,
-        ``query``.
+        decoder's weight that is covered), ``update`` (what it left as it was, if that was asked
+        for), and with cells in the reference ``shift`` (of the whole query, see `core.novelty`),
+        ``n_called``, and histograms: ``edges``, ``reference``, ``query``.
 
     Raises
     ------
@@ -157,7 +167,9 @@ def map(
 
     Notes
     -----
-    `core.mapping`, `core.placement`, `core.carried` and `core.novelty` describe the method.
+    `core.mapping`, `core.placement`, `core.fine_tuning`, `core.carried` and `core.novelty` describe
+    the method. ``update`` changes latent vectors, offsets and responsibilities, not labels and
+    novelty.
     """
     if isinstance(reference, bytes):
         return _map_to_model(adata, config, reference_of_model(reference), progress)
@@ -168,8 +180,9 @@ def map(
     chosen = np.sort(rng.permutation(reference.n_obs)[:MOST_CELLS])
     opened = open_peaks(reference)[chosen][:, modelled]
     is_open = sparse.csr_matrix(open_peaks(adata)[:, decoder.peaks], dtype=np.float32)
+    carried = carry_cells(opened, shares, rng)
     mapper = Mapper(
-        carry_cells(opened, shares, rng)[:, decoder.peaks],
+        carried[:, decoder.peaks],
         latent[chosen],
         decoder,
         model.offset,
@@ -182,11 +195,16 @@ def map(
         for column in config.labels
     }
     query = _Query(adata.n_obs, latent.shape[1], labels)
+    updated = None
+    if config.update:
+        all_open = sparse.csr_matrix(open_peaks(adata), dtype=np.float32)
+        updated = mapper.fine_tuned(all_open, is_open, carried, np.random.default_rng(config.seed))
+        facts["update"] = UPDATED
     groups = np.array_split(rng.permutation(adata.n_obs), -(-adata.n_obs // MOST_CELLS))
     for number, group in enumerate(groups):
         if progress is not None:
             progress("mapping cells", number, len(groups))
-        query.take(mapper, is_open, np.sort(group))
+        query.take(mapper, is_open, np.sort(group), updated)
     slots = _slots(adata, model, decoder, query.latent, query.offset, is_open)
     slots |= _label_slots(query) | _calls(query, config, facts)
     facts = {name: value for name, value in facts.items() if not isinstance(value, np.ndarray)}
@@ -199,6 +217,13 @@ def _map_to_model(
     """Map to a model without cells: latent vectors and responsibilities only."""
     _, decoder, facts = _carried(adata, model, config)
     is_open = sparse.csr_matrix(open_peaks(adata)[:, decoder.peaks], dtype=np.float32)
+    placement = Placement(
+        decoder.loadings,
+        decoder.intercepts,
+        model.mean_latent,
+        model.offset,
+        free_offset=model.free_offset,
+    )
     latent, offset = np.zeros((adata.n_obs, len(model.mean_latent))), np.zeros(adata.n_obs)
     starts = range(0, adata.n_obs, MOST_CELLS)
     for number, start in enumerate(starts):
@@ -206,13 +231,19 @@ def _map_to_model(
             progress("mapping cells", number, len(starts))
         group = slice(start, start + MOST_CELLS)
         latent[group], offset[group] = place_by_model(
-            is_open[group],
-            decoder,
-            model.mean_latent,
-            model.offset,
-            on_sphere=model.on_sphere,
-            free_offset=model.free_offset,
+            is_open[group], placement, model.mean_latent, on_sphere=model.on_sphere
         )
+    if config.update:
+        latent, offset = fine_tune(
+            sparse.csr_matrix(open_peaks(adata), dtype=np.float32),
+            is_open,
+            placement,
+            latent,
+            offset,
+            np.random.default_rng(config.seed),
+            on_sphere=model.on_sphere,
+        )
+        facts["update"] = UPDATED
     slots = _slots(adata, model, decoder, latent, offset, is_open)
     facts |= {"n_cells": adata.n_obs, "labels": []}
     slots[keys.MAPPING] = facts | {"labels": np.array([], dtype=object)}
@@ -253,10 +284,21 @@ class _Query:
         self.shifts: list[float] = []
         self.reference_scores: list[np.ndarray] = []
 
-    def take(self, mapper: Mapper, is_open: sparse.csr_matrix, group: np.ndarray) -> None:
-        """Map the cells at these positions."""
+    def take(
+        self,
+        mapper: Mapper,
+        is_open: sparse.csr_matrix,
+        group: np.ndarray,
+        updated: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """Map the cells at these positions; `updated` are latent vectors and offsets of all cells
+        after fine-tuning. Labels and novelty compare cells as they were placed, as the reference's
+        are.
+        """
         mapped = mapper(is_open[group])
         self.latent[group], self.offset[group] = mapped.latent, mapped.offset
+        if updated is not None:
+            self.latent[group], self.offset[group] = (values[group] for values in updated)
         reference_scores, scores = novelty(mapped.reference, mapped.query)
         self.score[group], shift = aligned(reference_scores, scores)
         self.p[group] = conformal_p(reference_scores, self.score[group])

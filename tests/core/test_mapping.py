@@ -12,9 +12,11 @@ from scipy.stats import kstest, multivariate_normal
 
 from scale_toolkit.core import novelty as novelties
 from scale_toolkit.core.carried import carry_cells, carry_decoder, covered_weight, overlap_shares
+from scale_toolkit.core.fine_tuning import fine_tune
 from scale_toolkit.core.mapping import joint_embedding, responsibilities
 from scale_toolkit.core.novelty import Measured, aligned, conformal_p, novelty
 from scale_toolkit.core.placement import PRECISION, Placement
+from scale_toolkit.core.projection import unit_rows
 
 
 def test_shares_are_those_of_bioframe():
@@ -102,21 +104,59 @@ def model():
     )
 
 
+@pytest.mark.parametrize("is_expected", [False, True])
 @pytest.mark.parametrize("free_offset", [True, False])
-def test_a_placed_cell_is_at_the_optimum_of_scipy(model, free_offset):
+def test_a_placed_cell_is_at_the_optimum_of_scipy(model, free_offset, is_expected):
     loadings, intercepts, latent, _, opened = model
     placement = Placement(loadings, intercepts, latent.mean(0), 0.0, free_offset=free_offset)
-    z, s = placement(opened, np.zeros((30, 3)), np.zeros(30))
+    expected = 2 * np.roll(latent, 1, 0) if is_expected else np.zeros_like(latent)
+    given = (expected,) if is_expected else ()
+    z, s = placement(opened, np.zeros((30, 3)), np.zeros(30), *given)
     for cell in range(5):
         x = opened[cell].toarray().ravel()
 
-        def loss(theta, x=x):
+        def loss(theta, x=x, z0=expected[cell]):
             eta = loadings @ theta[:3] + intercepts + (theta[3] if free_offset else 0)
-            return np.logaddexp(0, eta).sum() - x @ eta + PRECISION / 2 * theta[:3] @ theta[:3]
+            return (
+                np.logaddexp(0, eta).sum()
+                - x @ eta
+                + PRECISION / 2 * np.square(theta[:3] - z0).sum()
+            )
 
         best = minimize(loss, np.zeros(4)).x
         np.testing.assert_allclose(z[cell], best[:3], atol=0.02)
         np.testing.assert_allclose(s[cell], best[3] if free_offset else 0, atol=0.02)
+
+
+@pytest.mark.parametrize("has_reference", [False, True])
+def test_fine_tuning_learns_from_the_peaks_that_the_decoder_lacks(has_reference):
+    """Three types; the decoder knows 80 peaks, the cells have 600 more that follow the types."""
+    rng = np.random.default_rng(7)
+    centers = np.sqrt(3) * np.eye(3)[rng.integers(0, 3, 400)]
+    loadings, intercepts = rng.normal(size=(680, 3)), rng.normal(-2.5, 0.5, 680)
+    p = expit(centers @ loadings.T + intercepts)
+    opened = sparse.csr_matrix((rng.random(p.shape) < p).astype(np.float32))
+    placement = Placement(loadings[:80], intercepts[:80], centers.mean(0), 0.0)
+    known = None
+    if has_reference:
+        known = opened[300:].copy(), centers[300:]
+        known[0].data[known[0].indices >= 80] = 0
+        known[0].eliminate_zeros()
+        opened, centers = opened[:300], centers[:300]
+    covered = opened[:, :80]
+    before, offset = placement(covered, np.zeros((len(centers), 3)), np.zeros(len(centers)))
+    before = unit_rows(before)
+    after, tuned = fine_tune(
+        opened, covered, placement, before, offset, rng, on_sphere=True, known=known
+    )
+    np.testing.assert_allclose(np.square(after).mean(1), 1, atol=1e-4)
+    assert tuned.shape == offset.shape and np.isfinite(tuned).all()
+    errors = [np.square(z - centers).sum(1).mean() for z in (before, after)]
+    assert errors[1] < 0.7 * errors[0]
+    # peaks without any signal leave cells nearly where they were
+    shuffled = sparse.hstack([covered, opened[rng.permutation(len(centers))][:, 80:]]).tocsr()
+    unmoved = fine_tune(shuffled, covered, placement, before, offset, rng, on_sphere=True)[0]
+    assert np.square(unmoved - centers).sum(1).mean() < 1.1 * errors[0]
 
 
 def test_surprise_is_standard_under_the_decoder_and_high_for_other_peaks(model):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
 
 import scale_toolkit as scale
 from scale_toolkit import keys, report
@@ -143,6 +144,76 @@ def test_a_model_file_gives_the_latent_vectors_that_its_cells_give(halves, mappe
         scale.pl.novelty(alone)
     same = scale.tl.map(query, reference=kept_model[0], n_threads=1, copy=True)
     np.testing.assert_array_equal(keys.LATENT.get(same), keys.LATENT.get(alone))
+
+
+def likeness(cells, encoded):
+    """Mean cosine with `encoded`, and the share of the cells with its mixture component, for the
+    planted types that the reference has.
+    """
+    known = (cells.obs["cell_type"] != "type5").to_numpy()
+    cosine = (keys.LATENT.get(cells) * keys.LATENT.get(encoded)).mean(1)
+    components = [keys.COMPONENT.get(adata).astype(str).to_numpy() for adata in (cells, encoded)]
+    return np.array([cosine[known].mean(), (components[0] == components[1])[known].mean()])
+
+
+def purity(cells):
+    """Share of the 15 nearest cells that are of the same planted type."""
+    types = cells.obs["cell_type"].astype(str).to_numpy()
+    search = NearestNeighbors(n_neighbors=15).fit(keys.LATENT.get(cells))
+    return (types[search.kneighbors(return_distance=False)] == types[:, None]).mean()
+
+
+@pytest.fixture(scope="module")
+def encoded(halves, kept_model):
+    """The cells of the query, on all peaks, and as the reference's own encoder encodes them."""
+    cells = scale.simulate(n_cells=800, n_peaks=6000, n_clusters=5, seed=4)
+    cells = cells[np.arange(800) % 2 == 1].copy()
+    return cells, scale.encode(cells.copy(), model=kept_model[0], n_threads=1)
+
+
+def test_fine_tuning_brings_sparse_cells_to_where_the_encoder_puts_them(
+    halves, kept_model, encoded
+):
+    """A third of the reads, on other peaks; the decoder, the mixture, labels and novelty stay."""
+    trained, query = halves
+    sparser = query.copy()
+    counts = sparse.csr_matrix(sparser.X)
+    counts.data = np.random.default_rng(0).binomial(counts.data.astype(int), 1 / 3).astype(float)
+    counts.eliminate_zeros()
+    sparser.X = counts.astype(np.float32)
+    options = {"reference": trained, "labels": ("cell_type",), "n_threads": 1}
+    plain = scale.map(sparser.copy(), **options)
+    updated = scale.tl.map(sparser, **options, update=True, copy=True)
+    before = likeness(plain, encoded[1])
+    assert (likeness(updated, encoded[1]) > before + np.array([0.03, 0.08])).all()
+    assert purity(updated) > purity(plain)
+    np.testing.assert_allclose(np.square(keys.LATENT.get(updated)).mean(1), 1, atol=1e-3)
+    same = (keys.DECODER, keys.BIAS, keys.NOVELTY, keys.NOVELTY_P, *keys.label_slots("cell_type"))
+    for slot in same:
+        np.testing.assert_array_equal(slot.get(updated), slot.get(plain))
+    for name, values in keys.MIXTURE.get(plain).items():
+        np.testing.assert_array_equal(keys.MIXTURE.get(updated)[name], values)
+    receipt = receipts(updated)[-1]
+    assert receipt["options"]["update"] is True
+    said = "the encoder was fine-tuned on the new cells; decoder and mixture are the reference's"
+    assert receipt["notes"]["update"] == keys.MAPPING.get(updated)["update"] == said
+    assert "update" not in receipts(plain)[-1]["notes"]
+    assert "The encoder was fine-tuned on the new cells" in report.page(updated)
+    alone = scale.map(sparser.copy(), reference=kept_model[0], update=True, n_threads=1)
+    assert receipts(alone)[-1]["notes"]["update"] == said
+    assert (likeness(alone, encoded[1]) > before + np.array([0.03, 0.06])).all()
+
+
+def test_fine_tuning_on_the_peaks_of_the_reference(halves, encoded):
+    options = {"reference": halves[0], "n_threads": 1}
+    plain = scale.map(encoded[0].copy(), **options)
+    updated = scale.map(encoded[0].copy(), **options, update=True)
+    gain = likeness(updated, encoded[1]) - likeness(plain, encoded[1])
+    assert (gain > (0.01, 0.1)).all()
+    assert purity(updated) > purity(plain) - 0.01
+    few = encoded[0][:19].copy()
+    with pytest.raises(InputError, match="the query has 19 cells; expected at least 20 to fine"):
+        scale.map(few, **options, update=True)
 
 
 def test_a_model_of_the_published_preset_has_no_offsets(halves):
@@ -330,7 +401,7 @@ def test_the_command_maps_to_a_model_file(halves, kept_model, tmp_path, capsys):
     _, query = halves
     (tmp_path / "kept").write_bytes(kept_model[0])
     query.write_h5ad(tmp_path / "new.h5ad")
-    arguments = ["map", "new.h5ad", "--reference", "kept", "-o", "mapped.h5ad"]
+    arguments = ["map", "new.h5ad", "--reference", "kept", "--update", "-o", "mapped.h5ad"]
     arguments = [
         str(tmp_path / word) if "." in word or word == "kept" else word for word in arguments
     ]
@@ -342,6 +413,7 @@ def test_the_command_maps_to_a_model_file(halves, kept_model, tmp_path, capsys):
     assert "not in the reference" not in said
     result = anndata.read_h5ad(tmp_path / "mapped.h5ad")
     assert keys.POSTERIOR.found_in(result) and "n_called" not in keys.MAPPING.get(result)
+    assert json.loads(keys.RECEIPTS.get(result))[-1]["options"]["update"] is True
     with pytest.raises(SystemExit) as ended:
         app.main(
             [*arguments[:-1], str(tmp_path / "again.h5ad"), "--figure", str(tmp_path / "n.png")]
