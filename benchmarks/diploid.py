@@ -6,16 +6,26 @@ captured with a probability that sets the depth. So no base of one copy is cover
 fragment in five lies anywhere. Some short repeats, collapsed in the assembly, are covered by many
 fragments of any cell; one captured fragment in 500 occurs again, shifted by a few bases, as an
 error in the removal of duplicates leaves it.
+
+    python benchmarks/diploid.py [--capture P ...] [--seeds N]
+
+prints, for each depth, how well `scale doublets --fragments` finds the doublets.
 """
 
 from __future__ import annotations
 
+import argparse
+import tempfile
+import warnings
+
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
 import scale_toolkit as scale
 from scale_toolkit.core.intervals import parse_names
+from scale_toolkit.io.fragments import read_fragments
 
 OPEN, CUTS, BACKGROUND, N_REPEATS, COPIED = 0.7, 4.0, 0.2, 20, 0.002
 
@@ -124,3 +134,52 @@ def _fragments(opened, peaks, owner, capture, rng):
             pd.DataFrame({"chrom": chrom, "start": begin, "end": begin + 150, "cell": cell})
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def figures(capture, seed, options):
+    """Return AUROC, precision and recall of the score, of fragments and of both, with counts."""
+    truth, peaks, fragments = diploid(capture=capture, seed=seed, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/fragments.tsv"
+        columns = ["chrom", "start", "end", "barcode"]
+        fragments[columns].assign(copies=1).to_csv(path, sep="\t", header=False, index=False)
+        cells = read_fragments(path, parse_names(peaks), barcodes=list(truth.index))
+        cells.obs = cells.obs.join(truth)
+        scale.pp.prepare(cells, min_peaks=1, min_cells=1)
+        scale.tl.train(cells, seed=seed)
+        scale.tl.doublets(cells, fragments=path, seed=seed)
+    truth, alike = (cells.obs[name].to_numpy() for name in ("is_doublet", "is_alike"))
+    score, sites = (cells.obs[name].to_numpy() for name in ("doublet_score", "doublet_sites"))
+    by_score = score > cells.uns["scale_doublets"]["threshold"]
+    by_sites = cells.obs["doublet_sites_pval_adj"].to_numpy() <= 0.01
+    row = {"fragments": float(np.median(cells.obs["n_fragments"]))}
+    for name, values in (("score", score), ("sites", sites)):
+        row[f"AUROC {name}"] = roc_auc_score(truth, values)
+        row[f"one type, {name}"] = roc_auc_score(alike[~truth | alike], values[~truth | alike])
+    for name, called in (("score", by_score), ("sites", by_sites), ("either", by_score | by_sites)):
+        row[f"precision {name}"] = truth[called].mean() if called.any() else np.nan
+        row[f"recall {name}"] = called[truth].mean()
+        row[f"recall one type, {name}"] = called[alike].mean()
+    return row
+
+
+def main():
+    """Print a table in Markdown, a row for each probability of capture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--capture", nargs="*", type=float, default=[0.05, 0.15, 0.3, 0.8])
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--cells", type=int, default=800)
+    parser.add_argument("--peaks", type=int, default=10_000)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    options = {"n_cells": arguments.cells, "n_peaks": arguments.peaks, "n_clusters": 6}
+    for number, capture in enumerate(arguments.capture):
+        rows = pd.DataFrame(figures(capture, seed, options) for seed in range(arguments.seeds))
+        if number == 0:
+            print("| capture | " + " | ".join(rows) + " |\n" + "|---" * (rows.shape[1] + 1) + "|")
+        means = " | ".join(f"{mean:.3g}" for mean in rows.mean())
+        print(f"| {capture:g} | {means} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

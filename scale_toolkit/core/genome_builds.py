@@ -14,9 +14,10 @@ REACH = 500
 #: Bases by which starts are moved to see how many peaks lie near one by chance: genes stay in
 #: their clusters, and are no longer at promoters.
 SHIFTS = (-300_000, -100_000, -30_000, 30_000, 100_000, 300_000)
-#: Peaks near starts, over those near moved starts, that suggest another build. Of six real sets it
+#: Peaks near starts, over those near moved starts, that suggest another build. In five real sets it
 #: was 3 to 17 with genes of the right build, and 0.8 to 1.5 with those of another build or species;
-#: in a seventh, whose promoters had been left out, 0.5 with the right one and 0.9 with others.
+#: in a sixth, with few peaks at promoters, 0.5 with the right one and 0.9 with others
+#: (benchmarks/RESULTS.md).
 SUSPICIOUS = (0.65, 2.0)
 #: Peaks near moved starts below which nothing is said: the ratio is uncertain.
 FEWEST_BY_CHANCE = 50
