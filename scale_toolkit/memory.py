@@ -16,6 +16,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?", re.IGNORECASE)
 LEAST_PROMISE = 1 << 30
 _promise: int | None = None
 _sharers = 1
+#: The limit on address space outside of `bounded`; None outside of it.
+_outer_limit: int | None = None
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ def available(proc: Path = _PROC, cgroup: Path = _CGROUP) -> tuple[int, str] | N
     with contextlib.suppress(ImportError, OSError, ValueError, IndexError):
         import resource
 
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0] if _outer_limit is None else _outer_limit
         if limit != resource.RLIM_INFINITY:
             pages = int((proc / "self" / "statm").read_text().split()[0])
             bounds.append((limit - pages * resource.getpagesize(), "ulimit -v"))
@@ -138,8 +140,9 @@ def bounded(extra: int) -> Iterator[None]:
     """Limit this process to `extra` more bytes of address space, if the system supports it.
 
     Damaged HDF5 files can make the library request unlimited memory: the request is then refused
-    before it exhausts the machine.
+    before it exhausts the machine. `available` does not count this limit.
     """
+    global _outer_limit
     try:
         import resource
 
@@ -152,9 +155,12 @@ def bounded(extra: int) -> Iterator[None]:
     except (ImportError, OSError, ValueError, IndexError):
         yield
         return
+    outer = _outer_limit
+    _outer_limit = previous[0] if outer is None else outer
     try:
         yield
     finally:
+        _outer_limit = outer
         resource.setrlimit(resource.RLIMIT_AS, previous)
 
 

@@ -52,6 +52,35 @@ def test_what_is_left(tmp_path, lines, limits, left, by):
     assert by in found[1]
 
 
+def test_the_bound_on_damaged_files_is_not_the_jobs_limit(tmp_path):
+    """Else every file that is read would find too little memory, and store its counts on disk."""
+    resource = pytest.importorskip("resource")
+    machine_of_64 = machine(tmp_path, "0::/\n", {})
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with memory.bounded(GB // 2):
+        assert resource.getrlimit(resource.RLIMIT_AS)[0] != before[0]
+        assert memory.available(*machine_of_64) == (64 * GB, "what this machine has free")
+        with memory.bounded(GB // 4):
+            assert memory.available(*machine_of_64)[0] == 64 * GB
+        assert memory.available(*machine_of_64)[0] == 64 * GB
+    assert memory.available(*machine_of_64)[0] == 64 * GB
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_a_limit_on_address_space_is_counted_inside_the_bound_too(tmp_path):
+    resource = pytest.importorskip("resource")
+    machine_of_64 = machine(tmp_path, "0::/\n", {})
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (32 * GB, before[1]))
+        with memory.bounded(GB // 2):
+            bound = memory.available(*machine_of_64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert bound[1] == "ulimit -v"
+    assert 31 * GB < bound[0] <= 32 * GB
+
+
 def test_a_system_that_does_not_tell(tmp_path):
     assert memory.available(tmp_path / "none", tmp_path / "none") is None
 
