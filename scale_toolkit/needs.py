@@ -32,13 +32,15 @@ class Size(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Resources of a stage: memory to request, expected time, and the size of its output; MB are
-    10⁶ bytes.
+    """Resources of a stage: memory to request, expected time, and the size of its output; then the
+    memory that it cannot do without and its temporary files if it gets no more. MB are 10⁶ bytes.
     """
 
     memory_mb: int
     seconds: int
     disk_mb: int
+    least_memory_mb: int
+    temporary_mb: int
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,34 @@ _MEMORY = {
     "prepare": _Cost(300, open=10),
     "select_peaks": _Cost(300, open=14),
     "train": _Cost(1_300, open=12),
-    "cluster": _Cost(600, cells=20),
-    "embed": _Cost(600, cells=20),
+    "cluster": _Cost(600, cells=7.5),
+    "embed": _Cost(600, cells=7.5),
     "markers": _Cost(450, open=13),
     "impute": _Cost(400, open=1, peaks=2),
     "report": _Cost(500, peaks=20),
 }
 
+#: Bytes a stored count that lie in temporary files if memory is short; `cluster`, `embed`,
+#: `impute` and `report` read counts in blocks.
+_BYTES_OF_COUNTS = {"prepare": 8, "select_peaks": 8, "train": 10, "markers": 8}
+
+#: Megabytes to ask for besides those: what does not grow with the counts.
+_MEMORY_BESIDE = {
+    "prepare": _Cost(300, cells=0.25),
+    "select_peaks": _Cost(450, cells=0.5, peaks=1),
+    "train": _Cost(900, cells=4),
+    "markers": _Cost(500, cells=0.5, peaks=1),
+}
+
+#: Bytes an open peak, and a cell, on a GPU that has room for all cells (`model.packed`).
+_GPU_OPEN, _GPU_CELL = 4, 12
+
 #: Seconds to expect, imports and compilation included; one thread.
 _SECONDS = {
     "prepare": _Cost(4, open=0.22),
     "select_peaks": _Cost(3, open=0.14),
-    "train": _Cost(14, open=0.72),
-    "cluster": _Cost(16, cells=0.5),
+    "train": _Cost(14, open=0.6, cells=1.6),
+    "cluster": _Cost(16, cells=0.65),
     "embed": _Cost(17, cells=1.6),
     "markers": _Cost(6, open=0.25),
     "impute": _Cost(4),
@@ -114,7 +131,12 @@ _BINARY = {"csr": (0.17, 0.0075), "packed": (0.125, 0.0075)}
 
 
 def needs(
-    stage: str, size: Size, *, train: TrainConfig, impute: ImputeConfig, cluster: ClusterConfig
+    stage: str,
+    size: Size,
+    *,
+    train: TrainConfig,
+    impute: ImputeConfig,
+    cluster: ClusterConfig,
 ) -> Needs:
     """Estimate memory, time and disk of one stage for an input of this size.
 
@@ -145,6 +167,10 @@ def needs(
         seconds = (
             _PUBLISHED_BASE + _PUBLISHED_VALUES * size.n_values / 1e6 + train.max_iter * a_step
         )
+    beside = _MEMORY_BESIDE[stage].of(size) if stage in _MEMORY_BESIDE else memory
+    if stage == "train" and train.preset != "fast":
+        beside = max(beside, _PUBLISHED_MEMORY.of(size))
+    temporary = _BYTES_OF_COUNTS.get(stage, 0) * size.n_open / 1e6 if beside < memory else 0
     if stage == "cluster":
         seconds += cluster.stability * _SUBSAMPLE.of(size)
     if stage == "impute":
@@ -153,7 +179,13 @@ def needs(
         kinds += [_BINARY[impute.binary_format]] if impute.binary else []
         disk += sum(bytes_a_value for bytes_a_value, _ in kinds) * size.n_values / 1e6
         seconds += sum(seconds_a_value for _, seconds_a_value in kinds) * size.n_values / 1e6
-    return Needs(math.ceil(memory), math.ceil(seconds), math.ceil(disk))
+    figures = (memory, seconds, disk, min(beside, memory), temporary)
+    return Needs(*(math.ceil(figure) for figure in figures))
+
+
+def gpu_megabytes(size: Size) -> int:
+    """Return the MB that all open peaks take on a GPU; one with less gets them batch by batch."""
+    return math.ceil((_GPU_OPEN * size.n_open + _GPU_CELL * size.n_cells) / 1e6)
 
 
 def together(sizes: Sequence[Size]) -> Size:

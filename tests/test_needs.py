@@ -6,7 +6,7 @@ import pytest
 
 from scale_toolkit import needs as module
 from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
-from scale_toolkit.needs import STAGES, Needs, Size, needs, together
+from scale_toolkit.needs import STAGES, Needs, Size, gpu_megabytes, needs, together
 
 SMALL, LARGE = Size(500, 8_000, 800_000), Size(100_000, 100_000, 300_000_000)
 PAPER = TrainConfig(preset="paper")
@@ -21,7 +21,8 @@ def of(stage, size, train=None, cluster=None, **impute) -> Needs:
 def test_more_cells_peaks_or_counts_never_need_less(stage):
     base = of(stage, Size(1_000, 10_000, 2_000_000))
     for grown in (Size(4_000, 10_000, 2_000_000), Size(1_000, 40_000, 2_000_000), Size(1_000, 10_000, 8_000_000)):
-        assert all(one >= other > 0 for one, other in zip(of(stage, grown), base))
+        assert all(one >= other for one, other in zip(of(stage, grown), base))
+    assert min(base[:4]) > 0
     assert of(stage, LARGE).memory_mb >= of(stage, SMALL).memory_mb
 
 
@@ -61,6 +62,23 @@ def test_subsamples_take_their_time():
 
 def test_inputs_together_have_all_cells_and_the_widest_peaks():
     assert together([Size(10, 100, 300), Size(20, 90, 400)]) == Size(30, 100, 700)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_with_temporary_files_memory_does_not_follow_the_counts(stage):
+    few, many = (of(stage, Size(100_000, 100_000, n_open)) for n_open in (10**8, 10**9))
+    reads_blocks = stage in ("cluster", "embed", "impute", "report")
+    assert many.least_memory_mb < 1.2 * few.least_memory_mb or reads_blocks
+    assert (many.temporary_mb == 0) == reads_blocks
+    assert few.least_memory_mb <= few.memory_mb
+    if not reads_blocks:
+        assert many.temporary_mb == {"train": 10_000}.get(stage, 8_000)
+
+
+def test_a_gpu_is_planned_with_what_the_training_asks_of_it():
+    from scale_toolkit.model.packed import bytes_on_device
+
+    assert gpu_megabytes(LARGE) == bytes_on_device(LARGE.n_cells, LARGE.n_open, with_values=False) // 10**6 + 1
 
 
 def test_every_stage_has_its_figures():

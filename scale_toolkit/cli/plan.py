@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,9 +85,10 @@ def foresee(
     """
     from scale_toolkit.io.size import size_of
     from scale_toolkit.memory import available
-    from scale_toolkit.needs import needs, together
+    from scale_toolkit.needs import gpu_megabytes, needs, together
 
     size = together([size_of(source, modality=modality) for source in sources])
+    free = available()
     estimates = {
         stage: needs(
             stage,
@@ -101,7 +103,7 @@ def foresee(
         stage: estimate if stage in (writes or stages) else estimate._replace(disk_mb=0)
         for stage, estimate in estimates.items()
     }
-    free = available()
+    temporary = Path(tempfile.gettempdir())
     facts: dict[str, Any] = {
         "cells": size.n_cells,
         "peaks": size.n_peaks,
@@ -109,15 +111,17 @@ def foresee(
         "stages": {stage: estimate._asdict() for stage, estimate in estimates.items()},
         "memory_free_mb": None if free is None else round(free[0] / 1e6),
         "disk_free_mb": round(shutil.disk_usage(".").free / 1e6),
+        "temporary_free_mb": round(shutil.disk_usage(temporary).free / 1e6),
+        "gpu_mb": gpu_megabytes(size),
     }
     if silent:
         return facts
     talk.show(_table(size, estimates, facts), facts)
-    largest = max(estimates, key=lambda stage: estimates[stage].memory_mb)
-    if free is not None and estimates[largest].memory_mb * 1e6 > free[0]:
+    largest = max(estimates, key=lambda stage: estimates[stage].least_memory_mb)
+    if free is not None and estimates[largest].least_memory_mb * 1e6 > free[0]:
         talk.say(
             "warning",
-            f"{spoken(largest)} needs {_bytes(estimates[largest].memory_mb)} of memory, and "
+            f"{spoken(largest)} needs {_bytes(estimates[largest].least_memory_mb)} of memory, and "
             f"{_bytes(facts['memory_free_mb'])} "
             f"are free here ({free[1]}); request more, or keep fewer peaks (`scale select-peaks "
             "--n-peaks`)",
@@ -130,6 +134,14 @@ def foresee(
             f"{_bytes(written)} would be written, and "
             f"{_bytes(facts['disk_free_mb'])} of disk are free here",
         )
+    spooled = max(_spooled_mb(estimate, facts) for estimate in estimates.values())
+    if spooled > facts["temporary_free_mb"]:
+        talk.say(
+            "warning",
+            f"counts take {_bytes(spooled)} of temporary files, and "
+            f"{_bytes(facts['temporary_free_mb'])} are free in TMPDIR ({temporary}); set TMPDIR to "
+            "a folder on a larger disk",
+        )
     return facts
 
 
@@ -138,30 +150,43 @@ def spoken(stage: str) -> str:
     return stage.replace("_", "-")
 
 
+def _spooled_mb(estimate: Needs, facts: dict[str, Any]) -> int:
+    """MB of temporary files of a stage with the memory that is free here: an array of 4 bytes a
+    stored count goes there if it takes more than a share of that.
+    """
+    from scale_toolkit.scratch import SHARE_IN_MEMORY
+
+    free = facts["memory_free_mb"]
+    an_array = 4 * facts["open"] / 1e6
+    return 0 if free is None or an_array <= free * SHARE_IN_MEMORY else estimate.temporary_mb
+
+
 def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
 
     share = size.n_open / size.n_values if size.n_values else 0.0
-    table = Table(
-        "stage", *(_column(name) for name in ("memory", "time", "writes")), box=None, pad_edge=False
-    )
+    spooled = {stage: _spooled_mb(estimate, facts) for stage, estimate in found.items()}
+    columns = ["memory", "time", "writes", *(["temporary files"] if any(spooled.values()) else [])]
+    table = Table("stage", *(_column(name) for name in columns), box=None, pad_edge=False)
     for stage, estimate in found.items():
-        table.add_row(
-            spoken(stage),
-            _bytes(estimate.memory_mb),
+        figures = [
+            _bytes(estimate.least_memory_mb if spooled[stage] else estimate.memory_mb),
             _span(estimate.seconds),
-            _bytes(estimate.disk_mb) if estimate.disk_mb else "",
-        )
+            *(_bytes(mb) if mb else "" for mb in (estimate.disk_mb, spooled[stage])),
+        ]
+        table.add_row(spoken(stage), *figures[: len(columns)])
     free = facts["memory_free_mb"]
     memory = "" if free is None else f"{_bytes(free)} of memory, "
+    gpu = [f"open peaks on a GPU: {_bytes(facts['gpu_mb'])}, or less, copied in batches"]
+    gpu = gpu if "train" in found else []
     return Group(
         f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts "
         f"({share:.1%})",
         table,
         f"free here: {memory}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of "
-        "a "
-        "CPU",
+        "a CPU",
+        *gpu,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
 from scale_toolkit.io.size import size_of
-from scale_toolkit.needs import STAGES, needs
+from scale_toolkit.needs import STAGES, Size, needs
 
 
 @pytest.fixture
@@ -72,7 +72,10 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(scale, cells, tmp_
     before = sorted(tmp_path.iterdir())
     code, said = scale(words)
     assert code == 0
-    assert [line.split()[0] for line in said.splitlines()[2:-1]] == stages
+    lines = said.splitlines()
+    end = next(i for i, line in enumerate(lines) if line.startswith("free here"))
+    assert [line.split()[0] for line in lines[2:end]] == stages
+    assert ("on a GPU" in said) == ("train" in stages)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -90,3 +93,20 @@ def test_what_does_not_fit_is_said(scale, cells, monkeypatch):
     assert "warning: train needs" in said
     assert "100 MB are free here (the limit of this job's cgroup)" in said
     assert "0 MB of disk are free here" in said
+
+
+def test_counts_that_go_to_temporary_files_are_planned_there(scale, cells, monkeypatch):
+    """Counts of 10⁹ open peaks with 8 GB: less memory, and 10 GB for `train` in TMPDIR."""
+    monkeypatch.setattr("scale_toolkit.io.size.size_of", lambda *_, **__: Size(10**6, 10**5, 10**9))
+    monkeypatch.setattr("scale_toolkit.memory.available", lambda: (8_000_000_000, "--memory"))
+    _, said = scale("plan cells.h5ad")
+    train = next(line for line in said.splitlines() if line.startswith("train"))
+    assert "temporary files" in said
+    assert train.endswith("10.0 GB")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000_000})())
+    _, said = scale("plan cells.h5ad")
+    assert "warning: counts take 10.0 GB of temporary files, and 5.0 GB are free in TMPDIR" in said
+
+
+def test_few_counts_need_no_temporary_files(scale, cells):
+    assert "temporary" not in scale("plan cells.h5ad")[1]
