@@ -3,23 +3,29 @@ beside it.
 
     python benchmarks/threads.py --out FOLDER [--peers PYTHON] [--threads 1,2] [--rounds 3]
 
-Each run is a process of its own (`methods.py`), imports and reading apart. The runs of a round
-follow each other directly, and the quotients are those within a round, so that other work on the
-machine counts on both sides; processor seconds show how much of a run's time it got. ``--peers``
-names the Python of ``benchmarks/peers/install``.
+Each run is a process of its own (`methods.py`), imports and reading apart, with OpenMP's threads
+waiting passively as in the command `scale`; spinning, they take a third more processor time. What
+the machine itself gives two threads is printed first: two independent loops at a time. The runs of
+a round follow each other directly, and the quotients are those within a round, so that other work
+on the machine counts on both sides; processor seconds show how much of a run's time it got.
+``--peers`` names the Python of ``benchmarks/peers/install``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import anndata
+import numba
 
 import scale_toolkit as scale
 
@@ -32,6 +38,30 @@ def simulated(folder: Path, n_cells: int) -> Path:
         cells = scale.simulate(n_cells=n_cells, n_peaks=50_000, open_peaks=3000, seed=0)
         anndata.AnnData(cells.X, obs=cells.obs[["cell_type"]], var=cells.var[[]]).write_h5ad(path)
     return path
+
+
+@numba.njit(nogil=True)
+def loop(n: int) -> float:
+    total = 0.0
+    for i in range(n):
+        total += (i * 0.5) % 3.0
+    return total
+
+
+def machine_gain(n_threads: int) -> float:
+    """How many times the work of one thread the machine does with this many, none waiting."""
+
+    def together(n: int) -> float:
+        threads = [threading.Thread(target=loop, args=(100_000_000,)) for _ in range(n)]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - began
+
+    loop(1)
+    return statistics.median(n_threads * together(1) / together(n_threads) for _ in range(3))
 
 
 def seconds(python: str, method: str, path: Path, out: Path, n_threads: int) -> tuple[float, float]:
@@ -59,11 +89,15 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=10_000)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     path = simulated(args.out, args.cells)
     numbers = [int(word) for word in args.threads.split(",")]
     runs = [(f"{n} threads", sys.executable, "scale", n) for n in numbers]
     if args.peers:
         runs.append(("SnapATAC2", args.peers, "snapatac2", max(numbers)))
+    print(
+        f"this machine: {numbers[-1]} threads do {machine_gain(numbers[-1]):.2f} times the work\n"
+    )
     columns = " | ".join(f"{name}, s (processor s)" for name, *_ in runs)
     print(f"| round | {columns} | {numbers[0]} : {numbers[-1]} threads | train : SnapATAC2 |")
     print("|---" * (len(runs) + 3) + "|", flush=True)
