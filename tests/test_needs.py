@@ -60,6 +60,13 @@ def test_subsamples_take_their_time():
     assert of("embed", LARGE, cluster=ClusterConfig(stability=20)) == of("embed", LARGE)
 
 
+def test_a_sketch_takes_less_than_all_cells():
+    full, sketch = of("cluster", LARGE), of("cluster", LARGE, cluster=ClusterConfig(sketch=10_000))
+    assert sketch.memory_mb == sketch.least_memory_mb < full.memory_mb / 1.5
+    assert sketch.seconds < full.seconds / 1.5
+    assert of("cluster", LARGE, cluster=ClusterConfig(sketch=LARGE.n_cells)) == full
+
+
 def test_inputs_together_have_all_cells_and_the_widest_peaks():
     assert together([Size(10, 100, 300), Size(20, 90, 400)]) == Size(30, 100, 700)
 

@@ -25,6 +25,12 @@ DryRun = Annotated[
     ),
 ]
 _AS_JSON = "Write the plan as JSON, too; - for standard output."
+#: What makes a stage smaller that does not fit.
+_SMALLER = {
+    "cluster": ", or cluster a part of the cells (`--sketch 100000`)",
+    "embed": ", or leave embed out",
+    "report": ", or keep fewer peaks (`scale select-peaks --n-peaks`)",
+}
 PlanFile = Annotated[Path | None, given("-o", "--output", metavar="FILE", help=_AS_JSON)]
 
 
@@ -35,7 +41,7 @@ def plan(
     modality: Modality = None,
     *,
     train: Annotated[TrainConfig, Options("Training", only=("preset", "max_iter", "batch_size"))],
-    cluster: Annotated[ClusterConfig, Options("Clusters", only=("stability",))],
+    cluster: Annotated[ClusterConfig, Options("Clusters", only=("stability", "sketch"))],
     impute: Annotated[
         ImputeConfig,
         Options("Imputation", only=("numeric", "numeric_format", "binary", "binary_format")),
@@ -123,8 +129,7 @@ def foresee(
             "warning",
             f"{spoken(largest)} needs {_bytes(estimates[largest].least_memory_mb)} of memory, and "
             f"{_bytes(facts['memory_free_mb'])} "
-            f"are free here ({free[1]}); request more, or keep fewer peaks (`scale select-peaks "
-            "--n-peaks`)",
+            f"are free here ({free[1]}); request more{_SMALLER.get(largest, '')}",
         )
     if (written := sum(estimate.disk_mb for estimate in estimates.values())) > facts[
         "disk_free_mb"
