@@ -122,7 +122,7 @@ def _graph(n_cells: int, edges: np.ndarray) -> igraph.Graph:
     graph = igraph.Graph(n_cells)
     for first in range(0, len(edges), EDGES_AT_A_TIME):
         block = np.ascontiguousarray(edges[first : first + EDGES_AT_A_TIME], np.int64)
-        graph.add_edges(memoryview(block))
+        graph.add_edges(block.data)
     return graph
 
 
