@@ -177,10 +177,10 @@ def needs(
     temporary = _BYTES_OF_COUNTS.get(stage, 0) * size.n_open / 1e6 if beside < memory else 0
     if stage == "cluster":
         if cluster.sketch is not None and cluster.sketch < size.n_cells:
-            part = size._replace(n_cells=cluster.sketch)
-            others = (size.n_cells - cluster.sketch) / 1e3
-            memory = _MEMORY[stage].of(part) + others * _OUTSIDE_SKETCH_MB
-            seconds = _SECONDS[stage].of(part) + others * _OUTSIDE_SKETCH_SECONDS
+            sketched = size._replace(n_cells=cluster.sketch)
+            assigned = (size.n_cells - cluster.sketch) / 1e3
+            memory = _MEMORY[stage].of(sketched) + assigned * _OUTSIDE_SKETCH_MB
+            seconds = _SECONDS[stage].of(sketched) + assigned * _OUTSIDE_SKETCH_SECONDS
             beside = memory
         seconds += cluster.stability * _SUBSAMPLE.of(size)
     if stage == "impute":
