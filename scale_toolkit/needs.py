@@ -91,14 +91,14 @@ _GPU_OPEN, _GPU_CELL = 4, 12
 
 #: Seconds to expect, imports and compilation included; one thread.
 _SECONDS = {
-    "prepare": _Cost(4, open=0.22),
-    "select_peaks": _Cost(3, open=0.14),
+    "prepare": _Cost(4, open=0.15),
+    "select_peaks": _Cost(3, open=0.06),
     "train": _Cost(14, open=0.6, cells=1.6),
-    "cluster": _Cost(16, cells=0.65),
-    "embed": _Cost(17, cells=1.6),
-    "markers": _Cost(6, open=0.25),
+    "cluster": _Cost(16, cells=0.6),
+    "embed": _Cost(18, cells=1.2),
+    "markers": _Cost(6, open=0.2),
     "impute": _Cost(4),
-    "report": _Cost(6, open=0.12),
+    "report": _Cost(6, open=0.05),
 }
 
 #: MB of the file that a stage hands on; every stage carries the counts.
