@@ -8,6 +8,7 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
 
+import scale_toolkit as scale
 from scale_toolkit.core import open_peaks
 from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 from scale_toolkit.core.rows import MatrixRows
@@ -147,6 +148,13 @@ def test_dimensions_follow_the_planted_clusters(plant, k):
     labels = KMeans(k, n_init=5, random_state=0).fit_predict(start.coordinates)
     assert adjusted_rand_score(cells.obs["cell_type"], labels) > 0.97
     np.testing.assert_allclose(np.linalg.norm(start.coordinates, axis=1), 1, rtol=1e-5)
+
+
+def test_the_dimensions_of_many_clusters_are_found_by_every_view():
+    """More than the first eigenvectors asked for: those that are added come from random columns."""
+    cells = scale.simulate(n_cells=1500, n_peaks=4000, n_clusters=28, open_peaks=300, seed=0)
+    above = find_start(*products_of(sparse.csr_matrix(cells.X)), None, 0).above_chance
+    assert min(above.values()) >= 26
 
 
 def test_noise_alone_has_no_more_than_the_fewest_dimensions():
