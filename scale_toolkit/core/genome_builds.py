@@ -12,7 +12,7 @@ from scale_toolkit.errors import ScaleWarning
 #: Bases around the start of a gene.
 REACH = 500
 #: Bases by which starts are moved to see how many peaks lie near one by chance: genes stay in
-#: their clusters, and are no longer at promoters.
+#: their clusters, and the moved starts lie outside promoters.
 SHIFTS = (-300_000, -100_000, -30_000, 30_000, 100_000, 300_000)
 #: Peaks near starts, over those near moved starts, that suggest another build. In five real sets it
 #: was 3 to 17 with genes of the right build, and 0.8 to 1.5 with those of another build or species;

@@ -114,8 +114,8 @@ def test_the_limit_and_the_autosomes_are_options(planted, scored, quick):
     strict = scale.tl.doublets(cells, fragments=path, max_fdr=1e-12, copy=True)
     assert keys.DOUBLETS.get(strict)["sites_called"] < keys.DOUBLETS.get(scored)["sites_called"]
     chrom = table["chrom"].iloc[0]
-    one = scale.tl.doublets(cells, fragments=path, autosomes=(chrom,), copy=True)
-    assert 0 < keys.DOUBLET_SITES.get(one).sum() < keys.DOUBLET_SITES.get(scored).sum()
+    one_autosome = scale.tl.doublets(cells, fragments=path, autosomes=(chrom,), copy=True)
+    assert 0 < keys.DOUBLET_SITES.get(one_autosome).sum() < keys.DOUBLET_SITES.get(scored).sum()
 
 
 def test_without_fragments_the_columns_of_an_earlier_call_are_gone(scored, quick):
