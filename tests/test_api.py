@@ -177,7 +177,7 @@ class TestFiles:
         with pytest.raises(InputError, match=r"comes without cells; expected adata, or adata.h5ad beside it"):
             scale.SCALE.load(tmp_path)
         (tmp_path / "model.pt").write_bytes(b"words")
-        with pytest.raises(InputError, match="the model file is no torch file"):
+        with pytest.raises(InputError, match="the model file is not a torch file"):
             scale.SCALE.load(tmp_path, cells)
 
     def test_the_folder_of_release_1_1_2_loads(self, cells, tmp_path):

@@ -70,7 +70,7 @@ def contents(data: bytes) -> Any:
         # foreign or damaged bytes raise any kind of error in torch's reader
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise NotAModel("a torch file that holds code, which is not run") from error
-        raise NotAModel("no torch file, or a damaged one") from error
+        raise NotAModel("not a torch file, or damaged") from error
 
 
 def loads(data: bytes) -> tuple[Trained, list[str], dict[str, Any]]:

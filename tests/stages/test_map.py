@@ -243,7 +243,7 @@ def test_model_files_that_are_refused(halves, kept_model, tmp_path):
     _, query = halves
     with pytest.raises(InputError, match="is a model file, which holds no cells and no labels"):
         scale.map(query.copy(), reference=kept_model[0], labels=("cell_type",))
-    with pytest.raises(InputError, match="the model file is no torch file, or a damaged one"):
+    with pytest.raises(InputError, match="the model file is not a torch file, or damaged"):
         scale.map(query.copy(), reference=b"PK")
     buffer = io.BytesIO()
     torch.save({"encoder.hidden.0.weight": torch.zeros(2, 3)}, buffer)

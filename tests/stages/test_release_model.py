@@ -152,9 +152,9 @@ def without(name):
     [
         (lambda: saved({"encoder.hidden.0.weight": Code()}), "holds code, which is not run"),
         (lambda: saved(torch.nn.Linear(2, 2)), "holds code, which is not run"),
-        (lambda: pickle.dumps(Code()), "holds code, which is not run|no torch file"),
+        (lambda: pickle.dumps(Code()), "holds code, which is not run|not a torch file"),
         (lambda: saved({"a": 1}), "a torch file without scale_toolkit's model"),
-        (lambda: saved(released())[:500], "no torch file, or a damaged one"),
+        (lambda: saved(released())[:500], "not a torch file, or damaged"),
         (lambda: saved(without("pi")), "the model file lacks pi"),
         (lambda: saved(without("encoder.sample.mu.bias")), "lacks encoder.sample.mu.bias"),
         (lambda: saved(without("encoder.hidden.2.bias")), "lacks encoder.hidden.2.bias"),

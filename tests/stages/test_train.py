@@ -228,7 +228,7 @@ class TestEncode:
             scale.encode(other, model=model[1])
 
     def test_foreign_bytes_are_an_error(self, planted):
-        with pytest.raises(InputError, match="no torch file"):
+        with pytest.raises(InputError, match="not a torch file"):
             scale.encode(planted, model=b"not a model")
 
 
