@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numba
 from numba import njit, types
 from numba.core.errors import NumbaError
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
 
 def readonly(dtype: types.Type, n_dim: int = 1) -> types.Array:
@@ -27,18 +29,37 @@ def compiled(signature: Any) -> Callable[[Kernel], Kernel]:
     signature
         Of numba: one signature, or a list of them.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
     compile_function: Callable[..., Any] = njit
 
     def wrap(function: Kernel) -> Kernel:
-        try:
-            kernel: Kernel = compile_function(signature, cache=True, **options)(function)
-        except (RuntimeError, OSError, NumbaError):
-            # a read-only installation without a home folder, or a full disk
-            kernel = compile_function(signature, **options)(function)
+        with _neighbours_in_one_register():
+            try:
+                kernel: Kernel = compile_function(signature, cache=True, **_OPTIONS)(function)
+            except (RuntimeError, OSError, NumbaError):
+                # a read-only installation without a home folder, or a full disk
+                kernel = compile_function(signature, **_OPTIONS)(function)
         return kernel
 
     return wrap
+
+
+def inlined(function: Kernel) -> Kernel:
+    """A part of compiled loops, compiled with them for the types that they call it with."""
+    compile_function: Callable[..., Any] = njit
+    kernel: Kernel = compile_function(**_OPTIONS)(function)
+    return kernel
+
+
+@contextlib.contextmanager
+def _neighbours_in_one_register() -> Iterator[None]:
+    """Let LLVM put neighbouring values into one register (SLP), which numba leaves off."""
+    settings: Any = numba.config
+    usual = settings.SLP_VECTORIZE
+    settings.SLP_VECTORIZE = 1
+    try:
+        yield
+    finally:
+        settings.SLP_VECTORIZE = usual
 
 
 def keep_umaps() -> None:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import types
 
+from scale_toolkit.core.columns import gather_row, scatter_row
 from scale_toolkit.core.compiled import compiled, readonly
 from scale_toolkit.threads import available_cores
 
@@ -29,7 +30,6 @@ ROWS_AT_A_TIME = 2048
 _INT32, _INT64, _UINT32, _FLOAT = (
     readonly(t) for t in (types.int32, types.int64, types.uint32, types.float32)
 )
-_MATRIX = readonly(types.float32, 2)
 
 
 @compiled("uint32(uint32, uint32)")
@@ -132,68 +132,68 @@ def find_bounds(
             out[row, block] = position = low
 
 
-@compiled(
-    types.void(
-        _INT32, _FLOAT, readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
-    )
+_BOUNDS, _SIZE = readonly(types.int64, 2), types.uintp
+_PRODUCT = types.void(
+    _INT32,
+    _FLOAT,
+    _BOUNDS,
+    types.int64,
+    _FLOAT,
+    _SIZE,
+    _SIZE,
+    _SIZE,
+    types.float32[::1],
+    _SIZE,
+    _SIZE,
 )
+
+
+@compiled(_PRODUCT)
 def gather(
     peaks: np.ndarray,
     weights: np.ndarray,
     bounds: np.ndarray,
     block: int,
     dense: np.ndarray,
+    pitch: int,
+    first: int,
+    width: int,
     out: np.ndarray,
+    out_pitch: int,
+    out_first: int,
 ) -> None:
-    """out[row] = Σ weight · dense[peak] over the entries of one block of peaks."""
-    n_columns = dense.shape[1]
-    total = np.empty(n_columns, np.float32)
+    """out[row] += Σ weight · dense[peak] over the entries of one block of peaks.
+
+    `dense` and `out` are groups of `width` columns (`columns.Columns`).
+    """
     for row in range(len(bounds)):
-        for column in range(n_columns):
-            total[column] = 0
-        if len(weights) > 0:
-            for entry in range(bounds[row, block], bounds[row, block + 1]):
-                peak, weight = peaks[entry], weights[entry]
-                for column in range(n_columns):
-                    total[column] += weight * dense[peak, column]
-        else:
-            for entry in range(bounds[row, block], bounds[row, block + 1]):
-                peak = peaks[entry]
-                for column in range(n_columns):
-                    total[column] += dense[peak, column]
-        for column in range(n_columns):
-            out[row, column] = total[column]
+        start, end = bounds[row, block], bounds[row, block + 1]
+        position = np.uintp(row) * out_pitch + out_first
+        gather_row(peaks, weights, start, end, dense, pitch, first, width, out, position)
 
 
-@compiled(
-    types.void(
-        _INT32, _FLOAT, readonly(types.int64, 2), types.int64, _MATRIX, types.float32[:, ::1]
-    )
-)
+@compiled(_PRODUCT)
 def scatter(
     peaks: np.ndarray,
     weights: np.ndarray,
     bounds: np.ndarray,
     block: int,
     dense: np.ndarray,
+    pitch: int,
+    first: int,
+    width: int,
     out: np.ndarray,
+    out_pitch: int,
+    out_first: int,
 ) -> None:
-    """out[peak] += weight · dense[row] over the entries of one block of peaks."""
-    n_columns = dense.shape[1]
-    upstream = np.empty(n_columns, np.float32)
+    """out[peak] += weight · dense[row] over the entries of one block of peaks.
+
+    As in `gather`.
+    """
     for row in range(len(bounds)):
-        for column in range(n_columns):
-            upstream[column] = dense[row, column]
-        if len(weights) > 0:
-            for entry in range(bounds[row, block], bounds[row, block + 1]):
-                peak, weight = peaks[entry], weights[entry]
-                for column in range(n_columns):
-                    out[peak, column] += weight * upstream[column]
-        else:
-            for entry in range(bounds[row, block], bounds[row, block + 1]):
-                peak = peaks[entry]
-                for column in range(n_columns):
-                    out[peak, column] += upstream[column]
+        start, end = bounds[row, block], bounds[row, block + 1]
+        position = np.uintp(row) * pitch + first
+        scatter_row(peaks, weights, start, end, dense, position, width, out, out_pitch, out_first)
 
 
 class _Pool:

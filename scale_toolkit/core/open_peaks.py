@@ -14,6 +14,7 @@ from scipy import sparse
 from scale_toolkit import scratch
 from scale_toolkit.core import tiles
 from scale_toolkit.core.batch_effects import BatchEffects
+from scale_toolkit.core.columns import copy_back, paired_groups
 from scale_toolkit.core.kernels import POOL
 from scale_toolkit.core.rows import RowSource, binarise, blocks
 
@@ -32,6 +33,9 @@ TILE_ENTRIES = 60_000
 FEWEST_CELLS, MOST_CELLS = 64, 16_384
 #: Chunks of cells at least, for as many threads, if that leaves `FEWEST_CELLS` to each.
 LEAST_CHUNKS = 16
+#: Cells at most whose products are summed block by block: the matrix of a block's peaks stays in a
+#: core's cache from one chunk to the next, and 25 sums of these cells take 1.6 MB.
+CELLS_OF_A_TASK = 16_384
 _NO_WEIGHTS = np.empty(0, np.float32)
 
 
@@ -69,15 +73,15 @@ class OpenPeaks:
         self.edges = np.append(np.arange(0, self.n_cells, height), self.n_cells)
         self.n_chunks = len(self.edges) - 1
         self._peaks = scratch.empty(int(n_open.sum()), np.uint16)
-        self._lengths: list[np.ndarray] = []
+        # of each tile one behind the other, as (blocks, cells) of each chunk
+        self._lengths = np.empty(self.n_blocks * self.n_cells, np.uint16)
         self._starts = np.zeros((self.n_chunks, self.n_blocks + 1), np.int64)
         end = 0
         for chunk in range(self.n_chunks):
             first, stop = self.edges[chunk : chunk + 2]
-            lengths = np.empty((self.n_blocks, stop - first), np.uint16)
+            lengths = self._lengths_of(chunk)
             tiles.cut(*rows(first, stop), self.bits, end, lengths, self._starts[chunk], self._peaks)
             end = int(self._starts[chunk, -1])
-            self._lengths.append(lengths)
 
     @classmethod
     def of_source(cls, source: RowSource, n_threads: int) -> OpenPeaks:
@@ -150,7 +154,30 @@ class OpenPeaks:
     def tile(self, chunk: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the peaks of a tile by their position in the block, and how many each cell has."""
         start, end = self._starts[chunk, block : block + 2]
-        return self._peaks[start:end], self._lengths[chunk][block]
+        return self._peaks[start:end], self._lengths_of(chunk)[block]
+
+    def _lengths_of(self, chunk: int) -> np.ndarray:
+        """Open peaks of each cell of a chunk in each block, (blocks, cells) uint16."""
+        first, stop = self.n_blocks * self.edges[chunk : chunk + 2]
+        return self._lengths[first:stop].reshape(self.n_blocks, -1)
+
+    def all_tiles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Peaks, lengths, starts and edges of all tiles, for the loops of `core.tiles`."""
+        return self._peaks, self._lengths, self._starts, self.edges
+
+    def rows_of_tiles(self) -> list[np.ndarray]:
+        """Numbers (chunk, block) of the tiles of some chunks, block by block, (tiles, 2) int64: two
+        tasks a thread, or more of `CELLS_OF_A_TASK`.
+        """
+        least = 1 if self.n_threads == 1 else 2 * self.n_threads
+        n_tasks = min(max(least, -(-self.n_cells // CELLS_OF_A_TASK)), max(self.n_chunks, 1))
+        tasks = np.array_split(np.arange(self.n_chunks), n_tasks)
+        return [_pairs(chunks, np.arange(self.n_blocks)) for chunks in tasks]
+
+    def columns_of_tiles(self) -> list[np.ndarray]:
+        """Numbers (chunk, block) of the tiles of each block, (chunks, 2) int64."""
+        chunks = np.arange(self.n_chunks)
+        return [_pairs(chunks, np.array([block])) for block in range(self.n_blocks)]
 
     def entries(self, chunk: int, block: int) -> slice:
         """Where the entries of a tile are among all."""
@@ -172,6 +199,12 @@ class OpenPeaks:
             for chunk in range(self.n_chunks):
                 total += np.bincount(self.tile(chunk, block)[0], minlength=len(total))
         return sums[: self.n_peaks]
+
+
+def _pairs(chunks: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Every (chunk, block), block by block, (pairs, 2) int64."""
+    pairs = np.stack(np.meshgrid(chunks, blocks), 2).reshape(-1, 2)
+    return np.ascontiguousarray(pairs, np.int64)
 
 
 class WeightedRows:
@@ -221,14 +254,7 @@ class WeightedRows:
         dense = np.ascontiguousarray(dense, np.float32)
         out = np.zeros((opened.n_cells, dense.shape[1]), np.float32)
 
-        def add(chunk: int) -> None:
-            for block in range(opened.n_blocks):
-                peaks, lengths = opened.tile(chunk, block)
-                weights = self._weights(chunk, block)
-                rows = out[opened.cells(chunk)]
-                tiles.gather(peaks, weights, lengths, dense[opened.peaks(block)], rows)
-
-        POOL.map(add, range(opened.n_chunks), opened.n_threads)
+        self._add(tiles.gather, dense, out, opened.rows_of_tiles())
         return out
 
     def transposed_times(self, dense: np.ndarray) -> np.ndarray:
@@ -237,17 +263,52 @@ class WeightedRows:
         dense = np.ascontiguousarray(dense, np.float32)
         total = np.zeros((opened.n_peaks, dense.shape[1]), np.float32)
 
-        def add(block: int) -> None:
-            for chunk in range(opened.n_chunks):
-                peaks, lengths = opened.tile(chunk, block)
-                weights = self._weights(chunk, block)
-                rows = dense[opened.cells(chunk)]
-                tiles.scatter(peaks, weights, lengths, rows, total[opened.peaks(block)])
-
-        POOL.map(add, range(opened.n_blocks), opened.n_threads)
+        self._add(tiles.scatter, dense, total, opened.columns_of_tiles())
         if not self.log:
             total *= self.column[:, None]
         return total
+
+    def _add(
+        self,
+        product: Callable[..., None],
+        dense: np.ndarray,
+        out: np.ndarray,
+        tasks: list[np.ndarray],
+    ) -> None:
+        """Add a product of all tiles to `out`; each task, some tiles in their order, is one
+        thread's.
+        """
+        opened, groups = self.opened, paired_groups(dense, out)
+        peaks, lengths, starts, edges = opened.all_tiles()
+
+        def add_tiles(weights: np.ndarray, origin: int, numbers: np.ndarray) -> None:
+            for operand, sums in groups:
+                product(
+                    peaks,
+                    weights,
+                    origin,
+                    lengths,
+                    starts,
+                    edges,
+                    numbers,
+                    opened.bits,
+                    *operand.flat(),
+                    operand.width,
+                    *sums.flat(),
+                )
+
+        def add(i: int) -> None:
+            if self._kept is not None:
+                add_tiles(self._kept, 0, tasks[i])
+            elif not self.log and self.effects is None:
+                add_tiles(_NO_WEIGHTS, 0, tasks[i])
+            else:
+                for number in tasks[i]:
+                    chunk, block = number
+                    add_tiles(self._weights(chunk, block), starts[chunk, block], number[None])
+
+        POOL.map(add, range(len(tasks)), opened.n_threads)
+        copy_back(groups, out)
 
     def square_norms(self) -> np.ndarray:
         """Sum of squared weights of each row, (cells,) float64."""

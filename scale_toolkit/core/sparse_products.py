@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scale_toolkit.core import kernels
+from scale_toolkit.core.columns import Columns, copy_back, paired_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,17 +62,31 @@ def times(
         (peaks, c) float32, contiguous.
     """
     n_rows, n_blocks = len(bounds), bounds.shape[1] - 1
-    out = np.empty((n_rows, dense.shape[1]), np.float32)
+    out = np.zeros((n_rows, dense.shape[1]), np.float32)
     height = min(n_rows, kernels.ROWS_AT_A_TIME)
-    sums = np.empty((n_blocks, height, dense.shape[1]), np.float32)
-    for first in range(0, n_rows, kernels.ROWS_AT_A_TIME):
-        chunk = bounds[first : first + kernels.ROWS_AT_A_TIME]
+    groups = paired_groups(dense, out)
+    for operand, total in groups:
+        columns = slice(total.first, total.first + total.width)
+        sums = np.empty((n_blocks, height, total.width), np.float32)
+        for first in range(0, n_rows, kernels.ROWS_AT_A_TIME):
+            chunk = bounds[first : first + kernels.ROWS_AT_A_TIME]
 
-        def add(block: int, chunk: np.ndarray = chunk) -> None:
-            kernels.gather(peaks, weights, chunk, block, dense, sums[block, : len(chunk)])
+            def add(
+                block: int,
+                chunk: np.ndarray = chunk,
+                operand: Columns = operand,
+                sums: np.ndarray = sums,
+            ) -> None:
+                sums[block] = 0
+                partial_sums = sums[block].reshape(-1), operand.width, 0
+                kernels.gather(
+                    peaks, weights, chunk, block, *operand.flat(), operand.width, *partial_sums
+                )
 
-        kernels.POOL.map(add, range(n_blocks), n_threads)
-        np.sum(sums[:, : len(chunk)], 0, out=out[first : first + len(chunk)])
+            kernels.POOL.map(add, range(n_blocks), n_threads)
+            rows = total.matrix[first : first + len(chunk), columns]
+            np.sum(sums[:, : len(chunk)], 0, out=rows)
+    copy_back(groups, out)
     return out
 
 
@@ -86,8 +101,12 @@ def add_transposed_times(
     """Add rowsᵀ · dense, (peaks, c), to `out`; `dense` is (rows, c), both float32 and
     contiguous.
     """
-    kernels.POOL.map(
-        lambda block: kernels.scatter(peaks, weights, bounds, block, dense, out),
-        range(bounds.shape[1] - 1),
-        n_threads,
-    )
+    groups = paired_groups(dense, out)
+
+    def add(block: int) -> None:
+        for operand, total in groups:
+            columns = (*operand.flat(), operand.width, *total.flat())
+            kernels.scatter(peaks, weights, bounds, block, *columns)
+
+    kernels.POOL.map(add, range(bounds.shape[1] - 1), n_threads)
+    copy_back(groups, out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 
+from scale_toolkit.core.columns import gather_row, scatter_row
 from scale_toolkit.core.compiled import compiled, readonly
 
 #: Peaks of a block are 2 to the power of this, or fewer: 26 columns of 4,096 peaks take 425 kB.
@@ -94,64 +95,135 @@ def uncut(
         entry += lengths[row]
 
 
-@compiled(types.void(_UINT16, _FLOAT, _UINT16, _MATRIX, types.float32[:, ::1]))
+_SIZE = types.uintp
+_PRODUCT = types.void(
+    _UINT16,
+    _FLOAT,
+    types.int64,
+    _UINT16,
+    readonly(types.int64, 2),
+    _INT64,
+    readonly(types.int64, 2),
+    types.int64,
+    _FLOAT,
+    _SIZE,
+    _SIZE,
+    _SIZE,
+    types.float32[::1],
+    _SIZE,
+    _SIZE,
+)
+
+
+@compiled(_PRODUCT)
 def gather(
     peaks: np.ndarray,
     weights: np.ndarray,
+    origin: int,
     lengths: np.ndarray,
+    starts: np.ndarray,
+    edges: np.ndarray,
+    tiles: np.ndarray,
+    bits: int,
     dense: np.ndarray,
+    pitch: int,
+    first: int,
+    width: int,
     out: np.ndarray,
+    out_pitch: int,
+    out_first: int,
 ) -> None:
-    """out[row] += Σ weight · dense[peak] over a tile; without weights, all are 1."""
-    n_columns = dense.shape[1]
-    total = np.empty(n_columns, np.float32)
-    entry = 0
-    for row in range(len(lengths)):
-        end = entry + lengths[row]
-        for column in range(n_columns):
-            total[column] = out[row, column]
-        if len(weights) > 0:
-            for i in range(entry, end):
-                peak, weight = peaks[i], weights[i]
-                for column in range(n_columns):
-                    total[column] += weight * dense[peak, column]
-        else:
-            for i in range(entry, end):
-                peak = peaks[i]
-                for column in range(n_columns):
-                    total[column] += dense[peak, column]
-        for column in range(n_columns):
-            out[row, column] = total[column]
-        entry = end
+    """out[cell] += Σ weight · dense[peak] over some tiles, one after the other.
+
+    Parameters
+    ----------
+    peaks, lengths, starts, edges
+        Of all tiles (`open_peaks.OpenPeaks`).
+    weights, origin
+        Of the entries from `origin` on; empty: all are 1.
+    tiles
+        Numbers of the chunk and of the block of each tile, (tiles, 2).
+    bits
+        Of a block.
+    dense, pitch, first, width, out, out_pitch, out_first
+        Groups of `width` columns (`columns.Columns`) of peaks and of cells.
+    """
+    n_blocks = starts.shape[1] - 1
+    for tile in range(len(tiles)):
+        chunk, block = tiles[tile]
+        n_rows = edges[chunk + 1] - edges[chunk]
+        lengths_before = n_blocks * edges[chunk] + block * n_rows
+        first_peak = first + np.uintp(block << bits) * pitch
+        entry = starts[chunk, block]
+        weights_of_tile = weights[entry - origin :]
+        peaks_of_tile = peaks[entry:]
+        entry = np.int64(0)
+        for row in range(n_rows):
+            end = entry + np.int64(lengths[lengths_before + row])
+            position = np.uintp(edges[chunk] + row) * out_pitch + out_first
+            gather_row(
+                peaks_of_tile,
+                weights_of_tile,
+                entry,
+                end,
+                dense,
+                pitch,
+                first_peak,
+                width,
+                out,
+                position,
+            )
+            entry = end
 
 
-@compiled(types.void(_UINT16, _FLOAT, _UINT16, _MATRIX, types.float32[:, ::1]))
+@compiled(_PRODUCT)
 def scatter(
     peaks: np.ndarray,
     weights: np.ndarray,
+    origin: int,
     lengths: np.ndarray,
+    starts: np.ndarray,
+    edges: np.ndarray,
+    tiles: np.ndarray,
+    bits: int,
     dense: np.ndarray,
+    pitch: int,
+    first: int,
+    width: int,
     out: np.ndarray,
+    out_pitch: int,
+    out_first: int,
 ) -> None:
-    """out[peak] += weight · dense[row] over a tile; without weights, all are 1."""
-    n_columns = dense.shape[1]
-    upstream = np.empty(n_columns, np.float32)
-    entry = 0
-    for row in range(len(lengths)):
-        end = entry + lengths[row]
-        for column in range(n_columns):
-            upstream[column] = dense[row, column]
-        if len(weights) > 0:
-            for i in range(entry, end):
-                peak, weight = peaks[i], weights[i]
-                for column in range(n_columns):
-                    out[peak, column] += weight * upstream[column]
-        else:
-            for i in range(entry, end):
-                peak = peaks[i]
-                for column in range(n_columns):
-                    out[peak, column] += upstream[column]
-        entry = end
+    """out[peak] += weight · dense[cell] over some tiles, one after the other.
+
+    As in `gather`, with groups of columns of cells and of peaks.
+    """
+    n_blocks = starts.shape[1] - 1
+    for tile in range(len(tiles)):
+        chunk, block = tiles[tile]
+        n_rows = edges[chunk + 1] - edges[chunk]
+        lengths_before = n_blocks * edges[chunk] + block * n_rows
+        first_peak = out_first + np.uintp(block << bits) * out_pitch
+        entry = starts[chunk, block]
+        weights_of_tile = weights[entry - origin :]
+        peaks_of_tile = peaks[entry:]
+        entry = np.int64(0)
+        for row in range(n_rows):
+            end = entry + np.int64(lengths[lengths_before + row])
+            position = np.uintp(edges[chunk] + row) * pitch + first
+            scatter_row(
+                peaks_of_tile,
+                weights_of_tile,
+                entry,
+                end,
+                dense,
+                position,
+                width,
+                out,
+                out_pitch,
+                first_peak,
+            )
+            entry = end
 
 
 @compiled(types.void(_UINT16, _UINT16, _FLOAT, _FLOAT, types.float32[::1]))
