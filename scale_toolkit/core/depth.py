@@ -5,9 +5,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 from scipy.special import expit, logit
 
+from scale_toolkit.core.compiled import compiled, readonly
 from scale_toolkit.core.rows import RowSource, binarise, blocks
+
+#: Equations that are solved together: their sums stay in a core's cache.
+EQUATIONS = 256
+_DOUBLE = readonly(types.float64)
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -98,18 +104,41 @@ def _solve(
     """Solve Σ_g weight_g · expit(x + other_g) = sums for x, one equation for each entry of
     `sums`.
     """
-    if len(sums) > 1000:
-        # the matrix of equations × groups is dense: 1,000 equations bound it to 8 MB
-        parts = [slice(i, i + 1000) for i in range(0, len(sums), 1000)]
-        return np.concatenate(
-            [_solve(sums[equations], other, weight, start[equations]) for equations in parts]
-        )
-    x = start.copy()
-    for _ in range(50):
-        p = expit(x[:, None] + other[None, :])  # (values, groups)
-        step = (p @ weight - sums) / np.maximum((p * (1 - p)) @ weight, 1e-12)
-        # Newton's method; steps are bounded because the curvature vanishes far from the solution
-        x -= np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-10:
-            break
+    x, odds = np.array(start, np.float64), np.exp(other)
+    sums, weight = np.asarray(sums, np.float64), np.asarray(weight, np.float64)
+
+    for first in range(0, len(x), EQUATIONS):
+        equations = slice(first, first + EQUATIONS)
+        unknown, goal = x[equations], sums[equations]
+        expected, information = np.empty_like(unknown), np.empty_like(unknown)
+        for _ in range(50):
+            _expected_sums(np.exp(unknown), odds, weight, expected, information)
+            step = (expected - goal) / np.maximum(information, 1e-12)
+            # Newton's method; steps are bounded because the curvature vanishes far from the
+            # solution
+            unknown -= np.clip(step, -2, 2)
+            if np.abs(step).max() < 1e-10:
+                break
     return x
+
+
+@compiled(types.void(_DOUBLE, _DOUBLE, _DOUBLE, types.float64[::1], types.float64[::1]))
+def _expected_sums(
+    factors: np.ndarray,
+    odds: np.ndarray,
+    weight: np.ndarray,
+    expected: np.ndarray,
+    information: np.ndarray,
+) -> None:
+    """Σ_g weight_g p_ig and Σ_g weight_g p_ig (1 − p_ig) with odds factor_i · odds_g: one
+    exponential an equation and a group, not one a pair.
+    """
+    expected[:] = 0
+    information[:] = 0
+    for group in range(len(odds)):
+        for equation in range(len(factors)):
+            value = odds[group] * factors[equation]
+            closed = 1 / (1 + value)
+            term = weight[group] * value * closed
+            expected[equation] += term
+            information[equation] += term * closed

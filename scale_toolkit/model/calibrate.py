@@ -27,6 +27,7 @@ import torch
 from scipy import sparse
 from scipy.special import expit, log_expit
 
+from scale_toolkit.core.fit_intercepts import fit_intercepts, logistic_gradient
 from scale_toolkit.core.recovery import natural, products
 from scale_toolkit.core.reliability import hidden_log_odds
 from scale_toolkit.core.rows import binarise
@@ -43,8 +44,8 @@ PRIOR_SD_RISE = 0.1
 SHRINKAGES = (0.0, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 #: Largest last step of the intercepts, in the end and on the way.
 EXACTLY, COARSELY = 1e-4, 0.01
-# Peaks at a time: on the CPU 512 groups × 2,048 float32 are 4 MB.
-_COLUMNS, _COLUMNS_ON_GPU = 2048, 1 << 17
+# Peaks at a time.
+_COLUMNS_ON_GPU = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -218,19 +219,25 @@ def _slope(
     """Fit t and a of logit P(hidden) = base + a + t · lift by penalised maximum likelihood; return
     them and the logarithm of that likelihood.
     """
-    x, beta = np.stack([lift, np.ones(len(lift))]), np.array([start, 0.0])
+    entries = (
+        np.ascontiguousarray(base, np.float64),
+        np.ascontiguousarray(lift, np.float64),
+        np.ascontiguousarray(hidden, bool),
+        np.ascontiguousarray(weight, np.float64),
+    )
+    beta, n_threads = np.array([start, 0.0]), torch.get_num_threads()
     precision = np.array([PRIOR_SD, PRIOR_SD_RISE]) ** -2.0
     for _ in range(30):
-        p = expit(base + beta @ x)
-        gradient = x @ (weight * (hidden - p)) - precision * (beta - [1, 0])
-        step = np.linalg.solve((x * (weight * p * (1 - p))) @ x.T + np.diag(precision), gradient)
+        gradient, information = logistic_gradient(*entries, beta, n_threads)
+        gradient -= precision * (beta - [1, 0])
+        step = np.linalg.solve(information + np.diag(precision), gradient)
         # far from the solution a full step overshoots
         beta += np.clip(step, -0.5, 0.5)
         if np.abs(step).max() < 1e-6:
             break
     # a scale: never 0 or negative, and at most twice the trained loadings
     beta[0] = np.clip(beta[0], 0.05, 2)
-    logits = base + beta @ x
+    logits = base + beta[0] * lift + beta[1]
     likelihood = weight @ np.where(hidden, log_expit(logits), log_expit(-logits))
     penalty = precision @ (beta - [1, 0]) ** 2 / 2
     return float(beta[0]), float(beta[1]), float(likelihood - penalty)
@@ -271,31 +278,53 @@ def margins(
     """
     total = size.sum()
     device = device or torch.device("cpu")
-    cells, middle, depth, goal, loadings, b = (
-        torch.from_numpy(np.ascontiguousarray(array)).to(device, torch.float32)
-        for array in (
-            size,
-            h,
-            offset,
-            # open in no cell or in all would need an infinite intercept
-            np.clip(target, 1e-3, total - 1e-3),
-            weight,
-            np.array(start, np.float32),
-        )
+    # open in no cell or in all would need an infinite intercept
+    arrays = (
+        np.ascontiguousarray(array, np.float32)
+        for array in (size, h, offset, np.clip(target, 1e-3, total - 1e-3), weight)
     )
-    width = _COLUMNS if device.type == "cpu" else _COLUMNS_ON_GPU
-    for first in range(0, len(b), width):
-        columns = slice(first, first + width)
+    cells, middle, depth, goal, loadings = arrays
+    if device.type == "cpu":
+        return fit_intercepts(
+            middle,
+            loadings,
+            depth,
+            cells,
+            goal,
+            start,
+            shift,
+            tolerance=tolerance,
+            n_threads=torch.get_num_threads(),
+        ).astype(np.float64)
+    return _margins_on(device, middle, loadings, depth, cells, goal, start, tolerance, shift)
+
+
+def _margins_on(
+    device: torch.device,
+    h: np.ndarray,
+    weight: np.ndarray,
+    offset: np.ndarray,
+    size: np.ndarray,
+    target: np.ndarray,
+    start: np.ndarray,
+    tolerance: float,
+    shift: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
+    """As `core.fit_intercepts`, on a device."""
+    cells, middle, depth, goal, loadings, b = (
+        torch.from_numpy(np.array(array, np.float32)).to(device)
+        for array in (size, h, offset, target, weight, start)
+    )
+    for first in range(0, len(b), _COLUMNS_ON_GPU):
+        columns = slice(first, first + _COLUMNS_ON_GPU)
         logits = torch.addmm(depth[:, None], middle, loadings[columns].T)
         if shift is not None:
             logits += torch.from_numpy(shift[0][shift[1], columns]).to(device)
         intercepts = b[columns]
         for _ in range(50):
-            # most of the time is spent here; torch uses all threads
             p = torch.sigmoid(logits + intercepts)
             open_cells = cells @ p
             information = open_cells - cells @ p.square_()
-            # the information vanishes where nearly all or none of the cells are open
             step = (goal[columns] - open_cells) / information.clamp_min(1e-9)
             intercepts += step.clamp_(-2, 2)
             if float(step.abs().max()) < tolerance:

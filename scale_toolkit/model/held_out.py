@@ -55,7 +55,6 @@ class Thinned:
         hide = hide[n_before : n_before + rows.nnz]
         self.hidden = keep_entries(rows, hide)
         self.kept = keep_entries(rows, ~hide)
-        self._keep = np.split(~hide, rows.indptr[1:-1])
         self._place = np.full(source.n_cells, -1)
         self._place[self.cells] = np.arange(len(self.cells))
 
@@ -66,10 +65,22 @@ class Thinned:
         thinned = np.flatnonzero(position >= 0)
         if len(thinned) == 0:
             return rows
-        keep = np.ones(rows.nnz, bool)
-        for cell in thinned:
-            keep[rows.indptr[cell] : rows.indptr[cell + 1]] = self._keep[position[cell]]
-        return keep_entries(rows, keep)
+        # few of the rows: what lies between them is copied in one piece
+        lengths, (indices, data) = np.diff(rows.indptr), ([], [])
+        start = 0
+        for row in thinned:
+            entries = slice(*self.kept.indptr[position[row] : position[row] + 2])
+            lengths[row] = entries.stop - entries.start
+            stop = rows.indptr[row]
+            indices += [rows.indices[start:stop], self.kept.indices[entries]]
+            data += [rows.data[start:stop], self.kept.data[entries]]
+            start = rows.indptr[row + 1]
+        indices.append(rows.indices[start:])
+        data.append(rows.data[start:])
+        pointers = np.zeros_like(rows.indptr)
+        np.cumsum(lengths, out=pointers[1:])
+        arrays = np.concatenate(data), np.concatenate(indices), pointers
+        return sparse.csr_matrix(arrays, rows.shape)
 
 
 @torch.no_grad()

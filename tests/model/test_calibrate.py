@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from scale_toolkit.core.fit_intercepts import logistic_gradient
+from scale_toolkit.model import calibrate
 from scale_toolkit.model.calibrate import believed_counts, calibrated, like_cells, margins
 
 
@@ -95,6 +98,36 @@ def test_margins_solve_each_peaks_equation():
     np.testing.assert_allclose(found, exact, atol=2e-3)
     extreme = margins(h, weight, offset, size, np.array([0.0] * 25 + [size.sum()] * 25), np.zeros(50))
     assert np.isfinite(extreme).all()
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_margins_are_those_of_a_device(n_threads, monkeypatch):
+    rng = np.random.default_rng(3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    h, weight, offset, size, shift = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((40, 3), (5000, 3), (40,), (40,), (2, 5000))
+    )
+    size, shift = 1 + size**2, (shift, rng.integers(0, 2, 40))
+    target = rng.uniform(0, size.sum(), 5000).astype(np.float32)
+    start = np.full(5000, -1.0)
+    for groups in (None, shift):
+        on_threads = margins(h, weight, offset, size, target, start, shift=groups)
+        clipped = np.clip(target, 1e-3, size.sum() - 1e-3)
+        on_device = calibrate._margins_on(torch.device("cpu"), h, weight, offset, size, clipped, start, 1e-4, groups)
+        np.testing.assert_allclose(on_threads, on_device, atol=2e-3)
+    assert np.isfinite(margins(30 * h, weight, offset, size, target, start)).all()  # odds beyond float32
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_logistic_gradient_is_numpys(n_threads):
+    rng = np.random.default_rng(4)
+    base, lift, hidden, weight = rng.normal(-3, 2, 40_000), rng.normal(size=40_000), rng.random(40_000) < 0.2, rng.random(40_000)
+    base[:2] = 800, -800
+    beta, x = np.array([1.3, -0.2]), np.stack([lift, np.ones(40_000)])
+    p = expit(base + beta @ x)
+    gradient, information = logistic_gradient(base, lift, hidden, weight, beta, n_threads)
+    np.testing.assert_allclose(gradient, x @ (weight * (hidden - p)), rtol=1e-10)
+    np.testing.assert_allclose(information, (x * (weight * p * (1 - p))) @ x.T, rtol=1e-10, atol=1e-12)
 
 
 def test_believed_counts_are_the_posterior_means_under_the_true_distribution():
