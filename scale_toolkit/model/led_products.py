@@ -16,8 +16,8 @@ from scipy import sparse
 
 from scale_toolkit.core.open_peaks import OpenPeaks
 from scale_toolkit.core.rows import RowSource, binarise
+from scale_toolkit.model.kinship import VIEWS, View
 from scale_toolkit.model.products import Products, ProductsOnHost, WeightedProducts
-from scale_toolkit.model.views import VIEWS, View
 
 if TYPE_CHECKING:
     from scale_toolkit.model.encoder_view import EncoderInput
@@ -49,6 +49,8 @@ class _Server:
         if name == "seen":
             self.rows = self.products.seen(value)
             return None
+        if name == "n_open":
+            return team.gathered(self.products.n_open())
         if name == "counts":
             opened = binarise(self.source.rows(team.local(value, self.n_cells)))
             return team.collected(opened.sorted_indices())
@@ -104,6 +106,10 @@ class LedProducts:
         """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
         self.ask("weighted", (view.name, peak_sums, n_cells, cells))
         return LedRows(self, cells)
+
+    def n_open(self) -> np.ndarray:
+        """Number of open peaks of each cell, (cells,)."""
+        return np.asarray(self.ask("n_open", None))
 
     def seen(self, see: EncoderInput) -> LedRows:
         """Rows of all cells as the encoder sees them."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scale_toolkit.model.encoder_view import EncoderInput
-    from scale_toolkit.model.views import View
+    from scale_toolkit.model.kinship import View
 
 
 class WeightedProducts(Protocol):
@@ -48,12 +48,16 @@ class WeightedProducts(Protocol):
 
 
 class Products(Protocol):
-    """Makes rows of cells, all or some, through a view (`views.View`) or as the encoder sees
+    """Makes rows of cells, all or some, through a view (`kinship.View`) or as the encoder sees
     them.
     """
 
     n_cells: int
     device: torch.device
+
+    def n_open(self) -> np.ndarray:
+        """Number of open peaks of each cell, (cells,)."""
+        ...
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
@@ -105,6 +109,10 @@ class ProductsOnHost:
         self.opened, self.source, self.n_cells = opened, source, opened.n_cells
         self.effects = effects
         self.device = torch.device("cpu")
+
+    def n_open(self) -> np.ndarray:
+        """Number of open peaks of each cell, (cells,)."""
+        return self.opened.n_open
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
@@ -212,6 +220,10 @@ class ProductsOnDevice:
     def __init__(self, store: PackedRows, divisors: Divisors | None = None) -> None:
         self.store, self.n_cells, self.device = store, store.n_cells, store.device
         self.divisors = divisors
+
+    def n_open(self) -> np.ndarray:
+        """Number of open peaks of each cell, (cells,)."""
+        return self.store.host_lengths
 
     def weighted(
         self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None

@@ -1,8 +1,11 @@
 """A start for the latent space: the directions in which cells differ by more than chance, seen
 through three weightings.
 
-Each view weights the open peaks, compares all pairs of cells (the Gram matrix of the weighted rows)
-and sets the diagonal to 0: it reflects depth and chance, not similarity between cells.
+Each view weights the open peaks, takes away what depth alone would open (`core.depth.DepthAlone`),
+compares all pairs of cells (the Gram matrix of these rows) and sets the diagonal to 0: it reflects
+depth and chance, not similarity between cells. In deep cells the frequent peaks are open anyway, so
+that a deep cell's share of the rare ones is higher: without the second step that curve is an
+eigenvector of its own, in cells and, larger than chance, in shuffled cells too.
 Leading eigenvectors are coordinates. Two rules replace constants:
 
 * the same weighting of shuffled open peaks, with the same sums of cells and peaks, shows how large
@@ -24,6 +27,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
+from scale_toolkit.core.depth import DepthAlone, depth_alone
+from scale_toolkit.model.kinship import VIEWS, Kinship, View, kinship_of, like
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,36 +64,6 @@ RIDGE = 0.1  # of the encoder's map, as a share of a squared row
 MAP_TOLERANCE, MOST_MAP_BLOCKS = 0.02, 8
 
 
-class Kinship:
-    """The Gram matrix of weighted rows without its diagonal; for cosine views, normalised by each
-    cell's total.
-
-    With rows w_i to unit length first (cosine) and degree d_i = Σ_{k≠i} w_i·w_k, the symmetric
-    normalised Laplacian's part d_i^−½ (w_i·w_k) d_k^−½, i ≠ k.
-    """
-
-    def __init__(self, rows: WeightedProducts, *, cosine: bool) -> None:
-        self.rows = rows
-        squares = rows.square_norms()
-        scale = torch.ones_like(squares)
-        if cosine:
-            scale = squares.clamp_min(1e-30).rsqrt()
-            shared = rows.times(rows.transposed_times(scale[:, None].float()))[:, 0]
-            degree = scale * shared - squares * scale.square()
-            scale = scale * degree.clamp_min(1e-30).rsqrt()
-            scale[degree <= 1e-9] = 0  # a cell that shares nothing with any other
-        self.scale = scale.float()[:, None]
-        self.diagonal = (squares * scale.square()).float()[:, None]
-
-    def times(self, block: torch.Tensor) -> torch.Tensor:
-        """The matrix times a block, (cells, c) float32."""
-        return self.scale * self.rows.times(self.loadings(block)) - self.diagonal * block
-
-    def loadings(self, block: torch.Tensor) -> torch.Tensor:
-        """Weighted rowsᵀ · block, (peaks, c)."""
-        return self.rows.transposed_times(self.scale * block)
-
-
 def leading_eigenvectors(
     matrix: Kinship, block: torch.Tensor, n: int, n_blocks: int
 ) -> tuple[np.ndarray, torch.Tensor]:
@@ -118,7 +94,7 @@ def leading_eigenvectors(
     inner = _inner(basis, images).cpu().numpy()
     values, mix = np.linalg.eigh((inner + inner.T) / 2)
     chosen = np.argsort(-values, kind="stable")[:n]
-    return values[chosen], basis @ _like(basis, mix[:, chosen])
+    return values[chosen], basis @ like(basis, mix[:, chosen])
 
 
 def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
@@ -133,41 +109,8 @@ def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     is_large = sizes > 1e-9 * max(float(block.double().square().sum()), 1e-300)
     if basis.shape[1] + is_large.sum() > len(block):
         is_large &= np.arange(len(is_large)) >= len(is_large) - (len(block) - basis.shape[1])
-    new = residual @ _like(block, mix[:, is_large] / np.sqrt(sizes[is_large]))
+    new = residual @ like(block, mix[:, is_large] / np.sqrt(sizes[is_large]))
     return torch.linalg.qr(new - basis @ (basis.T @ new))[0]
-
-
-def _like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:
-    """An array as a tensor of the same type on the same device."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(tensor)
-
-
-@dataclass(frozen=True)
-class View:
-    """How a view weights a row of open peaks, given in how many of how many cells each peak is
-    open.
-    """
-
-    name: str
-    cosine: bool
-    column_weights: Callable[[np.ndarray, int], np.ndarray]
-    log: bool = False
-
-    def peak_weights(self, peak_sums: np.ndarray, n_cells: int) -> np.ndarray:
-        """Weights of the peaks, (peaks,) float32."""
-        return self.column_weights(np.maximum(peak_sums, 1), n_cells).astype(np.float32)
-
-
-#: Weightings of the start. Together they work from 30 to 10,000 open peaks a cell, although each of
-#: them fails on some sets (benchmarks/RESULTS.md): log TF-IDF is flat for sparse cells, the cosine
-#: views give rare peaks too much weight in cells with many open peaks.
-VIEWS = (
-    View(
-        "idf cosine", cosine=True, column_weights=lambda sums, n: np.log(n / (1 + sums)).clip(1e-3)
-    ),
-    View("1/sqrt(df) cosine", cosine=True, column_weights=lambda sums, n: sums**-0.5),
-    View("log TF-IDF", cosine=False, column_weights=lambda sums, n: np.log1p(n / sums), log=True),
-)
 
 
 class Shuffles:
@@ -196,36 +139,32 @@ class Shuffles:
             chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
             self.dealt.append(products.shuffled(chosen, rng))
 
-    def edges(self, view: View, rng: np.random.Generator) -> list[tuple[float, float]]:
-        """The second eigenvalue of each as a share of the first, and the first."""
+    def edges(self, view: View, rng: np.random.Generator) -> list[float]:
+        """The largest eigenvalue of each; without cosine as a share of the number of cells."""
         return [self._edge(view, i, rng) for i in range(len(self.sizes))]
 
-    def _edge(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
+    def _edge(self, view: View, i: int, rng: np.random.Generator) -> float:
         (products, peak_sums), n = self.dealt[i], self.sizes[i]
-        matrix = Kinship(products.weighted(view, peak_sums, n), cosine=view.cosine)
-        block = np.column_stack([np.ones(n), rng.standard_normal((n, 2))])
-        values, _ = leading_eigenvectors(matrix, _like(matrix.scale, block), 2, NULL_BLOCKS)
-        if len(values) < 2 or values[0] <= 0:
-            return 0.0, 0.0
-        return float(values[1] / values[0]), float(values[0])
+        matrix = kinship_of(products, view, peak_sums, n, depth_alone(products.n_open(), peak_sums))
+        block = like(matrix.scale, rng.standard_normal((n, 3)))
+        values, _ = leading_eigenvectors(matrix, block, 1, NULL_BLOCKS)
+        return max(float(values[0]), 0.0) / (1 if view.cosine else n)
 
 
-def null_edge(
-    view: View, sizes: list[int], edges: list[tuple[float, float]], n_cells: int
-) -> float:
-    """The second eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can
+def null_edge(view: View, sizes: list[int], edges: list[float], n_cells: int) -> float:
+    """The largest eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can
     reach.
 
     Computed from `Shuffles`, their sizes and edges. If those hold fewer cells than `n_cells`,
     extrapolated from them and from a quarter of them along a + b/√n, the upper edge of the
-    Marchenko-Pastur law less the diagonal, as a share of the first eigenvalue.
+    Marchenko-Pastur law less the diagonal, as a share of what grows with the number of cells: the
+    degrees of a cosine view, the number of cells without.
     """
-    n_many, (many, first) = sizes[0], edges[0]
-    if n_many == n_cells or len(sizes) == 1:
-        return many * first
-    slope = (edges[1][0] - many) / (sizes[1] ** -0.5 - n_many**-0.5)
-    growth = 1 if view.cosine else n_cells / n_many  # of the first eigenvalue
-    return (many - slope * (n_many**-0.5 - n_cells**-0.5)) * first * growth
+    edge = edges[0]
+    if len(sizes) > 1 and sizes[0] != n_cells:
+        slope = (edges[1] - edge) / (sizes[1] ** -0.5 - sizes[0] ** -0.5)
+        edge -= slope * (sizes[0] ** -0.5 - n_cells**-0.5)
+    return edge * (1 if view.cosine else n_cells)
 
 
 @dataclass(frozen=True)
@@ -273,48 +212,53 @@ def find_start(
     subset, null_cells = (
         _random_cells(n_cells, n / n_open, rng) for n in (SUBSET_PEAKS, NULL_PEAKS)
     )
+    depth = depth_alone(products.n_open(), peak_sums)
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
     shuffles = Shuffles(products, null_cells, n_cells, rng)
-    block = torch.ones((n_cells, 1), device=products.device)
+    block = torch.zeros((n_cells, 0), device=products.device)
     if len(subset) < n_cells:
-        block, n_blocks = _guess(products, peak_sums, subset, n + 1, rng), ALL_CELLS_BLOCKS
+        block, n_blocks = _guess(products, peak_sums, depth, subset, n, rng), ALL_CELLS_BLOCKS
     coordinates, above_chance = [], {}
     for n_done, view in enumerate(VIEWS):
         if on_view is not None:
             on_view(f"start by {view.name}", n_done, len(VIEWS))
         edge = null_edge(view, shuffles.sizes, shuffles.edges(view, rng), n_cells)
-        matrix = Kinship(products.weighted(view, peak_sums, n_cells), cosine=view.cosine)
+        matrix = kinship_of(products, view, peak_sums, n_cells, depth)
         while True:
-            spare = rng.standard_normal((n_cells, n + 1 + SPARE - block.shape[1]))
-            block = torch.hstack([block, _like(block, spare)])
-            values, block = leading_eigenvectors(matrix, block, n + 1, n_blocks)
+            spare = rng.standard_normal((n_cells, n + SPARE - block.shape[1]))
+            block = torch.hstack([block, like(block, spare)])
+            values, block = leading_eigenvectors(matrix, block, n, n_blocks)
             if values[-1] <= edge or n == most:
                 break
             n, n_blocks = min(2 * n, most), FIRST_BLOCKS
         n_blocks = NEXT_BLOCKS
-        vectors = block
-        above_chance[view.name] = int((values[1:] > edge).sum())
+        above_chance[view.name] = int((values > edge).sum())
         n_kept = max(above_chance[view.name], FEWEST_DIMENSIONS, n_latent or 0)
-        coordinates.append(_unit(_shrunk(values[1 : n_kept + 1], vectors[:, 1 : n_kept + 1], edge)))
+        coordinates.append(_unit(_shrunk(values[:n_kept], block[:, :n_kept], edge)))
     n_latent = n_latent or max(*above_chance.values(), FEWEST_DIMENSIONS)
     reduced = _unit(_reduced(torch.hstack(coordinates), n_latent))
     return Start(reduced.cpu().numpy(), above_chance)
 
 
 def _guess(
-    products: Products, peak_sums: np.ndarray, cells: np.ndarray, n: int, rng: np.random.Generator
+    products: Products,
+    peak_sums: np.ndarray,
+    depth: DepthAlone,
+    cells: np.ndarray,
+    n: int,
+    rng: np.random.Generator,
 ) -> torch.Tensor:
     """The first view's `n` leading eigenvectors of some cells, carried to all cells by their
     loadings, (all cells, n).
     """
     view, n_cells = VIEWS[0], products.n_cells
-    matrix = Kinship(products.weighted(view, peak_sums, n_cells, cells), cosine=view.cosine)
-    block = np.column_stack([np.ones(len(cells)), rng.standard_normal((len(cells), n - 1 + SPARE))])
-    values, vectors = leading_eigenvectors(matrix, _like(matrix.scale, block), n, FIRST_BLOCKS)
-    loadings = matrix.loadings(vectors) / _like(vectors, np.maximum(np.abs(values), 1e-12))
-    rows = products.weighted(view, peak_sums, n_cells)
-    return Kinship(rows, cosine=view.cosine).scale * rows.times(loadings)
+    matrix = kinship_of(products, view, peak_sums, n_cells, depth, cells)
+    block = like(matrix.scale, rng.standard_normal((len(cells), n + SPARE)))
+    values, vectors = leading_eigenvectors(matrix, block, n, FIRST_BLOCKS)
+    loadings = matrix.loadings(vectors) / like(vectors, np.maximum(np.abs(values), 1e-12))
+    matrix = kinship_of(products, view, peak_sums, n_cells, depth)
+    return matrix.scale * matrix.beyond_depth(loadings)
 
 
 def _random_cells(n_cells: int, n: float, rng: np.random.Generator) -> np.ndarray:
@@ -331,7 +275,7 @@ def _shrunk(values: np.ndarray, vectors: torch.Tensor, edge: float) -> torch.Ten
     The tenth matters only if more coordinates are asked for than rise above chance.
     """
     shrunk = np.sqrt(np.maximum(values**2 - edge**2, (0.1 * edge) ** 2 + 1e-12))
-    return vectors * _like(vectors, np.sqrt(shrunk))
+    return vectors * like(vectors, np.sqrt(shrunk))
 
 
 def _reduced(stacked: torch.Tensor, n: int) -> torch.Tensor:
@@ -341,7 +285,7 @@ def _reduced(stacked: torch.Tensor, n: int) -> torch.Tensor:
     sizes, mix = np.linalg.eigh(_inner(stacked, stacked).cpu().numpy())
     leading = mix[:, np.argsort(-sizes, kind="stable")[:n]]
     reduced = stacked.new_zeros((len(stacked), n))
-    coordinates = stacked @ _like(stacked, leading)
+    coordinates = stacked @ like(stacked, leading)
     is_negative = coordinates.double().pow(3).sum(0) < 0
     reduced[:, : leading.shape[1]] = torch.where(is_negative, -coordinates, coordinates)
     return reduced
@@ -401,7 +345,7 @@ def linear_map(
             break
         block = rows.times(rows.transposed_times(new))
         basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
-        mix = _like(basis, _ridge_solution(basis, images, target, penalty))
+        mix = like(basis, _ridge_solution(basis, images, target, penalty))
         alpha = basis @ mix
         if float((target - images @ mix - penalty * alpha).norm()) <= largest:
             break

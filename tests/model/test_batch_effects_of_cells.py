@@ -15,10 +15,10 @@ from scale_toolkit.model.calibrate import margins
 from scale_toolkit.model.cells import CellsOnDevice, CellsOnHost, CellsStreamed
 from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.held_out import hidden_likelihood
+from scale_toolkit.model.kinship import VIEWS
 from scale_toolkit.model.loss import softplus_sum
 from scale_toolkit.model.products import products_of
 from scale_toolkit.model.start import decoder_step
-from scale_toolkit.model.views import VIEWS
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,10 @@ from scale_toolkit.core.open_peaks import OpenPeaks
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.core.weighting import fit_weighting
 from scale_toolkit.model.encoder_view import EncoderView
+from scale_toolkit.model.kinship import VIEWS
 from scale_toolkit.model.packed import pack
 from scale_toolkit.model.products import ProductsOnDevice, ProductsOnHost
-from scale_toolkit.model.views import VIEWS, find_start
+from scale_toolkit.model.views import find_start
 
 CPU = torch.device("cpu")
 

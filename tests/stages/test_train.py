@@ -21,7 +21,7 @@ from scale_toolkit.errors import (
     ScaleWarning,
     TrainingError,
 )
-from scale_toolkit.model.views import VIEWS
+from scale_toolkit.model.kinship import VIEWS
 from scale_toolkit.stages.train import fast_lr
 
 QUICK = {"max_iter": 8, "n_components": 3, "latent": 4, "n_threads": 1}
