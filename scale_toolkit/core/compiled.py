@@ -29,15 +29,24 @@ def compiled(signature: Any) -> Callable[[Kernel], Kernel]:
     signature
         Of numba: one signature, or a list of them.
     """
-    compile_function: Callable[..., Any] = njit
+    build = _cached(njit, signature, _OPTIONS)
 
     def wrap(function: Kernel) -> Kernel:
         with _neighbours_in_one_register():
-            try:
-                kernel: Kernel = compile_function(signature, cache=True, **_OPTIONS)(function)
-            except (RuntimeError, OSError, NumbaError):
-                # a read-only installation without a home folder, or a full disk
-                kernel = compile_function(signature, **_OPTIONS)(function)
+            return build(function)
+
+    return wrap
+
+
+def _cached(
+    compile_function: Callable[..., Any], signature: Any, options: dict[str, Any]
+) -> Callable[[Kernel], Kernel]:
+    def wrap(function: Kernel) -> Kernel:
+        try:
+            kernel: Kernel = compile_function(signature, **options | {"cache": True})(function)
+        except (RuntimeError, OSError, NumbaError):
+            # a read-only installation without a home folder, or a full disk
+            kernel = compile_function(signature, **options)(function)
         return kernel
 
     return wrap
@@ -62,14 +71,36 @@ def _neighbours_in_one_register() -> Iterator[None]:
         settings.SLP_VECTORIZE = usual
 
 
-def keep_umaps() -> None:
-    """Cache on disk what umap otherwise compiles in each process; the results are the same.
+@contextlib.contextmanager
+def _keep_signatures() -> Iterator[None]:
+    """Cache on disk every function that a module compiles for given signatures when it is
+    imported.
+    """
+    original = numba.njit
 
-    Compiling takes seconds for every graph and layout.
+    def keep(*args: Any, **options: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], (str, list)):
+            return _cached(original, args[0], options)
+        return original(*args, **options)
+
+    numba.njit = keep
+    try:
+        yield
+    finally:
+        numba.njit = original
+
+
+def keep_umaps() -> None:
+    """Cache on disk what umap and pynndescent otherwise compile in each process; the results are
+    the same.
+
+    Without it, importing them takes 12 s of processor time, and each graph and layout seconds.
     """
     with warnings.catch_warnings():
         # for a feature of umap that is not used here
         warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
+        with _keep_signatures():
+            import pynndescent  # noqa: F401
         from umap import layouts, umap_
     # the parallel form of the layout would share its name on disk; it is not used here
     for module, name in (

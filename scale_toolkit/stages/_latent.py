@@ -13,14 +13,17 @@ from sklearn.neighbors import NearestNeighbors
 
 from scale_toolkit import keys
 from scale_toolkit.core.compiled import keep_umaps
+from scale_toolkit.core.neighbors import nearest_neighbors
 from scale_toolkit.errors import InputError, ScaleWarning
 
 log = logging.getLogger("scale_toolkit")
 
-#: Up to this many cells neighbours are searched exactly (seconds a core at 20,000 cells, a minute
-#: at 100,000); above, by nearest-neighbour descent, as scanpy does, which finds all but some in a
-#: thousand.
+#: Up to this many cells neighbours are searched exactly (13 s of processor time at 100,000); above,
+#: by nearest-neighbour descent, as scanpy does, which finds all but some in a thousand.
 EXACT_UP_TO = 100_000
+
+#: Up to this many, by scikit-learn: a UMAP layout shows the last bit of every distance.
+SCIKIT_LEARN_UP_TO = 10_000
 
 
 def latent_of(adata: AnnData) -> np.ndarray:
@@ -101,6 +104,8 @@ class _Search:
 
     def fit_transform(self, latent: np.ndarray) -> sparse.csr_matrix:
         """Cells × cells: the distances to the ``n_neighbors - 1`` nearest others, nearest first."""
+        if SCIKIT_LEARN_UP_TO < len(latent) <= EXACT_UP_TO:
+            return _graph_of(*nearest_neighbors(latent, self.n_neighbors - 1, self.n_threads))
         if len(latent) <= EXACT_UP_TO:
             # called without points, it leaves out each cell itself, even if others have the same
             # coordinates
@@ -136,7 +141,14 @@ def _without_self(indices: np.ndarray, distances: np.ndarray) -> sparse.csr_matr
     n_cells, n_found = indices.shape
     keep = indices != np.arange(n_cells)[:, None]
     keep[keep.all(axis=1), -1] = False
-    indptr = np.arange(n_cells + 1) * (n_found - 1)
+    shape = (n_cells, n_found - 1)
+    return _graph_of(indices[keep].reshape(shape), distances[keep].reshape(shape))
+
+
+def _graph_of(indices: np.ndarray, distances: np.ndarray) -> sparse.csr_matrix:
+    """Store indices and distances (both cells × neighbours) as cells × cells."""
+    n_cells, n_neighbors = indices.shape
+    indptr = np.arange(n_cells + 1) * n_neighbors
     return sparse.csr_matrix(
-        (distances[keep].astype(np.float64), indices[keep], indptr), shape=(n_cells, n_cells)
+        (distances.ravel().astype(np.float64), indices.ravel(), indptr), shape=(n_cells, n_cells)
     )

@@ -14,6 +14,7 @@ from sklearn.manifold import TSNE
 
 from scale_toolkit import keys
 from scale_toolkit.config import EmbedConfig
+from scale_toolkit.core.layout import lay_out, principal_start
 from scale_toolkit.errors import InputError, warn
 from scale_toolkit.stages._latent import latent_of, log, neighbor_graph
 from scale_toolkit.stages.stage import Result, stage
@@ -28,8 +29,21 @@ if TYPE_CHECKING:
 SPECTRAL_FROM = 10
 FEWEST_CELLS = 3
 
+#: More cells than this are laid out by `core.layout`, on all cores and from their principal
+#: coordinates: 20 s of processor time at 100,000 cells, where umap-learn's one thread takes 65 s
+#: and its spectral start 29 s; the figures of such layouts are in benchmarks/RESULTS.md. It is
+#: where umap-learn itself changes to 200 epochs.
+LAYOUT_OF_UMAP_UP_TO = 10_000
+
+#: Of UMAP: raised when its results change (`train.FAST_REVISION`).
+UMAP_REVISION = 2
+
 _GRAPH = (keys.NEIGHBORS, keys.DISTANCES, keys.CONNECTIVITIES)
 _EMBED_GRAPH = (keys.EMBED_NEIGHBORS, keys.EMBED_DISTANCES, keys.EMBED_CONNECTIVITIES)
+
+
+def _revision(config: EmbedConfig) -> int:
+    return UMAP_REVISION if config.method == "umap" else 1
 
 
 def check(adata: AnnData, config: EmbedConfig) -> None:
@@ -48,9 +62,12 @@ def check(adata: AnnData, config: EmbedConfig) -> None:
     writes=(keys.UMAP, keys.TSNE, keys.UMAP_PARAMETERS, *_GRAPH, *_EMBED_GRAPH),
     check=check,
     loads=("numba",),
+    revision=_revision,
 )
 def embed(adata: AnnData, config: EmbedConfig, *, progress: Progress | None = None) -> Result:
     """Embed the cells of the latent space in two dimensions; the same seed gives the same bytes.
+
+    UMAP's layout is umap-learn's up to 10,000 cells, and that of `core.layout` above.
 
     Parameters
     ----------
@@ -96,10 +113,33 @@ def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progr
     report("neighbours of the cells", 0, 2)
     graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     slots, name = _graph_slots(adata, graph)
-    # UMAP sets weak edges to 0 in the very arrays it is given
     weights = keys.CONNECTIVITIES.get(graph)
-    keys.CONNECTIVITIES.set(graph, weights.copy())
     report("UMAP layout", 1, 2)
+    if len(latent) > LAYOUT_OF_UMAP_UP_TO:
+        slots |= _lay_out(weights, latent, config)
+    else:
+        slots |= _layout_of_umap(graph, config)
+    n_neighbors = int(keys.NEIGHBORS.get(graph)["params"]["n_neighbors"])
+    facts = {"n_neighbors": n_neighbors, "neighbors_key": name}
+    return Result(slots, drops=_EMBED_GRAPH, facts=facts)
+
+
+def _lay_out(weights: Any, latent: np.ndarray, config: EmbedConfig) -> dict[keys.Slot, Any]:
+    """Return the layout by `core.layout`, and its parameters as scanpy stores them."""
+    from umap.umap_ import find_ab_params
+
+    # 1 is scanpy's default
+    a, b = (float(value) for value in find_ab_params(spread=1.0, min_dist=config.min_dist))
+    start = principal_start(latent, config.seed)
+    layout = lay_out(weights, start, a, b, seed=config.seed, n_threads=config.n_threads)
+    parameters = {"params": {"a": a, "b": b, "random_state": config.seed}}
+    return {keys.UMAP: layout, keys.UMAP_PARAMETERS: parameters}
+
+
+def _layout_of_umap(graph: AnnData, config: EmbedConfig) -> dict[keys.Slot, Any]:
+    """Return the layout by umap-learn, and its parameters."""
+    # UMAP sets weak edges to 0 in the very arrays it is given
+    keys.CONNECTIVITIES.set(graph, keys.CONNECTIVITIES.get(graph).copy())
     with warnings.catch_warnings():
         # UMAP lays out the components of a graph one by one, and scikit-learn places them
         warnings.filterwarnings(
@@ -109,13 +149,10 @@ def _umap(adata: AnnData, latent: np.ndarray, config: EmbedConfig, report: Progr
             graph,
             min_dist=config.min_dist,
             random_state=config.seed,
-            init_pos="spectral" if len(latent) >= SPECTRAL_FROM else "random",
+            init_pos="spectral" if graph.n_obs >= SPECTRAL_FROM else "random",
         )
-    slots[keys.UMAP_PARAMETERS] = keys.UMAP_PARAMETERS.get(graph)
-    slots[keys.UMAP] = np.asarray(keys.UMAP.get(graph), dtype=np.float32)
-    n_neighbors = int(keys.NEIGHBORS.get(graph)["params"]["n_neighbors"])
-    facts = {"n_neighbors": n_neighbors, "neighbors_key": name}
-    return Result(slots, drops=_EMBED_GRAPH, facts=facts)
+    layout = np.asarray(keys.UMAP.get(graph), dtype=np.float32)
+    return {keys.UMAP: layout, keys.UMAP_PARAMETERS: keys.UMAP_PARAMETERS.get(graph)}
 
 
 def _graph_slots(adata: AnnData, graph: AnnData) -> tuple[dict[keys.Slot, Any], str]:

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from sklearn.manifold import TSNE, trustworthiness
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from scale_toolkit import keys
+from scale_toolkit.core import compiled as compiled_module
 from scale_toolkit.errors import InputError, MissingSlotError, ScaleWarning
 from scale_toolkit.stages import _latent
 from scale_toolkit.stages import embed as module
@@ -286,6 +287,41 @@ def test_neighbour_descent_finds_nearly_all_neighbours_and_repeats(monkeypatch):
     assert "rp_forest" not in found.uns["neighbors"]
 
 
+# ---- more cells than umap-learn lays out
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """120 cells count as many."""
+    monkeypatch.setattr(module, "LAYOUT_OF_UMAP_UP_TO", 100)
+    monkeypatch.setattr(_latent, "SCIKIT_LEARN_UP_TO", 100)
+
+
+def test_many_cells_are_laid_out_by_cores_layout(many, monkeypatch):
+    cells = cells_of()
+    drawn = picture(cells)
+    again, other, loose = picture(cells), picture(cells, seed=5), picture(cells, min_dist=0.9)
+    assert drawn.tobytes() == again.tobytes() == picture(cells, n_threads=2).tobytes()
+    assert drawn.dtype == np.float32 and (drawn != other).any()
+    assert NearestNeighbors(n_neighbors=1).fit(loose).kneighbors()[0].mean() > 1.5 * NearestNeighbors(n_neighbors=1).fit(drawn).kneighbors()[0].mean()
+    assert trustworthiness(cells.obsm["X_scale"], drawn, n_neighbors=10) > 0.85
+    assert KNeighborsClassifier(5).fit(drawn, cells.obs["truth"]).score(drawn, cells.obs["truth"]) > 0.97
+    monkeypatch.undo()
+    assert (picture(cells) != drawn).any()
+
+
+def test_many_cells_have_the_slots_of_few(many, monkeypatch):
+    cells = embed(cells_of(), seed=5, min_dist=0.3)
+    assert receipts(cells)[-1]["revision"] == module.UMAP_REVISION
+    monkeypatch.undo()
+    few = embed(cells_of(), seed=5, min_dist=0.3)
+    assert cells.uns["umap"]["params"] == pytest.approx(dict(few.uns["umap"]["params"]))
+    assert cells.uns["neighbors"] == few.uns["neighbors"]
+    for name in ("distances", "connectivities"):
+        np.testing.assert_allclose(cells.obsp[name].toarray(), few.obsp[name].toarray(), rtol=1e-5)
+    assert "revision" not in receipts(embed(cells_of(), method="tsne"))[-1]
+
+
 def test_leukemia_from_a_latent_of_real_cells(real):
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
@@ -326,3 +362,44 @@ def test_what_umap_compiles_is_kept_for_the_next_process():
     first, again, without = run(), run(), run("without")
     assert (again[0], without[0]) == ("1 1 1", "0 0 0")
     assert first[1] == again[1] == without[1]
+
+
+IMPORTED = """
+import sys
+import numba, numpy as np
+
+if not sys.argv[1:]:
+    from scale_toolkit.core.compiled import keep_umaps
+    keep_umaps()
+from pynndescent import distances
+assert numba.njit.__module__ == "numba.core.decorators"
+print(sum(distances.squared_euclidean.stats.cache_hits.values()))
+values = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+print(distances.squared_euclidean(*values).hex(), distances.alternative_cosine(*values).hex())
+"""
+
+
+def test_what_pynndescent_compiles_when_imported_is_kept_for_the_next_process():
+    def run(*words):
+        command = [sys.executable, "-W", "ignore", "-c", IMPORTED, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    first, again, without = run(), run(), run("without")
+    assert int(again[0]) > int(without[0]) == 0
+    assert first[1] == again[1] == without[1]
+
+
+def test_a_folder_that_keeps_nothing_still_compiles(monkeypatch):
+    """A read-only installation: numba finds no folder for its cache, and compiles as without one."""
+    asked = []
+
+    def njit(signature, **options):
+        asked.append(options.get("cache", False))
+        if options.get("cache"):
+            raise RuntimeError("no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(compiled_module.numba, "njit", njit)
+    with compiled_module._keep_signatures():
+        kept = compiled_module.numba.njit("f4(f4)", fastmath=True)(abs)
+    assert kept is abs and asked == [True, False] and compiled_module.numba.njit is njit
