@@ -89,23 +89,31 @@ def pack_rows(
     `data` empty: every value is 1. `keys` empty: all entries are kept. `peak_weight` empty: values
     as they are.
     """
+    masked, valued, weighted = len(keys) > 0, len(data) > 0, len(weights_out) > 0
+    longest = 0
     for row in range(first, stop):
+        longest = max(longest, lengths[row])
+    remaining = np.empty(longest + 1, np.int32)
+    for row in range(first, stop):
+        n_remaining = lengths[row]
+        if masked:
+            # the next number is written in any case: a branch on a random bit costs more
+            n_remaining = 0
+            for entry in range(lengths[row]):
+                remaining[n_remaining] = entry
+                n_remaining += _hash(keys[row], np.uint32(entry)) >= threshold
         start, position = starts[row], pointers[row]
         total = np.float32(0)
-        masked, valued, weighted = len(keys) > 0, len(data) > 0, len(weights_out) > 0
-        end = pointers[row + 1]
-        for entry in range(lengths[row]):
-            if masked and _hash(keys[row], np.uint32(entry)) < threshold:
-                continue
-            peaks_out[position] = indices[start + entry]
+        for number in range(n_remaining):
+            entry = start + (remaining[number] if masked else number)
+            peaks_out[position + number] = indices[entry]
             if weighted:
-                value = data[start + entry] if valued else np.float32(1)
-                weights_out[position] = value
+                value = data[entry] if valued else np.float32(1)
+                weights_out[position + number] = value
                 total += value
-            position += 1
         if len(peak_weight) > 0:
             share = np.float32(1e4) / max(total, np.float32(1e-30))
-            for position in range(pointers[row], end):
+            for position in range(pointers[row], pointers[row + 1]):
                 weights_out[position] *= share * peak_weight[peaks_out[position]]
 
 

@@ -77,3 +77,23 @@ def test_sampled_draws_average_to_the_sum(cells):
     error = (draws.mean(0) - full).abs() / (draws.std(0) / 4000**0.5)
     assert (error < 4.5).all()
     assert (draws.std(0) > 0).all()
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_sampled_sum_has_the_gradient_of_torchs_operations(shifted):
+    rng = torch.Generator().manual_seed(0)
+    subset, scale = torch.tensor([5, 0, 11, 7]), torch.tensor([1.0, 3, 2, 5], dtype=torch.float64)
+    h, w, b, s = (
+        torch.randn(shape, generator=rng, dtype=torch.float64, requires_grad=True) for shape in ((6, 3), (12, 3), (12,), (6,))
+    )
+    s = s.detach()
+    shift = torch.randn((6, 4), generator=rng, dtype=torch.float64) if shifted else None
+    upstream = torch.randn(6, generator=rng, dtype=torch.float64)
+    logits = h @ w[subset].T + b[subset] + s[:, None] + (0 if shift is None else shift)
+    expected = torch.nn.functional.softplus(logits) @ scale
+    total = softplus_sum(h, w, b, s, subset, scale, shift)
+    torch.testing.assert_close(total, expected)
+    for gradient, correct in zip(
+        *(torch.autograd.grad(value, (h, w, b), upstream) for value in (total, expected)), strict=True
+    ):
+        torch.testing.assert_close(gradient, correct)
