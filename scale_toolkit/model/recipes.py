@@ -34,6 +34,7 @@ from scale_toolkit.model.start import decoder_step, fit_mixture
 from scale_toolkit.model.team import ALONE, Team
 from scale_toolkit.model.trainer import Diverged, fit, latent_means, some_cells
 from scale_toolkit.model.views import find_start, linear_map
+from scale_toolkit.threads import blas_on_one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,7 @@ def encode(
     )
 
 
+@blas_on_one_thread()
 def train_fast(
     source: RowSource,
     *,

@@ -5,6 +5,7 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.metrics.pairwise import cosine_distances
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from scale_toolkit.compat.presets import train_published
 from scale_toolkit.core.rows import MatrixRows
@@ -221,3 +222,17 @@ def test_damaged_or_foreign_model_bytes_are_refused(planted, tmp_path):
     for bad in (b"", b"hello", data[: len(data) // 2], (tmp_path / "other.pt").read_bytes()):
         with pytest.raises(NotAModel):
             loads(bad)
+
+
+def test_training_limits_numpys_blas_and_not_torch(planted):
+    def threads():
+        blas = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+        return max(blas), torch.get_num_threads()
+
+    with threadpool_limits(2):
+        usual, counts = threads(), []
+        train_fast(
+            MatrixRows(planted.X), **FAST | {"max_epochs": 1}, on_phase=lambda *_: counts.append(threads())
+        )
+        assert counts and all(count == (1, usual[1]) for count in counts)
+        assert threads() == usual
