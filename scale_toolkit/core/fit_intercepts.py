@@ -17,7 +17,7 @@ EQUATIONS = 2048
 #: Entries whose terms are summed at a time: the same for any number of threads.
 ENTRIES = 1 << 14
 #: Logits beyond this are 0 or 1 in any sum; larger odds are infinite in float32 in some product.
-_LARGEST_LOGIT, _LARGEST_ODDS = 40, np.float32(1e30)
+_LARGEST_LOGIT, _LARGEST_ODDS = np.float32(40), np.float32(1e30)
 
 _FLOAT, _DOUBLE = readonly(types.float32), readonly(types.float64)
 _MATRIX = readonly(types.float32, 2)
@@ -45,8 +45,8 @@ def _open_cells(
 
 
 @compiled(types.void(_MATRIX, _FLOAT, _MATRIX, types.float32[:, ::1]))
-def _add_products(h: np.ndarray, depth: np.ndarray, loadings: np.ndarray, out: np.ndarray) -> None:
-    """out[g, j] += depth_g + Σ_d h_gd · loading_dj."""
+def _add_to_logits(h: np.ndarray, depth: np.ndarray, loadings: np.ndarray, out: np.ndarray) -> None:
+    """out[g, j] += depth_g + Σ_d h_gd · loading_dj, within `_LARGEST_LOGIT`."""
     for group in range(out.shape[0]):
         for column in range(out.shape[1]):
             out[group, column] += depth[group]
@@ -54,6 +54,9 @@ def _add_products(h: np.ndarray, depth: np.ndarray, loadings: np.ndarray, out: n
             coordinate = h[group, d]
             for column in range(out.shape[1]):
                 out[group, column] += coordinate * loadings[d, column]
+        for column in range(out.shape[1]):
+            value = out[group, column]
+            out[group, column] = min(max(value, -_LARGEST_LOGIT), _LARGEST_LOGIT)
 
 
 def fit_intercepts(
@@ -82,8 +85,8 @@ def fit_intercepts(
             odds = np.zeros((len(h), loadings.shape[1]), np.float32)
         else:
             odds = np.ascontiguousarray(shift[0][shift[1], columns], np.float32)
-        _add_products(h, depth, loadings, odds)
-        np.exp(np.clip(odds, -_LARGEST_LOGIT, _LARGEST_LOGIT, out=odds), out=odds)
+        _add_to_logits(h, depth, loadings, odds)
+        np.exp(odds, out=odds)
         b = intercepts[columns]
         open_cells, information = np.empty_like(b), np.empty_like(b)
         for _ in range(50):

@@ -111,16 +111,15 @@ def hidden_likelihood(
         rows = hidden[start : start + 64]
         if rows.nnz == 0:
             continue
-        logits = (
-            torch.addmm(bias, h[start : start + 64], weight.T) + offset[start : start + 64, None]
-        )
+        logits = torch.addmm(bias, h[start : start + 64], weight.T)
+        logits += offset[start : start + 64, None]
         if shift is not None:
             logits += torch.from_numpy(shift[0][shift[1][start : start + 64]]).to(h.device)
-        log_total = torch.sigmoid(logits).sum(1).log()
         cell = torch.from_numpy(np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))).to(
             h.device
         )
         at_hidden = logits[cell, torch.from_numpy(rows.indices.astype(np.int64)).to(h.device)]
+        log_total = logits.sigmoid_().sum(1).log()
         total += float((torch.nn.functional.logsigmoid(at_hidden) - log_total[cell]).sum())
         count += rows.nnz
     return total / max(count, 1)
