@@ -151,9 +151,9 @@ def _clipped(factor: np.float32, difference: np.float32) -> np.float32:
 def interpolate(table: np.ndarray, square: np.float32) -> np.float32:
     """Return a factor of `gradients` at a squared distance."""
     bits = np.float32(min(max(square, _NEAREST), _FARTHEST)).view(np.int32)
-    left = (bits >> _BITS) - _FIRST
+    entry = (bits >> _BITS) - _FIRST
     share = np.float32(bits & ((1 << _BITS) - 1)) / np.float32(1 << _BITS)
-    return table[left] + share * (table[left + 1] - table[left])
+    return table[entry] + share * (table[entry + 1] - table[entry])
 
 
 @compiled(
@@ -200,8 +200,8 @@ def _move(
         for edge in range(pointers[cell], pointers[cell + 1]):
             if np.floor(epoch * rates[edge]) == np.floor((epoch - 1) * rates[edge]):
                 continue
-            other = np.int64(neighbors[edge])
-            dx, dy = x - old[other, 0], y - old[other, 1]
+            neighbor = np.int64(neighbors[edge])
+            dx, dy = x - old[neighbor, 0], y - old[neighbor, 1]
             factor = interpolate(attraction, dx * dx + dy * dy)
             x += double_step * _clipped(factor, dx)
             y += double_step * _clipped(factor, dy)
@@ -209,10 +209,10 @@ def _move(
                 state ^= state << np.uint64(13)
                 state ^= state >> np.uint64(7)
                 state ^= state << np.uint64(17)
-                other = np.int64(((state >> np.uint64(32)) * n_cells) >> np.uint64(32))
-                if other == cell:
+                repelling = np.int64(((state >> np.uint64(32)) * n_cells) >> np.uint64(32))
+                if repelling == cell:
                     continue
-                dx, dy = x - old[other, 0], y - old[other, 1]
+                dx, dy = x - old[repelling, 0], y - old[repelling, 1]
                 factor = interpolate(repulsion, dx * dx + dy * dy)
                 x += step * _clipped(factor, dx)
                 y += step * _clipped(factor, dy)

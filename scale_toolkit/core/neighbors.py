@@ -99,8 +99,8 @@ def _find_candidates(
             if start <= point < stop:
                 distances[point - start] = np.inf
             row_squares, row_candidates = squares[row], candidates[row]
-            for left in range(0, distances.size, _GROUP):
-                group = distances[left : left + _GROUP]
+            for offset in range(0, distances.size, _GROUP):
+                group = distances[offset : offset + _GROUP]
                 is_any = np.uint8(0)
                 for j in range(group.size):
                     is_any |= np.uint8(group[j] < row_squares[last])
@@ -114,4 +114,4 @@ def _find_candidates(
                             row_candidates[i] = row_candidates[i - 1]
                             i -= 1
                         row_squares[i] = group[j]
-                        row_candidates[i] = start + left + j
+                        row_candidates[i] = start + offset + j
