@@ -9,7 +9,7 @@ eigenvector of its own, in cells and, larger than chance, in shuffled cells too.
 Leading eigenvectors are coordinates. Two rules replace constants:
 
 * the same weighting of shuffled open peaks, with the same sums of cells and peaks, shows how large
-  an eigenvalue chance gives (`null_edge`); the number of dimensions is the number of eigenvalues
+  an eigenvalue chance gives (`Chance`); the number of dimensions is the number of eigenvalues
   above it;
 * an eigenvalue λ above the edge e is shrunk to √(λ² − e²), the optimal shrinkage for a matrix whose
   noise spectrum is a semicircle of radius e (Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63:2137,
@@ -59,6 +59,7 @@ SUBSET_PEAKS = 40_000_000
 NULL_PEAKS = 16_000_000
 #: Rows of a product in float64.
 _BLOCK = 1 << 16
+PROBES = 8  # random columns that measure the spread of all eigenvalues
 RIDGE = 0.1  # of the encoder's map, as a share of a squared row
 #: Two products, a residual of 0.1, cost 0.03 of ARI on sets of 130 to 320 cells.
 MAP_TOLERANCE, MOST_MAP_BLOCKS = 0.02, 8
@@ -139,32 +140,87 @@ class Shuffles:
             chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
             self.dealt.append(products.shuffled(chosen, rng))
 
-    def edges(self, view: View, rng: np.random.Generator) -> list[float]:
-        """The largest eigenvalue of each; without cosine as a share of the number of cells."""
-        return [self._edge(view, i, rng) for i in range(len(self.sizes))]
+    def chance(self, view: View, n_cells: int, rng: np.random.Generator) -> Chance:
+        """What shuffled open peaks of `n_cells` cells give.
 
-    def _edge(self, view: View, i: int, rng: np.random.Generator) -> float:
+        If fewer are shuffled, extrapolated from them and from a quarter of them along a + b/√n, the
+        upper edge of the Marchenko-Pastur law less the diagonal, as a share of what grows with the
+        number of cells: the degrees of a cosine view, the number of cells without.
+        """
+        shares = np.array([self._shares(view, i, rng) for i in range(len(self.sizes))])
+        expected = shares[0]
+        if len(self.sizes) > 1:
+            many, few = (n**-0.5 for n in self.sizes)
+            slope = (shares[1] - expected) / (few - many)
+            expected = expected - slope * (many - n_cells**-0.5)
+        edge, spread = expected * (1 if view.cosine else n_cells)
+        error = (PROBES * self.sizes[0]) ** -0.5 + (PROBES * n_cells) ** -0.5
+        return Chance(float(edge), float(spread), 2 * error)
+
+    def _shares(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
+        """The largest eigenvalue and the standard deviation of all; without cosine as shares of
+        the number of cells.
+        """
         (products, peak_sums), n = self.dealt[i], self.sizes[i]
         matrix = kinship_of(products, view, peak_sums, n, depth_alone(products.n_open(), peak_sums))
         block = like(matrix.scale, rng.standard_normal((n, 3)))
         values, _ = leading_eigenvectors(matrix, block, 1, NULL_BLOCKS)
-        return max(float(values[0]), 0.0) / (1 if view.cosine else n)
+        _, spread = Remainder(matrix, rng).moments(values[:0], block[:, :0])
+        unit = 1 if view.cosine else n
+        return max(float(values[0]), 0.0) / unit, spread / unit
 
 
-def null_edge(view: View, sizes: list[int], edges: list[float], n_cells: int) -> float:
-    """The largest eigenvalue that shuffled open peaks of `n_cells` cells give: what chance can
-    reach.
+class Remainder:
+    """What is left of a matrix without some of its eigenvectors, measured by random columns."""
 
-    Computed from `Shuffles`, their sizes and edges. If those hold fewer cells than `n_cells`,
-    extrapolated from them and from a quarter of them along a + b/√n, the upper edge of the
-    Marchenko-Pastur law less the diagonal, as a share of what grows with the number of cells: the
-    degrees of a cosine view, the number of cells without.
+    def __init__(self, matrix: Kinship, rng: np.random.Generator) -> None:
+        self.probes = like(matrix.scale, rng.standard_normal((len(matrix.scale), PROBES)))
+        self.images = matrix.times(self.probes)
+
+    def moments(self, values: np.ndarray, vectors: torch.Tensor) -> tuple[float, float]:
+        """Mean and standard deviation of the eigenvalues besides these (Hutchinson 1990, Commun.
+        Stat. Simul. Comput. 19:433).
+
+        The matrix has no diagonal, so that all eigenvalues have mean 0.
+        """
+        shares = like(vectors, values)[:, None] * (vectors.T @ self.probes)
+        square = float((self.images - vectors @ shares).double().square().mean())
+        mean = -float(values.sum()) / len(self.probes)
+        return mean, max(square - mean**2, 0.0) ** 0.5
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What independent open peaks with the same sums give.
+
+    Attributes
+    ----------
+    edge
+        The largest eigenvalue.
+    spread
+        The standard deviation of the eigenvalues.
+    error
+        Two standard errors of a quotient of two such deviations.
     """
-    edge = edges[0]
-    if len(sizes) > 1 and sizes[0] != n_cells:
-        slope = (edges[1] - edge) / (sizes[1] ** -0.5 - sizes[0] ** -0.5)
-        edge -= slope * (sizes[0] ** -0.5 - n_cells**-0.5)
-    return edge * (1 if view.cosine else n_cells)
+
+    edge: float
+    spread: float
+    error: float
+
+    def reach(self, remainder: Remainder, values: np.ndarray, vectors: torch.Tensor) -> float:
+        """What chance can reach in a matrix with these leading eigenvalues and vectors.
+
+        The edge, lowered as far as the rest of the matrix spreads less than that of shuffled cells:
+        the variance p (1 − p) of an open peak is less where types differ in p than at their mean.
+        What rises above the edge is left out first, then what rises above the lowered edge as well.
+        """
+        edge = self.edge
+        for _ in range(2):
+            n_above = int((values > edge).sum())
+            mean, spread = remainder.moments(values[:n_above], vectors[:, :n_above])
+            ratio = spread / max(self.spread, 1e-300) * (1 + self.error)
+            edge = mean + self.edge * min(1.0, ratio)
+        return edge
 
 
 @dataclass(frozen=True)
@@ -223,12 +279,14 @@ def find_start(
     for n_done, view in enumerate(VIEWS):
         if on_view is not None:
             on_view(f"start by {view.name}", n_done, len(VIEWS))
-        edge = null_edge(view, shuffles.sizes, shuffles.edges(view, rng), n_cells)
+        chance = shuffles.chance(view, n_cells, rng)
         matrix = kinship_of(products, view, peak_sums, n_cells, depth)
+        remainder = Remainder(matrix, rng)
         while True:
             spare = rng.standard_normal((n_cells, n + SPARE - block.shape[1]))
             block = torch.hstack([block, like(block, spare)])
             values, block = leading_eigenvectors(matrix, block, n, n_blocks)
+            edge = chance.reach(remainder, values, block)
             if values[-1] <= edge or n == most:
                 break
             n, n_blocks = min(2 * n, most), FIRST_BLOCKS
