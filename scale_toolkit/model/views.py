@@ -138,7 +138,8 @@ class Shuffles:
         self.dealt = []
         for n in self.sizes:
             chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
-            self.dealt.append(products.shuffled(chosen, rng))
+            shuffled, peak_sums = products.shuffled(chosen, rng)
+            self.dealt.append((shuffled, peak_sums, depth_alone(shuffled.n_open(), peak_sums)))
 
     def chance(self, view: View, n_cells: int, rng: np.random.Generator) -> Chance:
         """What shuffled open peaks of `n_cells` cells give.
@@ -155,14 +156,15 @@ class Shuffles:
             expected = expected - slope * (many - n_cells**-0.5)
         edge, spread = expected * (1 if view.cosine else n_cells)
         error = (PROBES * self.sizes[0]) ** -0.5 + (PROBES * n_cells) ** -0.5
+        error += n_cells ** (-2 / 3)
         return Chance(float(edge), float(spread), 2 * error)
 
     def _shares(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
         """The largest eigenvalue and the standard deviation of all; without cosine as shares of
         the number of cells.
         """
-        (products, peak_sums), n = self.dealt[i], self.sizes[i]
-        matrix = kinship_of(products, view, peak_sums, n, depth_alone(products.n_open(), peak_sums))
+        (products, peak_sums, depth), n = self.dealt[i], self.sizes[i]
+        matrix = kinship_of(products, view, peak_sums, n, depth)
         block = like(matrix.scale, rng.standard_normal((n, 3)))
         values, _ = leading_eigenvectors(matrix, block, 1, NULL_BLOCKS)
         _, spread = Remainder(matrix, rng).moments(values[:0], block[:, :0])
@@ -200,7 +202,9 @@ class Chance:
     spread
         The standard deviation of the eigenvalues.
     error
-        Two standard errors of a quotient of two such deviations.
+        Two standard errors, as a share: of a quotient of two such deviations, and of the largest
+        eigenvalue, which varies as n^(−2/3) about its mean (Tracy & Widom 1994, Commun. Math. Phys.
+        159:151).
     """
 
     edge: float
@@ -219,7 +223,7 @@ class Chance:
             n_above = int((values > edge).sum())
             mean, spread = remainder.moments(values[:n_above], vectors[:, :n_above])
             ratio = spread / max(self.spread, 1e-300) * (1 + self.error)
-            edge = mean + self.edge * min(1.0, ratio)
+            edge = min(self.edge, mean + self.edge * ratio)
         return edge
 
 
@@ -272,15 +276,18 @@ def find_start(
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
     shuffles = Shuffles(products, null_cells, n_cells, rng)
-    block = torch.zeros((n_cells, 0), device=products.device)
+    block, loadings = torch.zeros((n_cells, 0), device=products.device), None
     if len(subset) < n_cells:
-        block, n_blocks = _guess(products, peak_sums, depth, subset, n, rng), ALL_CELLS_BLOCKS
+        loadings = _leading_loadings(products, peak_sums, depth, subset, n, rng)
+        n_blocks = ALL_CELLS_BLOCKS
     coordinates, above_chance = [], {}
     for n_done, view in enumerate(VIEWS):
         if on_view is not None:
             on_view(f"start by {view.name}", n_done, len(VIEWS))
         chance = shuffles.chance(view, n_cells, rng)
         matrix = kinship_of(products, view, peak_sums, n_cells, depth)
+        if loadings is not None:
+            block, loadings = matrix.scale * matrix.beyond_depth(loadings), None
         remainder = Remainder(matrix, rng)
         while True:
             spare = rng.standard_normal((n_cells, n + SPARE - block.shape[1]))
@@ -299,7 +306,7 @@ def find_start(
     return Start(reduced.cpu().numpy(), above_chance)
 
 
-def _guess(
+def _leading_loadings(
     products: Products,
     peak_sums: np.ndarray,
     depth: DepthAlone,
@@ -307,16 +314,13 @@ def _guess(
     n: int,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """The first view's `n` leading eigenvectors of some cells, carried to all cells by their
-    loadings, (all cells, n).
+    """Loadings of the first view's `n` leading eigenvectors of some cells, which carry them to all
+    cells: (peaks, n).
     """
-    view, n_cells = VIEWS[0], products.n_cells
-    matrix = kinship_of(products, view, peak_sums, n_cells, depth, cells)
+    matrix = kinship_of(products, VIEWS[0], peak_sums, products.n_cells, depth, cells)
     block = like(matrix.scale, rng.standard_normal((len(cells), n + SPARE)))
     values, vectors = leading_eigenvectors(matrix, block, n, FIRST_BLOCKS)
-    loadings = matrix.loadings(vectors) / like(vectors, np.maximum(np.abs(values), 1e-12))
-    matrix = kinship_of(products, view, peak_sums, n_cells, depth)
-    return matrix.scale * matrix.beyond_depth(loadings)
+    return matrix.loadings(vectors) / like(vectors, np.maximum(np.abs(values), 1e-12))
 
 
 def _random_cells(n_cells: int, n: float, rng: np.random.Generator) -> np.ndarray:
