@@ -114,7 +114,10 @@ def test_margins_are_those_of_a_device(n_threads, monkeypatch):
         on_threads = margins(h, weight, offset, size, target, start, shift=groups)
         clipped = np.clip(target, 1e-3, size.sum() - 1e-3)
         on_device = calibrate._margins_on(torch.device("cpu"), h, weight, offset, size, clipped, start, 1e-4, groups)
-        np.testing.assert_allclose(on_threads, on_device, atol=2e-3)
+        # where nearly all are open, rounding moves the margin of a sum by more on some processors
+        is_steep = np.abs(on_device) < 8
+        np.testing.assert_allclose(on_threads[is_steep], on_device[is_steep], atol=2e-3)
+        np.testing.assert_allclose(on_threads[~is_steep], on_device[~is_steep], rtol=2e-3)
     assert np.isfinite(margins(30 * h, weight, offset, size, target, start)).all()  # odds beyond float32
 
 
