@@ -147,6 +147,8 @@ def tables(results: dict, sets: list[str], methods: list[str]) -> None:
 
     peers = [m for m in methods if m not in OURS]
     variants = [m for m in methods if m in OURS]
+    if not peers or not variants:
+        return
     print(
         "\n| left out | chosen on the others | it reads there | best peer on the others | it "
         "reads there |"

@@ -56,12 +56,12 @@ class Regime:
 
 REGIMES = {
     "few_peaks": Regime(5_000, 4_000, 400, 10, 4, (0.2, 0.6), (0.1, 0.5)),
-    "small_deep": Regime(400, 60_000, 8_000, 6, 3, (0.03, 0.35), (0.02, 0.3)),
-    "saturated": Regime(1_000, 20_000, 9_000, 6, 3, (0.04, 0.3), (0.03, 0.25)),
+    "small_deep": Regime(400, 60_000, 8_000, 6, 3, (0.1, 0.6), (0.05, 0.5)),
+    "saturated": Regime(1_000, 20_000, 9_000, 6, 3, (0.1, 0.6), (0.1, 0.5)),
     "sparse": Regime(3_000, 20_000, 80, 5, 3, (0.3, 1.2), (0.2, 1.0)),
     "many_shallow": Regime(8_000, 120_000, 850, 20, 6, (0.15, 0.9), (0.08, 0.9)),
-    "many_types": Regime(12_000, 100_000, 2_700, 50, 8, (0.1, 0.6), (0.03, 0.6)),
-    "families": Regime(6_000, 80_000, 5_700, 14, 5, (0.1, 0.7), (0.01, 0.4)),
+    "many_types": Regime(12_000, 100_000, 2_700, 50, 8, (0.1, 0.6), (0.06, 0.8)),
+    "families": Regime(6_000, 80_000, 5_700, 14, 5, (0.1, 0.7), (0.04, 0.6)),
 }
 
 
@@ -87,16 +87,16 @@ def simulate(regime: Regime, seed: int = 0) -> anndata.AnnData:
 
     def rates(cells: np.ndarray) -> np.ndarray:
         """Expected reads by peak of cells of mean depth 1, (cells, peaks)."""
-        own = np.exp(exponents[cells, None] * frequency + types[labels[cells]])
-        own /= own.sum(1, keepdims=True)
-        mixed = (1 - AMBIENT) * own + AMBIENT * mean / mean.sum()
+        profile = np.exp(exponents[cells, None] * frequency + types[labels[cells]])
+        profile /= profile.sum(1, keepdims=True)
+        mixed = (1 - AMBIENT) * profile + AMBIENT * mean / mean.sum()
         return depths[cells, None] * mixed
 
-    some = rates(rng.choice(regime.n_cells, min(regime.n_cells, 200), replace=False))
-    low, high = 0.0, 1e8  # reads of a cell of mean depth that open so many peaks
+    drawn = rates(rng.choice(regime.n_cells, min(regime.n_cells, 200), replace=False))
+    low, high = 0.0, 1e8  # reads of a cell of mean depth that open this many peaks
     for _ in range(60):
         middle = (low + high) / 2
-        is_low = -np.expm1(-middle * some).sum(1).mean() < regime.open_peaks
+        is_low = -np.expm1(-middle * drawn).sum(1).mean() < regime.open_peaks
         low, high = (middle, high) if is_low else (low, middle)
     blocks = []
     for first in range(0, regime.n_cells, _BLOCK):
