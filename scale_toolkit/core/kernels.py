@@ -140,34 +140,6 @@ def find_bounds(
             out[row, block] = position = low
 
 
-@compiled(
-    types.void(types.int32[::1], _INT64, types.int64, types.int64, types.int64, types.int64[::1])
-)
-def sort_rows_once(
-    peaks: np.ndarray, pointers: np.ndarray, n_peaks: int, first: int, stop: int, out: np.ndarray
-) -> None:
-    """Put the peaks of some rows into ascending order in place, each once; write how many remain
-    of each row into `out`.
-    """
-    # one bit a peak: a pass over them takes less time than sorting
-    words = np.zeros((n_peaks >> 6) + 1, np.uint64)
-    for row in range(first, stop):
-        for entry in range(pointers[row], pointers[row + 1]):
-            peak = np.uint64(peaks[entry])
-            words[peak >> np.uint64(6)] |= np.uint64(1) << (peak & np.uint64(63))
-        position = pointers[row]
-        for word in range(len(words)):
-            bits = words[word]
-            if bits == 0:
-                continue
-            words[word] = 0
-            for bit in range(64):
-                if bits & (np.uint64(1) << np.uint64(bit)):
-                    peaks[position] = (word << 6) + bit
-                    position += 1
-        out[row] = position - pointers[row]
-
-
 _BOUNDS, _SIZE = readonly(types.int64, 2), types.uintp
 _PRODUCT = types.void(
     _INT32,

@@ -14,9 +14,8 @@ from scale_toolkit import scratch
 from scale_toolkit.core import tiles
 from scale_toolkit.core.batch_effects import BatchEffects
 from scale_toolkit.core.columns import copy_back, paired_groups
-from scale_toolkit.core.kernels import POOL, sort_rows_once
+from scale_toolkit.core.kernels import POOL
 from scale_toolkit.core.rows import RowSource, binarise, blocks
-from scale_toolkit.core.sparse_products import share_rows
 
 Array = np.ndarray[Any, Any]
 
@@ -131,30 +130,6 @@ class OpenPeaks:
     def chosen(self, cells: np.ndarray) -> OpenPeaks:
         """Only these cells, in this order."""
         return self.of_rows(*self.rows(cells), self.n_peaks, self.n_threads)
-
-    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> OpenPeaks:
-        """Deal the open peaks of these cells out again at random: sums of cells and peaks stay,
-        kinship goes.
-
-        A peak dealt twice to a cell is kept once, so sums shrink by a few per cent in very dense
-        cells (configuration model of a bipartite graph; Newman, Strogatz & Watts 2001).
-        """
-        indices, pointers = self.rows(cells)
-        dealt, n_open = rng.permutation(indices), np.empty(len(cells), np.int64)
-        share_rows(
-            len(cells),
-            self.n_threads,
-            lambda first, stop: sort_rows_once(dealt, pointers, self.n_peaks, first, stop, n_open),
-        )
-
-        def rows(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            parts = [
-                dealt[pointers[cell] : pointers[cell] + n_open[cell]] for cell in range(first, stop)
-            ]
-            ends = np.cumsum(n_open[first:stop])
-            return np.concatenate(parts), np.concatenate([[0], ends])
-
-        return OpenPeaks(n_open, self.n_peaks, self.n_threads, rows)
 
     def tile(self, chunk: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the peaks of a tile by their position in the block, and how many each cell has."""

@@ -1,4 +1,4 @@
-"""Cells compared through a weighting of their open peaks, beyond what depth alone would open."""
+"""Cells compared by their open peaks, beyond what depth alone would open."""
 
 from __future__ import annotations
 
@@ -9,99 +9,90 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scale_toolkit.core.depth import DepthAlone
     from scale_toolkit.model.products import Products, WeightedProducts
 
 
 @dataclass(frozen=True)
 class View:
-    """How a view weights a row of open peaks, given in how many of how many cells each peak is
-    open.
+    """How much a peak counts in the comparison of two cells: its frequency to the power
+    −`exponent`.
     """
 
     name: str
-    cosine: bool
-    column_weights: Callable[[np.ndarray, int], np.ndarray]
-    log: bool = False
+    exponent: float
 
     def peak_weights(self, peak_sums: np.ndarray, n_cells: int) -> np.ndarray:
-        """Weights of the peaks, (peaks,) float32."""
-        return self.column_weights(np.maximum(peak_sums, 1), n_cells).astype(np.float32)
+        """Weights of a cell's open peaks, the roots of what they count: (peaks,) float32.
 
-    def values(self, peak_weights: np.ndarray, n_open: np.ndarray) -> np.ndarray:
-        """Weighted values of open peaks in cells with `n_open` open peaks, (cells, peaks) or, if
-        they do not depend on that, (peaks,).
+        Parameters
+        ----------
+        peak_sums, n_cells
+            In how many of how many cells each peak is open, (peaks,).
         """
-        if not self.log:
-            return peak_weights
-        return np.log1p(1e4 / np.maximum(n_open, 1)[:, None] * peak_weights)
+        frequency = np.maximum(peak_sums, 1) / n_cells
+        return (frequency ** (-self.exponent / 2)).astype(np.float32)
 
 
-#: Weightings of the start. Together they work from 30 to 10,000 open peaks a cell, although each of
-#: them fails on some sets (benchmarks/RESULTS.md): log TF-IDF is flat for sparse cells, the cosine
-#: views give rare peaks too much weight in cells with many open peaks.
+#: Peaks alike is best for types whose peaks differ by the same factor at any frequency, the inverse
+#: frequency where rare peaks differ more, as in most real cells (benchmarks/RESULTS.md, "Pairs of
+#: cells with the same noise"). The one between them is first: the others begin with what it finds.
 VIEWS = (
-    View(
-        "idf cosine", cosine=True, column_weights=lambda sums, n: np.log(n / (1 + sums)).clip(1e-3)
-    ),
-    View("1/sqrt(df) cosine", cosine=True, column_weights=lambda sums, n: sums**-0.5),
-    View("log TF-IDF", cosine=False, column_weights=lambda sums, n: np.log1p(n / sums), log=True),
+    View("peaks by 1/√frequency", 0.5),
+    View("peaks by 1/frequency", 1.0),
+    View("peaks alike", 0.0),
 )
 
 
 class Kinship:
-    """The Gram matrix of what weighted rows have beyond their depth, without its diagonal.
+    """The Gram matrix of weighted residuals, each pair of cells with the same noise, without its
+    diagonal: q_i q_k Σ_j w_j² (x_ij − p_ij) (x_kj − p_kj), i ≠ k.
 
-    With rows w_i, m_i what depth alone lets expect of them and r_i = w_i − m_i: q_i (r_i·r_k) q_k,
-    i ≠ k. q is 1, or for cosine views 1 / (‖w_i‖ √d_i), d_i = Σ_{k≠i} w_i·w_k / (‖w_i‖ ‖w_k‖), as
-    in the symmetric normalised Laplacian.
+    x is 1 for an open peak, p what depth alone lets expect. The variance of the sum is
+    Σ_j w_j⁴ v_ij v_kj with v = p (1 − p) if depth alone is true; q_i = (Σ_j w_j⁴ v_ij²)^(−1/4)
+    makes it 1 for cells of one depth, and for the others as far as v factors into a cell's and a
+    peak's part (the idea of biwhitening: Landa, Zhang & Kluger 2022, SIAM J. Math. Data Sci.
+    4:1420).
 
     Parameters
     ----------
     rows
-        w, of `view`.
-    view, peak_weights
-        The weighting, and what it gives the peaks, (peaks,).
+        x times w.
+    peak_weights
+        w, (peaks,).
     depth
-        Of the same cells.
+        p of the same cells.
     """
 
-    def __init__(
-        self, rows: WeightedProducts, view: View, peak_weights: np.ndarray, depth: DepthAlone
-    ) -> None:
+    def __init__(self, rows: WeightedProducts, peak_weights: np.ndarray, depth: DepthAlone) -> None:
         self.rows = rows
         squares = rows.square_norms()
-        scale = torch.ones_like(squares)
-        if view.cosine:
-            scale = squares.clamp_min(1e-30).rsqrt()
-            kin = rows.times(rows.transposed_times(scale[:, None].float()))[:, 0]
-            degree = scale * kin - squares * scale.square()
-            scale = scale * degree.clamp_min(1e-30).rsqrt()
-            scale[degree <= 1e-9] = 0  # a cell that shares nothing with any other
-        self.scale = scale.float()[:, None]
-        # m = shares · expected, (cells, depths) and (depths, peaks)
+        chances, shares = depth.probabilities.astype(np.float64), depth.shares.astype(np.float64)
+        noise = chances * (1 - chances) * peak_weights.astype(np.float64) ** 2
+        variances = ((shares @ (noise @ noise.T)) * shares).sum(1)
+        # 1 / q, 0 for a cell that opens nothing or everything
+        deviations = np.maximum(variances, 0) ** 0.25
+        inverse = np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0)
+        self.scale = torch.from_numpy(inverse).float().to(squares.device)[:, None]
+        # w · p = shares · expected, (cells, depths) and (depths, peaks)
         self.shares = like(self.scale, depth.shares)
-        self.expected = like(
-            self.scale, depth.probabilities * view.values(peak_weights, depth.n_open)
-        )
-        # ‖r‖² = ‖w‖² − 2 w·m + ‖m‖²
+        self.expected = like(self.scale, depth.probabilities * peak_weights)
+        # Σ (wx − wp)² = Σ (wx)² − 2 Σ wx·wp + Σ (wp)²
         shared = self.rows.times(self.expected.T.contiguous())
         lengths = (self.shares @ (self.expected @ self.expected.T) - 2 * shared) * self.shares
         squares = squares + lengths.sum(1)
-        self.diagonal = (squares * scale.square()).float()[:, None]
+        self.diagonal = (squares * self.scale[:, 0].square()).float()[:, None]
 
     def times(self, block: torch.Tensor) -> torch.Tensor:
         """The matrix times a block, (cells, c) float32."""
         return self.scale * self.beyond_depth(self.loadings(block)) - self.diagonal * block
 
     def beyond_depth(self, dense: torch.Tensor) -> torch.Tensor:
-        """Rows beyond their depth, r, times `dense` (peaks, c): (cells, c) float32."""
+        """Weighted residuals times `dense` (peaks, c): (cells, c) float32."""
         return self.rows.times(dense) - self.shares @ (self.expected @ dense)
 
     def loadings(self, block: torch.Tensor) -> torch.Tensor:
-        """Rᵀ · q · block, (peaks, c)."""
+        """Weighted residualsᵀ · q · block, (peaks, c)."""
         scaled = self.scale * block
         return self.rows.transposed_times(scaled) - self.expected.T @ (self.shares.T @ scaled)
 
@@ -115,9 +106,9 @@ def kinship_of(
     cells: np.ndarray | None = None,
 ) -> Kinship:
     """The view's matrix of all cells or of some, with weights and depths of all `n_cells`."""
-    rows = products.weighted(view, peak_sums, n_cells, cells)
+    weights = view.peak_weights(peak_sums, n_cells)
     chosen = depth if cells is None else depth.chosen(cells)
-    return Kinship(rows, view, view.peak_weights(peak_sums, n_cells), chosen)
+    return Kinship(products.weighted(weights, cells), weights, chosen)
 
 
 def like(tensor: torch.Tensor, values: np.ndarray) -> torch.Tensor:

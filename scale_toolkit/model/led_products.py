@@ -12,11 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from scale_toolkit.core.open_peaks import OpenPeaks
-from scale_toolkit.core.rows import RowSource, binarise
-from scale_toolkit.model.kinship import VIEWS, View
 from scale_toolkit.model.products import Products, ProductsOnHost, WeightedProducts
 
 if TYPE_CHECKING:
@@ -30,10 +27,8 @@ Request = tuple[str, Any] | None
 class _Server:
     """One process's answers; the leader gives its own in the same way."""
 
-    def __init__(
-        self, products: Products, source: RowSource, team: Processes, n_cells: int
-    ) -> None:
-        self.products, self.source, self.team, self.n_cells = products, source, team, n_cells
+    def __init__(self, products: Products, team: Processes, n_cells: int) -> None:
+        self.products, self.team, self.n_cells = products, team, n_cells
         # of the last request for rows: the start uses one kind of rows at a time
         self.rows: WeightedProducts | None = None
 
@@ -41,19 +36,15 @@ class _Server:
         """Do this process's share of a request."""
         team = self.team
         if name == "weighted":
-            view_name, peak_sums, n_cells, cells = value
-            view = next(view for view in VIEWS if view.name == view_name)
+            weights, cells = value
             chosen = None if cells is None else team.local(cells, self.n_cells)
-            self.rows = self.products.weighted(view, peak_sums, n_cells, chosen)
+            self.rows = self.products.weighted(weights, chosen)
             return None
         if name == "seen":
             self.rows = self.products.seen(value)
             return None
         if name == "n_open":
             return team.gathered(self.products.n_open())
-        if name == "counts":
-            opened = binarise(self.source.rows(team.local(value, self.n_cells)))
-            return team.collected(opened.sorted_indices())
         if self.rows is None:
             raise RuntimeError("products before rows")
         if name == "square_norms":
@@ -64,19 +55,19 @@ class _Server:
         return team.total(self.rows.transposed_times(dense).cpu().numpy())
 
 
-def serve(products: Products, source: RowSource, team: Processes, n_cells: int) -> None:
+def serve(products: Products, team: Processes, n_cells: int) -> None:
     """Answer the leader's requests until it has no more.
 
     Parameters
     ----------
-    products, source
+    products
         Of this process's cells.
     team
         The processes.
     n_cells
         Cells of all of them.
     """
-    server = _Server(products, source, team, n_cells)
+    server = _Server(products, team, n_cells)
     while (request := team.shared(None)) is not None:
         name, value = request
         server.answer(name, team.scattered(None) if name == "transposed_times" else value)
@@ -87,24 +78,19 @@ class LedProducts:
 
     Parameters
     ----------
-    As those of `serve`.
+    n_peaks
+        Columns.
+    products, team, n_cells
+        As those of `serve`.
     """
 
-    def __init__(
-        self, products: Products, source: RowSource, team: Processes, n_cells: int
-    ) -> None:
-        self.n_cells, self.device = n_cells, products.device
-        self._server, self._team, self._source = (
-            _Server(products, source, team, n_cells),
-            team,
-            source,
-        )
+    def __init__(self, products: Products, n_peaks: int, team: Processes, n_cells: int) -> None:
+        self.n_cells, self.n_peaks, self.device = n_cells, n_peaks, products.device
+        self._server, self._team = _Server(products, team, n_cells), team
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> LedRows:
-        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
-        self.ask("weighted", (view.name, peak_sums, n_cells, cells))
+    def weighted(self, weights: np.ndarray, cells: np.ndarray | None = None) -> LedRows:
+        """Rows of all cells or of some, with these weights of the open peaks, (peaks,) float32."""
+        self.ask("weighted", (weights, cells))
         return LedRows(self, cells)
 
     def n_open(self) -> np.ndarray:
@@ -116,18 +102,10 @@ class LedProducts:
         self.ask("seen", see)
         return LedRows(self, None)
 
-    def shuffled(
-        self, cells: np.ndarray, rng: np.random.Generator
-    ) -> tuple[ProductsOnHost, np.ndarray]:
-        """These cells with their open peaks dealt out again at random, and the sums of the
-        peaks: few enough for one process.
-        """
-        rows = sparse.vstack(self.ask("counts", cells), format="csr")
-        peaks, pointers = rows.indices.astype(np.int32, copy=False), rows.indptr.astype(np.int64)
+    def of_rows(self, peaks: np.ndarray, pointers: np.ndarray) -> ProductsOnHost:
+        """Products of other cells over the same peaks: few enough for one process."""
         n_threads = torch.get_num_threads()
-        opened = OpenPeaks.of_rows(peaks, pointers, self._source.n_peaks, n_threads)
-        dealt = opened.shuffled(np.arange(len(cells)), rng)
-        return ProductsOnHost(dealt), dealt.peak_sums()
+        return ProductsOnHost(OpenPeaks.of_rows(peaks, pointers, self.n_peaks, n_threads))
 
     def ask(self, name: str, value: Any) -> Any:
         """Have all processes do their share of a request."""
@@ -142,11 +120,6 @@ class LedProducts:
         pieces = [dense[first:stop] for first, stop in itertools.pairwise(bounds)]
         self._team.shared((name, None))
         return self._server.answer(name, self._team.scattered(pieces))
-
-    @property
-    def n_peaks(self) -> int:
-        """Columns."""
-        return self._source.n_peaks
 
 
 class LedRows:

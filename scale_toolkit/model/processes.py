@@ -145,9 +145,9 @@ class Processes:
         """See `Team`."""
         n_cells = self.total(source.n_cells)
         if not self.leads:
-            serve(products, source, self, n_cells)
+            serve(products, self, n_cells)
             return self.shared(None)  # type: ignore[return-value]
-        result = work(LedProducts(products, source, self, n_cells))
+        result = work(LedProducts(products, source.n_peaks, self, n_cells))
         self.shared(None)
         return self.shared(result)
 

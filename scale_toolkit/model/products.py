@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from scale_toolkit.model.encoder_view import EncoderInput
-    from scale_toolkit.model.kinship import View
 
 
 class WeightedProducts(Protocol):
@@ -48,9 +47,7 @@ class WeightedProducts(Protocol):
 
 
 class Products(Protocol):
-    """Makes rows of cells, all or some, through a view (`kinship.View`) or as the encoder sees
-    them.
-    """
+    """Makes rows of cells, all or some, with weights of the peaks or as the encoder sees them."""
 
     n_cells: int
     device: torch.device
@@ -59,19 +56,17 @@ class Products(Protocol):
         """Number of open peaks of each cell, (cells,)."""
         ...
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> WeightedProducts:
-        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
+    def weighted(self, weights: np.ndarray, cells: np.ndarray | None = None) -> WeightedProducts:
+        """Rows of all cells or of some, with these weights of the open peaks, (peaks,) float32."""
         ...
 
     def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
         ...
 
-    def shuffled(self, cells: np.ndarray, rng: np.random.Generator) -> tuple[Products, np.ndarray]:
-        """These cells with their open peaks dealt out again at random, and the sums of the peaks
-        (`OpenPeaks.shuffled`).
+    def of_rows(self, peaks: np.ndarray, pointers: np.ndarray) -> Products:
+        """Products of other cells over the same peaks, on the same device: ascending open peaks
+        (int32) and pointers of the rows (int64).
         """
         ...
 
@@ -114,15 +109,12 @@ class ProductsOnHost:
         """Number of open peaks of each cell, (cells,)."""
         return self.opened.n_open
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> RowsOnHost:
-        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
+    def weighted(self, weights: np.ndarray, cells: np.ndarray | None = None) -> RowsOnHost:
+        """Rows of all cells or of some, with these weights of the open peaks, (peaks,) float32."""
         opened, effects = self._chosen(cells), self.effects
         if effects is not None and opened is not self.opened:
             effects = effects.chosen(np.asarray(cells))
-        weights = view.peak_weights(peak_sums, n_cells)
-        return RowsOnHost(WeightedRows(opened, weights, log=view.log, effects=effects))
+        return RowsOnHost(WeightedRows(opened, weights, log=False, effects=effects))
 
     def seen(self, see: EncoderInput) -> WeightedProducts:
         """Rows of all cells as the encoder sees them."""
@@ -133,14 +125,10 @@ class ProductsOnHost:
             raise TypeError("log-transformed counts need the counts")
         return RowsOnHost(SeenRows(self.source, see, self.effects))
 
-    def shuffled(
-        self, cells: np.ndarray, rng: np.random.Generator
-    ) -> tuple[ProductsOnHost, np.ndarray]:
-        """These cells with their open peaks dealt out again at random, and the sums of the
-        peaks.
-        """
-        opened = self.opened.shuffled(cells, rng)
-        return ProductsOnHost(opened), opened.peak_sums()
+    def of_rows(self, peaks: np.ndarray, pointers: np.ndarray) -> ProductsOnHost:
+        """Products of other cells over the same peaks: ascending open peaks and pointers."""
+        opened = self.opened
+        return ProductsOnHost(OpenPeaks.of_rows(peaks, pointers, opened.n_peaks, opened.n_threads))
 
     def _chosen(self, cells: np.ndarray | None) -> OpenPeaks:
         if cells is None or len(cells) == self.n_cells:
@@ -225,24 +213,14 @@ class ProductsOnDevice:
         """Number of open peaks of each cell, (cells,)."""
         return self.store.host_lengths
 
-    def weighted(
-        self, view: View, peak_sums: np.ndarray, n_cells: int, cells: np.ndarray | None = None
-    ) -> ViewRows:
-        """Rows weighted as `view` does for these sums of peaks in `n_cells` cells."""
-        device = self.store.device
-        index = (
-            None
-            if cells is None or len(cells) == self.n_cells
-            else torch.from_numpy(cells).to(device)
-        )
-        column = torch.from_numpy(view.peak_weights(peak_sums, n_cells)).to(device)
-        divisors = self.divisors
-        if divisors is not None and index is not None:
-            divisors = divisors.chosen(index)
-        if view.log:
-            rows = StoredRows(self.store, index, idf=column, as_ones=True, divisors=divisors)
-            return ViewRows(rows, None)
-        return ViewRows(StoredRows(self.store, index, as_ones=True, divisors=divisors), column)
+    def weighted(self, weights: np.ndarray, cells: np.ndarray | None = None) -> ViewRows:
+        """Rows of all cells or of some, with these weights of the open peaks, (peaks,) float32."""
+        index, divisors = None, self.divisors
+        if cells is not None and len(cells) < self.n_cells:
+            index = torch.from_numpy(cells).to(self.device)
+            divisors = None if divisors is None else divisors.chosen(index)
+        rows = StoredRows(self.store, index, as_ones=True, divisors=divisors)
+        return ViewRows(rows, torch.from_numpy(weights).to(self.device))
 
     def seen(self, see: EncoderInput) -> ViewRows:
         """Rows of all cells as the encoder sees them."""
@@ -251,14 +229,19 @@ class ProductsOnDevice:
         idf = idf_on(self.store.device, see)
         return ViewRows(StoredRows(self.store, idf=idf, divisors=self.divisors), None)
 
-    def shuffled(
-        self, cells: np.ndarray, rng: np.random.Generator
-    ) -> tuple[ProductsOnDevice, np.ndarray]:
-        """These cells with their open peaks dealt out again at random, and the sums of the
-        peaks.
-        """
-        store = shuffled(self.store, torch.from_numpy(cells).to(self.device), rng)
-        return ProductsOnDevice(store), store.open_sums()[1]
+    def of_rows(self, peaks: np.ndarray, pointers: np.ndarray) -> ProductsOnDevice:
+        """Products of other cells over the same peaks: ascending open peaks and pointers."""
+        lengths = np.diff(pointers)
+        store = PackedRows(
+            torch.from_numpy(peaks).to(self.device),
+            torch.from_numpy(pointers[:-1]).to(self.device),
+            torch.from_numpy(lengths.astype(np.int32)).to(self.device),
+            None,
+            self.store.n_peaks,
+            lengths,
+            self.store.fused,
+        )
+        return ProductsOnDevice(store)
 
 
 @dataclass
@@ -299,28 +282,3 @@ class ViewRows:
             unit_column = torch.ones((self.shape[1], 1), device=self.rows.device)
             squares = self.rows.squared().times(unit_column)
         return squares[:, 0].double()
-
-
-def shuffled(store: PackedRows, cells: torch.Tensor, rng: np.random.Generator) -> PackedRows:
-    """Rows of `cells` with their open peaks dealt out again at random; a peak dealt twice to a cell
-    is kept once. The same `rng` deals as `OpenPeaks.shuffled`.
-    """
-    device = store.device
-    lengths = store.lengths[cells].long()
-    row = torch.repeat_interleave(torch.arange(len(cells), device=device), lengths)
-    entry = torch.arange(len(row), device=device) - (lengths.cumsum(0) - lengths)[row]
-    peaks = store.indices[store.starts[cells][row] + entry].long()
-    dealt = peaks[torch.from_numpy(rng.permutation(len(peaks))).to(device)]
-    # in rising order: by row, then by peak
-    entries = torch.unique(row * store.n_peaks + dealt)
-    row, peak = entries // store.n_peaks, entries % store.n_peaks
-    lengths = torch.bincount(row, minlength=len(cells))
-    return PackedRows(
-        peak.to(torch.int32),
-        lengths.cumsum(0) - lengths,
-        lengths.to(torch.int32),
-        None,
-        store.n_peaks,
-        lengths.cpu().numpy(),
-        store.fused,
-    )

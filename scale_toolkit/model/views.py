@@ -1,23 +1,22 @@
 """A start for the latent space: the directions in which cells differ by more than chance, seen
 through three weightings.
 
-Each view weights the open peaks, takes away what depth alone would open (`core.depth.DepthAlone`),
-compares all pairs of cells (the Gram matrix of these rows) and sets the diagonal to 0: it reflects
-depth and chance, not similarity between cells. In deep cells the frequent peaks are open anyway, so
-that a deep cell's share of the rare ones is higher: without the second step that curve is an
-eigenvector of its own, in cells and, larger than chance, in shuffled cells too.
-Leading eigenvectors are coordinates. Two rules replace constants:
+Each view weights the open peaks, takes away what depth alone would open (`core.depth.DepthAlone`)
+and compares all pairs of cells, so that each pair has the same noise (`kinship.Kinship`). Its
+diagonal is set to 0: it reflects depth and chance, not similarity between cells. Leading
+eigenvectors are coordinates. Three rules replace constants:
 
-* the same weighting of shuffled open peaks, with the same sums of cells and peaks, shows how large
-  an eigenvalue chance gives (`Chance`); the number of dimensions is the number of eigenvalues
-  above it;
+* the same matrix of cells that differ in depth alone (`core.chance`) shows how large an eigenvalue
+  chance gives (`Chance`); the number of dimensions is the number of eigenvalues above it;
 * an eigenvalue λ above the edge e is shrunk to √(λ² − e²), the optimal shrinkage for a matrix whose
   noise spectrum is a semicircle of radius e (Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63:2137,
-  Frobenius loss).
+  Frobenius loss);
+* a view counts by the square of its evidence, the sum of log λ/e: which peaks types differ
+  in is not the same in all data sets.
 
-The views' coordinates, to unit length, are put side by side and reduced to the largest number of
-dimensions that one of them shows: types that differ in few peaks rise above chance in one view
-before they do in the others.
+The views' coordinates, to unit length and times that weight, are put side by side and reduced to
+the largest number of dimensions that one of them shows: types that differ in few peaks rise above
+chance in one view before they do in the others.
 """
 
 from __future__ import annotations
@@ -28,7 +27,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scale_toolkit.core.chance import draw_by_depth
 from scale_toolkit.core.depth import DepthAlone, depth_alone
+from scale_toolkit.model.eigenvectors import (
+    SPARE,
+    Search,
+    inner_product,
+    leading_eigenvectors,
+    orthonormal_to,
+)
 from scale_toolkit.model.kinship import VIEWS, Kinship, View, kinship_of, like
 
 if TYPE_CHECKING:
@@ -36,140 +43,90 @@ if TYPE_CHECKING:
 
     from scale_toolkit.model.products import Products, WeightedProducts
 
-# eigenvectors of a view at most: 30 planted types of `--like mouse-atlas` need 29
-MOST_DIMENSIONS = 40
+# eigenvectors of a view at most: 50 types need 49
+MOST_DIMENSIONS = 64
 #: Even if fewer rise above chance: rows of unit length in two dimensions lie on a circle, where
 #: Leiden cut two types of `pbmc_two_clusters` anywhere (ARI 0.14 against 0.92 in three).
 FEWEST_DIMENSIONS = 3
 FIRST_DIMENSIONS = 16  # eigenvectors of a view at first; doubled as long as all are above chance
-SPARE = 8  # columns of a block beyond the eigenvectors asked for
-#: Krylov blocks from random columns, also of the eigenvectors that are added to fewer of the same
-#: view: after three of them, 16 of 26 eigenvalues of 30 types were above chance.
-FIRST_BLOCKS = 7
-NEXT_BLOCKS = 3  # Krylov blocks from another view's eigenvectors
+FIRST_BLOCKS = 10  # products from random columns
+MORE_BLOCKS = 5  # when twice as many eigenvectors are asked for
+NEXT_BLOCKS = 7  # products from another view's eigenvectors
 #: Krylov blocks of all cells, from the eigenvectors of a part of them. After two, the direction
 #: between two types of 100,000 cells was still in the noise (k-means ARI 0.90 against 0.99).
 ALL_CELLS_BLOCKS = 6
 NULL_BLOCKS = 12  # Krylov blocks of three columns for the one eigenvalue that chance gives
 #: Cells with about this many open peaks give the eigenvectors from which those of all are found.
 SUBSET_PEAKS = 40_000_000
-#: Cells with about this many open peaks are shuffled. The null's edge of all cells is extrapolated,
-#: the higher the fewer are shuffled: from 4 million open peaks it was 30 % above the noise of
-#: 20,000 cells, and hid three of 30 types, and four of seven dimensions of eight types.
+#: Cells with about this many open peaks are drawn from depth alone. The edge of all cells is
+#: extrapolated, the higher the fewer are drawn: from 4 million open peaks it was 30 % above the
+#: noise of 20,000 cells, and hid three of 30 types, and four of seven dimensions of eight types.
 NULL_PEAKS = 16_000_000
-#: Rows of a product in float64.
-_BLOCK = 1 << 16
 PROBES = 8  # random columns that measure the spread of all eigenvalues
 RIDGE = 0.1  # of the encoder's map, as a share of a squared row
 #: Two products, a residual of 0.1, cost 0.03 of ARI on sets of 130 to 320 cells.
 MAP_TOLERANCE, MOST_MAP_BLOCKS = 0.02, 8
 
 
-def leading_eigenvectors(
-    matrix: Kinship, block: torch.Tensor, n: int, n_blocks: int
-) -> tuple[np.ndarray, torch.Tensor]:
-    """The `n` largest eigenvalues and their vectors, by block Krylov (Musco & Musco 2015, algorithm
-    2).
-
-    Parameters
-    ----------
-    matrix
-        Symmetric; may have negative eigenvalues.
-    block
-        Columns to begin with, (cells, c).
-    n_blocks
-        Products with the matrix.
-
-    Returns
-    -------
-    Eigenvalues (n,) in falling order, and vectors (cells, n) float32; fewer if the space has fewer
-    dimensions.
-    """
-    basis = images = block[:, :0]
-    for _ in range(n_blocks):
-        new = _orthonormal_to(basis, block)
-        if new.shape[1] == 0:
-            break
-        block = matrix.times(new)
-        basis, images = torch.hstack([basis, new]), torch.hstack([images, block])
-    inner = _inner(basis, images).cpu().numpy()
-    values, mix = np.linalg.eigh((inner + inner.T) / 2)
-    chosen = np.argsort(-values, kind="stable")[:n]
-    return values[chosen], basis @ like(basis, mix[:, chosen])
-
-
-def _orthonormal_to(basis: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-    """An orthonormal basis of what `block` (cells, c) adds to `basis` (cells, m): (cells, up to
-    c).
-    """
-    residual = block
-    for _ in range(2):
-        residual = residual - basis @ (basis.T @ residual)
-    gram = _inner(residual, residual).cpu().numpy()
-    sizes, mix = np.linalg.eigh(gram)
-    is_large = sizes > 1e-9 * max(float(block.double().square().sum()), 1e-300)
-    if basis.shape[1] + is_large.sum() > len(block):
-        is_large &= np.arange(len(is_large)) >= len(is_large) - (len(block) - basis.shape[1])
-    new = residual @ like(block, mix[:, is_large] / np.sqrt(sizes[is_large]))
-    return torch.linalg.qr(new - basis @ (basis.T @ new))[0]
-
-
-class Shuffles:
-    """Cells whose open peaks are dealt out again at random, for the nulls of all views.
+class Nulls:
+    """Cells that differ in depth alone, drawn at random, for what chance gives in all views.
 
     Parameters
     ----------
     products
-        Makes them.
+        Of all cells.
+    depth
+        Theirs.
     cells
-        Which cells; if they are fewer than `n_cells`, a quarter of them is dealt out too.
-    n_cells
-        Number of all cells.
+        Which cells' depths are drawn; if they are fewer than all, a quarter of them is drawn too.
     rng
-        Deals.
+        Draws.
     """
 
     def __init__(
-        self, products: Products, cells: np.ndarray, n_cells: int, rng: np.random.Generator
+        self, products: Products, depth: DepthAlone, cells: np.ndarray, rng: np.random.Generator
     ) -> None:
-        self.sizes = (
-            [len(cells)] if len(cells) == n_cells else [len(cells), max(len(cells) // 4, 2)]
-        )
-        self.dealt = []
+        self.n_cells = products.n_cells
+        self.sizes = [len(cells)]
+        if len(cells) < self.n_cells:
+            self.sizes.append(max(len(cells) // 4, 2))
+        self.drawn = []
         for n in self.sizes:
             chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
-            shuffled, peak_sums = products.shuffled(chosen, rng)
-            self.dealt.append((shuffled, peak_sums, depth_alone(shuffled.n_open(), peak_sums)))
+            seed = int(rng.integers(2**63))
+            peaks, pointers = draw_by_depth(depth.chosen(chosen), seed, torch.get_num_threads())
+            sums = np.bincount(peaks, minlength=depth.probabilities.shape[1])
+            drawn = products.of_rows(peaks, pointers)
+            self.drawn.append((drawn, sums, depth_alone(drawn.n_open(), sums)))
 
-    def chance(self, view: View, n_cells: int, rng: np.random.Generator) -> Chance:
-        """What shuffled open peaks of `n_cells` cells give.
+    def chance(self, view: View, rng: np.random.Generator) -> Chance:
+        """What independent open peaks of all cells give.
 
-        If fewer are shuffled, extrapolated from them and from a quarter of them along a + b/√n, the
-        upper edge of the Marchenko-Pastur law less the diagonal, as a share of what grows with the
-        number of cells: the degrees of a cosine view, the number of cells without.
+        If fewer cells are drawn, extrapolated from them and from a quarter of them along a + b/√n,
+        the upper edge of the Marchenko-Pastur law less the diagonal, as a share of the number of
+        cells.
         """
         shares = np.array([self._shares(view, i, rng) for i in range(len(self.sizes))])
         expected = shares[0]
         if len(self.sizes) > 1:
             many, few = (n**-0.5 for n in self.sizes)
             slope = (shares[1] - expected) / (few - many)
-            expected = expected - slope * (many - n_cells**-0.5)
-        edge, spread = expected * (1 if view.cosine else n_cells)
-        error = (PROBES * self.sizes[0]) ** -0.5 + (PROBES * n_cells) ** -0.5
-        error += n_cells ** (-2 / 3)
+            expected = expected - slope * (many - self.n_cells**-0.5)
+        edge, spread = expected * self.n_cells
+        error = (PROBES * self.sizes[0]) ** -0.5 + (PROBES * self.n_cells) ** -0.5
+        error += self.n_cells ** (-2 / 3)
         return Chance(float(edge), float(spread), 2 * error)
 
     def _shares(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
-        """The largest eigenvalue and the standard deviation of all; without cosine as shares of
-        the number of cells.
+        """The largest eigenvalue and the standard deviation of all, as shares of the number of
+        cells.
         """
-        (products, peak_sums, depth), n = self.dealt[i], self.sizes[i]
+        (products, peak_sums, depth), n = self.drawn[i], self.sizes[i]
         matrix = kinship_of(products, view, peak_sums, n, depth)
         block = like(matrix.scale, rng.standard_normal((n, 3)))
         values, _ = leading_eigenvectors(matrix, block, 1, NULL_BLOCKS)
         _, spread = Remainder(matrix, rng).moments(values[:0], block[:, :0])
-        unit = 1 if view.cosine else n
-        return max(float(values[0]), 0.0) / unit, spread / unit
+        return max(float(values[0]), 0.0) / n, spread / n
 
 
 class Remainder:
@@ -214,7 +171,7 @@ class Chance:
     def reach(self, remainder: Remainder, values: np.ndarray, vectors: torch.Tensor) -> float:
         """What chance can reach in a matrix with these leading eigenvalues and vectors.
 
-        The edge, lowered as far as the rest of the matrix spreads less than that of shuffled cells:
+        The edge, lowered as far as the rest of the matrix spreads less than that of drawn cells:
         the variance p (1 − p) of an open peak is less where types differ in p than at their mean.
         What rises above the edge is left out first, then what rises above the lowered edge as well.
         """
@@ -262,7 +219,7 @@ def find_start(
     n_latent
         Number of coordinates; None: the largest number of eigenvalues above chance in a view.
     seed
-        Of the random vectors and of the shuffled peaks.
+        Of the random vectors and of the drawn cells.
     on_view
         Called with a message, the views that are done, and their number.
     """
@@ -275,34 +232,40 @@ def find_start(
     depth = depth_alone(products.n_open(), peak_sums)
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
-    shuffles = Shuffles(products, null_cells, n_cells, rng)
+    nulls = Nulls(products, depth, null_cells, rng)
     block, loadings = torch.zeros((n_cells, 0), device=products.device), None
     if len(subset) < n_cells:
         loadings = _leading_loadings(products, peak_sums, depth, subset, n, rng)
         n_blocks = ALL_CELLS_BLOCKS
-    coordinates, above_chance = [], {}
+    coordinates, above_chance, evidence = [], {}, []
     for n_done, view in enumerate(VIEWS):
         if on_view is not None:
             on_view(f"start by {view.name}", n_done, len(VIEWS))
-        chance = shuffles.chance(view, n_cells, rng)
+        chance = nulls.chance(view, rng)
         matrix = kinship_of(products, view, peak_sums, n_cells, depth)
         if loadings is not None:
             block, loadings = matrix.scale * matrix.beyond_depth(loadings), None
         remainder = Remainder(matrix, rng)
+        spare = rng.standard_normal((n_cells, max(n + SPARE - block.shape[1], 0)))
+        search = Search(matrix, torch.hstack([block, like(block, spare)]))
         while True:
-            spare = rng.standard_normal((n_cells, n + SPARE - block.shape[1]))
-            block = torch.hstack([block, like(block, spare)])
-            values, block = leading_eigenvectors(matrix, block, n, n_blocks)
+            values, block = search.leading(n, n_blocks)
             edge = chance.reach(remainder, values, block)
             if values[-1] <= edge or n == most:
                 break
-            n, n_blocks = min(2 * n, most), FIRST_BLOCKS
+            n, n_blocks = min(2 * n, most), MORE_BLOCKS
         n_blocks = NEXT_BLOCKS
         above_chance[view.name] = int((values > edge).sum())
         n_kept = max(above_chance[view.name], FEWEST_DIMENSIONS, n_latent or 0)
         coordinates.append(_unit(_shrunk(values[:n_kept], block[:, :n_kept], edge)))
+        evidence.append(float(np.log(np.maximum(values / max(edge, 1e-300), 1)).sum()))
     n_latent = n_latent or max(*above_chance.values(), FEWEST_DIMENSIONS)
-    reduced = _unit(_reduced(torch.hstack(coordinates), n_latent))
+    weights = np.square(evidence) if max(evidence) > 0 else np.ones(len(evidence))
+    weighted = [
+        of_view * float(weight / weights.max())
+        for of_view, weight in zip(coordinates, weights, strict=True)
+    ]
+    reduced = _unit(_reduced(torch.hstack(weighted), n_latent))
     return Start(reduced.cpu().numpy(), above_chance)
 
 
@@ -344,24 +307,13 @@ def _reduced(stacked: torch.Tensor, n: int) -> torch.Tensor:
     """The `n` leading principal coordinates (about the origin) of stacked coordinates, zeros if
     there are fewer; the sum of their cubes is not negative, so that their sign is defined.
     """
-    sizes, mix = np.linalg.eigh(_inner(stacked, stacked).cpu().numpy())
+    sizes, mix = np.linalg.eigh(inner_product(stacked, stacked).cpu().numpy())
     leading = mix[:, np.argsort(-sizes, kind="stable")[:n]]
     reduced = stacked.new_zeros((len(stacked), n))
     coordinates = stacked @ like(stacked, leading)
     is_negative = coordinates.double().pow(3).sum(0) < 0
     reduced[:, : leading.shape[1]] = torch.where(is_negative, -coordinates, coordinates)
     return reduced
-
-
-def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Leftᵀ · right of two matrices with a row a cell, (p, q) float64.
-
-    Rows are made float64 a block at a time, so that memory does not follow the number of cells.
-    """
-    total = left.new_zeros((left.shape[1], right.shape[1]), dtype=torch.float64)
-    for left_block, right_block in zip(left.split(_BLOCK), right.split(_BLOCK), strict=True):
-        total += left_block.T.double() @ right_block.double()
-    return total
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -402,7 +354,7 @@ def linear_map(
     basis = images = alpha = target[:, :0]
     block = torch.hstack([target, torch.ones_like(target[:, :1])])
     for _ in range(n_blocks):
-        new = _orthonormal_to(basis, block)
+        new = orthonormal_to(basis, block)
         if new.shape[1] == 0:
             break
         block = rows.times(rows.transposed_times(new))
@@ -420,7 +372,7 @@ def _ridge_solution(
     """The mix of basis vectors, with images R Rᵀ · basis, that solves the ridge regression among
     all α in their space: (m, d) float64.
     """
-    inner = _inner(images, images) + penalty * _inner(basis, images)
+    inner = inner_product(images, images) + penalty * inner_product(basis, images)
     system = inner.cpu().numpy()
     system += 1e-9 * np.trace(system) / max(len(system), 1) * np.eye(len(system))
-    return np.linalg.solve(system, _inner(images, target).cpu().numpy())
+    return np.linalg.solve(system, inner_product(images, target).cpu().numpy())

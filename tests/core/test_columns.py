@@ -3,7 +3,6 @@ import pytest
 
 from scale_toolkit.core import sparse_products
 from scale_toolkit.core.columns import paired_groups
-from scale_toolkit.core.kernels import sort_rows_once
 from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 
 
@@ -58,15 +57,3 @@ def test_sums_of_rows_follow_the_order_of_the_entries():
 def test_groups_cover_all_columns(n_columns, widths):
     dense, out = np.zeros((3, n_columns), np.float32), np.zeros((4, n_columns), np.float32)
     assert [operand.width for operand, _ in paired_groups(dense, out)] == widths
-
-
-@pytest.mark.parametrize("n_peaks", [64, 65, 1000])
-def test_peaks_of_a_row_are_sorted_and_kept_once(n_peaks):
-    rng = np.random.default_rng(n_peaks)
-    rows = [rng.integers(0, n_peaks, n) for n in (0, 50, 1, 200)]
-    rows[1][:2] = 0, n_peaks - 1
-    pointers, lengths = np.cumsum([0, *map(len, rows)]), np.empty(4, np.int64)
-    peaks = np.concatenate(rows).astype(np.int32)
-    sort_rows_once(peaks, pointers, n_peaks, 0, 4, lengths)
-    for row, pointer, length in zip(rows, pointers, lengths, strict=False):
-        np.testing.assert_array_equal(peaks[pointer : pointer + length], np.unique(row))

@@ -63,14 +63,10 @@ def test_views_are_divided_too(placed, view, chosen):
     rows = np.arange(60) if chosen is None else chosen
     opened = (host.source.matrix[rows].toarray() > 0).astype(np.float32)
     weights = view.peak_weights(sums, 60)
-    if view.log:
-        weighted = opened * np.log1p(1e4 / opened.sum(1, keepdims=True) * weights)
-    else:
-        weighted = opened * weights
-    weighted = weighted / effects.factors[effects.codes[rows]]
+    weighted = opened * weights / effects.factors[effects.codes[rows]]
     dense, cells = torch.randn(300, 3), torch.randn(len(rows), 3)
     for placed_cells in (host, device):
-        products = products_of(placed_cells).weighted(view, sums, 60, chosen)
+        products = products_of(placed_cells).weighted(weights, chosen)
         np.testing.assert_allclose(products.times(dense), weighted @ dense.numpy(), rtol=1e-3, atol=2e-3)
         np.testing.assert_allclose(products.transposed_times(cells), weighted.T @ cells.numpy(), rtol=1e-3, atol=2e-3)
         np.testing.assert_allclose(products.square_norms(), np.square(weighted).sum(1), rtol=1e-4)

@@ -32,7 +32,7 @@ def test_rows_of_a_view_are_the_same(planted, view, some):
     index = np.sort(np.random.default_rng(0).permutation(120)[:50]) if some else None
     see = EncoderView(log_transform=False, weighting=fit_weighting(120, sums))
     host, device = (
-        products.seen(see) if view == "seen" else products.weighted(view, sums, 120, index) for products in both(planted.X)
+        products.seen(see) if view == "seen" else products.weighted(view.peak_weights(sums, 120), index) for products in both(planted.X)
     )
     assert host.shape == device.shape
     rng = np.random.default_rng(1)
@@ -42,26 +42,17 @@ def test_rows_of_a_view_are_the_same(planted, view, some):
     np.testing.assert_allclose(device.square_norms(), host.square_norms(), rtol=1e-4)
 
 
-def test_shuffled_peaks_keep_the_sums_of_cells_and_peaks_and_no_order(planted):
-    cells = np.arange(10, 110)
-    products, peak_sums = both(planted.X)[1].shuffled(cells, np.random.default_rng(0))
-    store = products.store
-    opened = planted.X[cells] > 0
-    before = np.asarray(opened.sum(1)).ravel()
-    assert (store.host_lengths <= before).all()
-    assert store.host_lengths.sum() > 0.8 * before.sum()
-    assert np.corrcoef(store.host_lengths, before)[0, 1] > 0.9
-    assert np.corrcoef(peak_sums, np.asarray(opened.sum(0)).ravel())[0, 1] > 0.9
-    rows = [store.indices[s : s + n].tolist() for s, n in zip(store.starts, store.lengths, strict=True)]
-    assert all(row == sorted(set(row)) for row in rows)
-    shared = np.mean([len(set(row) & set(opened[i].indices)) / len(row) for i, row in enumerate(rows)])
-    assert shared < 0.7
-
-
-def test_the_same_peaks_are_dealt_on_both(planted):
-    host, device = (products.shuffled(np.arange(0, 120, 2), np.random.default_rng(4)) for products in both(planted.X))
-    np.testing.assert_array_equal(host[1], device[1])
-    np.testing.assert_array_equal(host[0].opened.rows(np.arange(host[0].n_cells))[0], device[0].store.indices)
+def test_other_cells_have_the_same_products_on_both(planted):
+    rows = planted.X[10:50].astype(bool).astype(np.float32).tocsr()
+    weights = np.random.default_rng(0).random(300).astype(np.float32)
+    host, device = (
+        products.of_rows(rows.indices.astype(np.int32), rows.indptr.astype(np.int64)) for products in both(planted.X)
+    )
+    np.testing.assert_array_equal(host.n_open(), device.n_open())
+    dense = torch.from_numpy(np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32))
+    expected = rows @ (weights[:, None] * dense.numpy())
+    for products in (host, device):
+        np.testing.assert_allclose(products.weighted(weights).times(dense), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_start_is_the_same(plant):

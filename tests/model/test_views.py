@@ -11,19 +11,20 @@ from sklearn.metrics import adjusted_rand_score
 
 import scale_toolkit as scale
 from scale_toolkit.core import open_peaks
+from scale_toolkit.core.chance import draw_by_depth
 from scale_toolkit.core.depth import depth_alone, rasch
 from scale_toolkit.core.open_peaks import OpenPeaks, WeightedRows
 from scale_toolkit.core.rows import MatrixRows
 from scale_toolkit.core.weighting import fit_weighting
-from scale_toolkit.model import views
+from scale_toolkit.model import eigenvectors, views
+from scale_toolkit.model.eigenvectors import Search, leading_eigenvectors
 from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.kinship import VIEWS, kinship_of
 from scale_toolkit.model.products import ProductsOnHost, SeenRows
 from scale_toolkit.model.views import (
+    Nulls,
     Remainder,
-    Shuffles,
     find_start,
-    leading_eigenvectors,
     linear_map,
 )
 
@@ -41,43 +42,18 @@ def noise(n_cells, n_peaks, rng):
     return sparse.csr_matrix((rng.random((n_cells, n_peaks)) < 0.05).astype(np.float32))
 
 
-def dense_weights(view, counts):
-    """The weights of a view by its definition."""
-    opened = (counts > 0).toarray().astype(float)
-    return dense_weights_of(view, opened, opened)
-
-
-def dense_weights_of(view, opened, values):
-    """The weights that open peaks would have at `values` of 1, and 0 elsewhere."""
-    weights = values * view.column_weights(np.maximum(opened.sum(0), 1), len(opened))
-    return np.log1p(1e4 / opened.sum(1)[:, None] * weights) if view.log else weights
-
-
-def dense_expectation(view, counts):
-    """What depth alone lets expect of a view's weights: at each depth that `depth_alone` keeps,
-    and between two of them on the line.
+def dense_kinship(view, counts):
+    """The matrix of a view by its definition, dense and in float64; chances at each depth that
+    `depth_alone` keeps, and between two of them on the line.
     """
     opened = (counts > 0).toarray()
     depth = depth_alone(opened.sum(1), opened.sum(0))
-    weights = view.column_weights(np.maximum(opened.sum(0), 1), len(opened))
-    if view.log:
-        weights = np.log1p(1e4 / depth.n_open[:, None] * weights)
-    return depth.shares.astype(float) @ (depth.probabilities * weights)
-
-
-def dense_kinship(view, counts):
-    """The matrix of a view by its definition, dense and in float64."""
-    weights = dense_weights(view, counts)
-    beyond = weights - dense_expectation(view, counts)
-    if not view.cosine:
-        gram = beyond @ beyond.T
-        np.fill_diagonal(gram, 0)
-        return gram
-    lengths = np.linalg.norm(weights, axis=1)
-    cosines = weights @ weights.T / np.outer(lengths, lengths)
-    np.fill_diagonal(cosines, 0)
-    scale = 1 / (lengths * np.sqrt(cosines.sum(1)))
-    gram = beyond @ beyond.T * np.outer(scale, scale)
+    chances = depth.shares.astype(float) @ depth.probabilities
+    counted = (np.maximum(opened.sum(0), 1) / len(opened)) ** -view.exponent
+    residuals = opened - chances
+    noise = depth.shares.astype(float) @ (depth.probabilities * (1 - depth.probabilities) * counted)
+    scale = np.square(noise).sum(1) ** -0.25
+    gram = (residuals * counted) @ residuals.T * np.outer(scale, scale)
     np.fill_diagonal(gram, 0)
     return gram
 
@@ -98,7 +74,8 @@ def test_products_are_numpys(plant, view, n_threads, kept, fewest_cells, monkeyp
         monkeypatch.setattr(open_peaks, "KEPT_WEIGHTS", 0)
     counts = plant(90, 200, 4).X
     products, peak_sums = products_of(counts, n_threads)
-    rows, weights = products.weighted(view, peak_sums, 90), dense_weights(view, counts)
+    rows = products.weighted(view.peak_weights(peak_sums, 90))
+    weights = (counts > 0).toarray() * (np.maximum(peak_sums, 1) / 90) ** (-view.exponent / 2)
     rng = np.random.default_rng(0)
     cells, peaks = rng.standard_normal((90, 5)), rng.standard_normal((200, 5))
     as_tensors = (torch.from_numpy(dense.astype(np.float32)) for dense in (peaks, cells))
@@ -132,20 +109,41 @@ def test_eigenvectors_are_numpys(plant, view):
     assert overlap[:3].min() > 0.999  # what is planted
 
 
-def test_shuffling_keeps_the_sums_of_cells_and_peaks():
-    rng = np.random.default_rng(0)
-    counts = sparse.csr_matrix((rng.random((300, 2000)) < 0.02).astype(np.float32))
-    opened = peaks_of(counts)
-    shuffled = opened.shuffled(np.arange(300), rng)
-    np.testing.assert_allclose(shuffled.n_open, opened.n_open, rtol=0.1)
-    assert shuffled.n_open.sum() == pytest.approx(opened.n_open.sum(), rel=0.02)
-    before, after = (peaks.rows(np.arange(300))[0] for peaks in (opened, shuffled))
-    np.testing.assert_array_equal(before, counts.indices)  # the original is untouched
-    assert not np.array_equal(after[:50], before[:50])
+def edge_of(view, products, peak_sums, cells, rng):
+    depth = depth_alone(products.n_open(), peak_sums)
+    return Nulls(products, depth, cells, rng).chance(view, rng).edge
 
 
-def edge_of(view, products, cells, n_cells, rng):
-    return Shuffles(products, cells, n_cells, rng).chance(view, n_cells, rng).edge
+def test_a_search_that_goes_on_finds_what_a_longer_one_finds(plant):
+    counts = plant(300, 500, 12).X
+    block = torch.from_numpy(np.random.default_rng(0).standard_normal((300, 24)).astype(np.float32))
+    expected = np.linalg.eigvalsh(dense_kinship(VIEWS[0], counts))[::-1]
+    search = Search(kinship(VIEWS[0], counts), block)
+    few, _ = search.leading(6, 3)
+    more, vectors = search.leading(14, 5)
+    assert (np.abs(more - expected[:14]) / expected[:14]).max() < 1e-3
+    assert (few <= more[:6] * (1 + 1e-5)).all()
+    # from its own vectors, two products are enough
+    again, _ = leading_eigenvectors(kinship(VIEWS[0], counts), vectors, 14, 2)
+    np.testing.assert_allclose(again, expected[:14], rtol=1e-3)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_every_pair_of_cells_has_the_same_noise(view):
+    """Of cells that differ in depth alone, drawn again and again."""
+    rng = np.random.default_rng(2)
+    rates = np.exp(rng.normal(-2, 0.8, 600)) * np.exp(rng.normal(0, 0.7, (120, 1)))
+    depth = depth_alone((-np.expm1(-rates)).sum(1), (-np.expm1(-rates)).sum(0))
+    squares = np.zeros((120, 120))
+    for seed in range(60):
+        peaks, pointers = draw_by_depth(depth, seed)
+        counts = sparse.csr_matrix((np.ones(len(peaks), np.float32), peaks, pointers), (120, 600))
+        squares += dense_kinship(view, counts) ** 2 / 60
+    by_cell = squares.sum(1) / 119
+    assert by_cell.mean() == pytest.approx(1, abs=0.1)
+    assert by_cell.std() < 0.1
+    opened = np.diff(counts.indptr)
+    assert abs(by_cell[opened < np.median(opened)].mean() / by_cell.mean() - 1) < 0.05
 
 
 def test_null_edge_is_what_independent_peaks_give():
@@ -153,7 +151,7 @@ def test_null_edge_is_what_independent_peaks_give():
     counts = noise(400, 1500, rng)
     for view in VIEWS:
         largest = np.linalg.eigvalsh(dense_kinship(view, counts))[-1]
-        assert edge_of(view, products_of(counts)[0], np.arange(400), 400, rng) == pytest.approx(largest, rel=0.1)
+        assert edge_of(view, *products_of(counts), np.arange(400), rng) == pytest.approx(largest, rel=0.1)
 
 
 def test_chance_reaches_less_where_types_leave_less_to_chance():
@@ -161,13 +159,14 @@ def test_chance_reaches_less_where_types_leave_less_to_chance():
     rng = np.random.default_rng(5)
     rates = np.where((np.arange(400)[:, None] < 200) == (np.arange(600) % 2 == 0), 0.9, 0.1)
     counts = sparse.csr_matrix((rng.random((400, 600)) < rates).astype(np.float32))
-    products, _ = products_of(counts)
+    products, peak_sums = products_of(counts)
+    depth = depth_alone(products.n_open(), peak_sums)
     for view in VIEWS:
-        chance = Shuffles(products, np.arange(400), 400, rng).chance(view, 400, rng)
+        chance = Nulls(products, depth, np.arange(400), rng).chance(view, rng)
         matrix, block = kinship(view, counts), rng.standard_normal((400, 6)).astype(np.float32)
         values, vectors = leading_eigenvectors(matrix, torch.from_numpy(block), 4, 12)
         reach = chance.reach(Remainder(matrix, rng), values, vectors)
-        assert values[1] < reach < 0.1 * chance.edge
+        assert values[1] < reach < 0.15 * chance.edge
 
 
 def test_the_spread_of_a_remainder_is_numpys(plant):
@@ -209,25 +208,23 @@ def test_depth_alone_gives_no_dimension():
     depth = np.log(np.diff(counts.indptr))
     for view in VIEWS:
         # with only each peak's mean taken away, depth is the leading eigenvector
-        weights = dense_weights(view, counts)
-        if view.cosine:
-            weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+        weights = counts.toarray() * view.peak_weights(counts.toarray().sum(0), 400)
         curve = np.linalg.svd(weights - weights.mean(0))[0][:, 0]
         assert abs(np.corrcoef(curve, depth)[0, 1]) > 0.9
         matrix, block = kinship(view, counts), rng.standard_normal((400, 4)).astype(np.float32)
         values, vectors = leading_eigenvectors(matrix, torch.from_numpy(block), 1, 12)
         assert abs(np.corrcoef(vectors[:, 0], depth)[0, 1]) < 0.5
-        edge = edge_of(view, products_of(counts)[0], np.arange(400), 400, rng)
+        edge = edge_of(view, *products_of(counts), np.arange(400), rng)
         assert values[0] == pytest.approx(edge, rel=0.3)
 
 
 def test_null_edge_of_a_part_of_the_cells_foretells_that_of_all():
     rng = np.random.default_rng(2)
-    products, _ = products_of(noise(1600, 1500, rng))
+    made = products_of(noise(1600, 1500, rng))
     for view in VIEWS:
-        exact = edge_of(view, products, np.arange(1600), 1600, rng)
+        exact = edge_of(view, *made, np.arange(1600), rng)
         few = np.sort(rng.choice(1600, 600, replace=False))
-        assert edge_of(view, products, few, 1600, rng) == pytest.approx(exact, rel=0.15)
+        assert edge_of(view, *made, few, rng) == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize("k", [3, 6])
@@ -273,9 +270,9 @@ def test_the_start_of_all_cells_by_way_of_a_part_is_that_of_all_at_once(plant, m
 
 
 def test_products_of_tall_matrices_are_those_of_numpy(monkeypatch):
-    monkeypatch.setattr(views, "_BLOCK", 64)
+    monkeypatch.setattr(eigenvectors, "_BLOCK", 64)
     left, right = np.random.default_rng(0).normal(size=(2, 1000, 5)).astype(np.float32)
-    product = views._inner(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+    product = eigenvectors.inner_product(torch.from_numpy(left), torch.from_numpy(right)).numpy()
     np.testing.assert_allclose(product, left.T.astype(float) @ right, rtol=1e-12)
 
 

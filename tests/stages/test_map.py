@@ -119,7 +119,7 @@ def test_a_model_file_gives_the_latent_vectors_that_its_cells_give(halves, mappe
     _, query = halves
     alone = scale.map(mapped.copy(), reference=kept_model[0], n_threads=1)
     for slot, tolerance in (
-        (keys.LATENT, 0.05),
+        (keys.LATENT, 0.1),
         (keys.OFFSET, 0.01),
         (keys.DECODER, 0.02),
         (keys.BIAS, 0.05),
@@ -189,8 +189,8 @@ def test_fine_tuning_brings_sparse_cells_to_where_the_encoder_puts_them(
     plain = scale.map(sparser.copy(), **options)
     updated = scale.tl.map(sparser, **options, update=True, copy=True)
     before = likeness(plain, encoded[1])
-    assert before[1] > 0.75
-    assert (likeness(updated, encoded[1]) > (before[0] + 0.03, 0.8)).all()
+    assert before[1] > 0.85
+    assert (likeness(updated, encoded[1]) > (before[0] + 0.02, 0.85)).all()
     assert purity(updated) > purity(plain)
     np.testing.assert_allclose(np.square(keys.LATENT.get(updated)).mean(1), 1, atol=1e-3)
     same = (keys.DECODER, keys.BIAS, keys.NOVELTY, keys.NOVELTY_P, *keys.label_slots("cell_type"))
@@ -206,7 +206,7 @@ def test_fine_tuning_brings_sparse_cells_to_where_the_encoder_puts_them(
     assert "The encoder was fine-tuned on the new cells" in report.page(updated)
     alone = scale.map(sparser.copy(), reference=kept_model[0], update=True, n_threads=1)
     assert receipts(alone)[-1]["notes"]["update"] == said
-    assert (likeness(alone, encoded[1]) > (before[0] + 0.03, 0.8)).all()
+    assert (likeness(alone, encoded[1]) > (before[0] + 0.02, 0.85)).all()
 
 
 def test_fine_tuning_on_the_peaks_of_the_reference(halves, encoded):
@@ -214,8 +214,8 @@ def test_fine_tuning_on_the_peaks_of_the_reference(halves, encoded):
     plain = scale.map(encoded[0].copy(), **options)
     updated = scale.map(encoded[0].copy(), **options, update=True)
     before = likeness(plain, encoded[1])
-    assert before[1] > 0.85
-    assert (likeness(updated, encoded[1]) > (before[0] + 0.01, 0.9)).all()
+    assert before[1] > 0.9
+    assert (likeness(updated, encoded[1]) > (before[0] + 0.01, 0.95)).all()
     assert purity(updated) > purity(plain) - 0.01
     few = encoded[0][:19].copy()
     with pytest.raises(InputError, match="the query has 19 cells; expected at least 20 to fine"):
