@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import types
+from scipy.optimize import minimize_scalar
 
 from scale_toolkit.core.compiled import compiled, readonly
 from scale_toolkit.core.sparse_products import share_rows
@@ -56,6 +57,35 @@ def draw_by_depth(
     return np.concatenate(rows), np.concatenate([[0], np.cumsum(counts)])
 
 
+def noise_edge(variances: np.ndarray, n_cells: int) -> float:
+    """Return the largest eigenvalue of Σ_j v_j (z_j z_jᵀ − 1), z_j random with mean 0 and variance
+    1, in the limit of many cells and peaks.
+
+    It is n · min_α α (1 + 1/n Σ_j v_j / (α − v_j)) − Σ_j v_j over α above the largest v_j
+    (Silverstein & Choi 1995, J. Multivar. Anal. 54:295).
+
+    Parameters
+    ----------
+    variances
+        v, (peaks,).
+    n_cells
+        n, length of the vectors.
+    """
+    positive = variances[variances > 0].astype(np.float64)
+    if not len(positive):
+        return 0.0
+    largest = positive.max()
+
+    def image(log_excess: float) -> float:
+        alpha = largest * (1 + np.exp(log_excess))
+        return float(alpha * (1 + (positive / (alpha - positive)).sum() / n_cells))
+
+    grid = np.linspace(-14, 14, 57)
+    lowest = grid[np.argmin([image(log_excess) for log_excess in grid])]
+    minimum = minimize_scalar(image, bounds=(lowest - 0.5, lowest + 0.5), method="bounded").fun
+    return float(n_cells * minimum - positive.sum())
+
+
 @compiled(
     types.void(
         readonly(types.int64),
@@ -95,17 +125,17 @@ def _draw(
         depth, of_upper = upper[cell], share[cell]
         end, steps = ends[depth], first_peaks[depth]
         start, total = starts[cell], end[n_peaks - 1]
-        place, last, n_open = 0.0, np.int64(-1), 0
+        point, last, n_open = 0.0, np.int64(-1), 0
         scale = n_peaks / total
         while True:
             state ^= state << np.uint64(13)
             state ^= state >> np.uint64(7)
             state ^= state << np.uint64(17)
-            place -= np.log(((state >> np.uint64(11)) + 1) * 2.0**-53)
-            if place >= total:
+            point -= np.log(((state >> np.uint64(11)) + 1) * 2.0**-53)
+            if point >= total:
                 break
-            peak = np.int64(steps[min(np.int64(place * scale), n_peaks - 1)])
-            while end[peak] <= place:
+            peak = np.int64(steps[min(np.int64(point * scale), n_peaks - 1)])
+            while end[peak] <= point:
                 peak += 1
             if peak == last:
                 continue

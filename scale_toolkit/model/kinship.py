@@ -74,6 +74,9 @@ class Kinship:
         deviations = np.maximum(variances, 0) ** 0.25
         inverse = np.divide(1, deviations, out=np.zeros_like(deviations), where=deviations > 0)
         self.scale = torch.from_numpy(inverse).float().to(squares.device)[:, None]
+        #: Variance of each peak's weighted residual, times q², in the mean of the cells, (peaks,).
+        by_depth = (shares * inverse[:, None] ** 2).mean(0)
+        self.noise = by_depth @ noise
         # w · p = shares · expected, (cells, depths) and (depths, peaks)
         self.shares = like(self.scale, depth.shares)
         self.expected = like(self.scale, depth.probabilities * peak_weights)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scale_toolkit.core.chance import draw_by_depth
+from scale_toolkit.core.chance import draw_by_depth, noise_edge
 from scale_toolkit.core.depth import DepthAlone, depth_alone
 from scale_toolkit.model.eigenvectors import (
     SPARE,
@@ -58,9 +58,7 @@ ALL_CELLS_BLOCKS = 6
 NULL_BLOCKS = 12  # Krylov blocks of three columns for the one eigenvalue that chance gives
 #: Cells with about this many open peaks give the eigenvectors from which those of all are found.
 SUBSET_PEAKS = 40_000_000
-#: Cells with about this many open peaks are drawn from depth alone. The edge of all cells is
-#: extrapolated, the higher the fewer are drawn: from 4 million open peaks it was 30 % above the
-#: noise of 20,000 cells, and hid three of 30 types, and four of seven dimensions of eight types.
+#: Cells with about this many open peaks are drawn from depth alone; the edge of more is foretold.
 NULL_PEAKS = 16_000_000
 PROBES = 8  # random columns that measure the spread of all eigenvalues
 RIDGE = 0.1  # of the encoder's map, as a share of a squared row
@@ -68,7 +66,7 @@ RIDGE = 0.1  # of the encoder's map, as a share of a squared row
 MAP_TOLERANCE, MOST_MAP_BLOCKS = 0.02, 8
 
 
-class Nulls:
+class Null:
     """Cells that differ in depth alone, drawn at random, for what chance gives in all views.
 
     Parameters
@@ -78,7 +76,7 @@ class Nulls:
     depth
         Theirs.
     cells
-        Which cells' depths are drawn; if they are fewer than all, a quarter of them is drawn too.
+        Which cells' depths are drawn, all or some.
     rng
         Draws.
     """
@@ -86,47 +84,33 @@ class Nulls:
     def __init__(
         self, products: Products, depth: DepthAlone, cells: np.ndarray, rng: np.random.Generator
     ) -> None:
-        self.n_cells = products.n_cells
-        self.sizes = [len(cells)]
-        if len(cells) < self.n_cells:
-            self.sizes.append(max(len(cells) // 4, 2))
-        self.drawn = []
-        for n in self.sizes:
-            chosen = cells if n == len(cells) else np.sort(rng.choice(cells, n, replace=False))
-            seed = int(rng.integers(2**63))
-            peaks, pointers = draw_by_depth(depth.chosen(chosen), seed, torch.get_num_threads())
-            sums = np.bincount(peaks, minlength=depth.probabilities.shape[1])
-            drawn = products.of_rows(peaks, pointers)
-            self.drawn.append((drawn, sums, depth_alone(drawn.n_open(), sums)))
+        self.n_cells, self.n_drawn = products.n_cells, len(cells)
+        seed = int(rng.integers(2**63))
+        peaks, pointers = draw_by_depth(depth.chosen(cells), seed, torch.get_num_threads())
+        self.peak_sums = np.bincount(peaks, minlength=depth.probabilities.shape[1])
+        self.products = products.of_rows(peaks, pointers)
+        self.depth = depth_alone(self.products.n_open(), self.peak_sums)
 
-    def chance(self, view: View, rng: np.random.Generator) -> Chance:
-        """What independent open peaks of all cells give.
+    def chance(self, view: View, matrix: Kinship, rng: np.random.Generator) -> Chance:
+        """What independent open peaks of all cells give in this view, whose matrix of the real
+        cells is `matrix`.
 
-        If fewer cells are drawn, extrapolated from them and from a quarter of them along a + b/√n,
-        the upper edge of the Marchenko-Pastur law less the diagonal, as a share of the number of
-        cells.
+        If fewer cells are drawn, their largest eigenvalue is scaled as random matrix theory scales
+        it with the number of cells, and their spread with its root.
         """
-        shares = np.array([self._shares(view, i, rng) for i in range(len(self.sizes))])
-        expected = shares[0]
-        if len(self.sizes) > 1:
-            many, few = (n**-0.5 for n in self.sizes)
-            slope = (shares[1] - expected) / (few - many)
-            expected = expected - slope * (many - self.n_cells**-0.5)
-        edge, spread = expected * self.n_cells
-        error = (PROBES * self.sizes[0]) ** -0.5 + (PROBES * self.n_cells) ** -0.5
-        error += self.n_cells ** (-2 / 3)
-        return Chance(float(edge), float(spread), 2 * error)
-
-    def _shares(self, view: View, i: int, rng: np.random.Generator) -> tuple[float, float]:
-        """The largest eigenvalue and the standard deviation of all, as shares of the number of
-        cells.
-        """
-        (products, peak_sums, depth), n = self.drawn[i], self.sizes[i]
-        matrix = kinship_of(products, view, peak_sums, n, depth)
-        block = like(matrix.scale, rng.standard_normal((n, 3)))
-        values, _ = leading_eigenvectors(matrix, block, 1, NULL_BLOCKS)
-        _, spread = Remainder(matrix, rng).moments(values[:0], block[:, :0])
-        return max(float(values[0]), 0.0) / n, spread / n
+        n, n_cells = self.n_drawn, self.n_cells
+        drawn = kinship_of(self.products, view, self.peak_sums, n, self.depth)
+        block = like(drawn.scale, rng.standard_normal((n, 3)))
+        values, _ = leading_eigenvectors(drawn, block, 1, NULL_BLOCKS)
+        _, spread = Remainder(drawn, rng).moments(values[:0], block[:, :0])
+        edge = max(float(values[0]), 0.0)
+        if n < n_cells:
+            # by as much as it may be too low: a largest eigenvalue varies by n^(−2/3)
+            edge *= 1 + n ** (-2 / 3)
+            edge *= noise_edge(matrix.noise, n_cells) / noise_edge(matrix.noise, n)
+            spread *= (n_cells / n) ** 0.5
+        error = (PROBES * n) ** -0.5 + (PROBES * n_cells) ** -0.5 + n_cells ** (-2 / 3)
+        return Chance(edge, spread, 2 * error)
 
 
 class Remainder:
@@ -232,7 +216,7 @@ def find_start(
     depth = depth_alone(products.n_open(), peak_sums)
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
-    nulls = Nulls(products, depth, null_cells, rng)
+    null = Null(products, depth, null_cells, rng)
     block, loadings = torch.zeros((n_cells, 0), device=products.device), None
     if len(subset) < n_cells:
         loadings = _leading_loadings(products, peak_sums, depth, subset, n, rng)
@@ -241,8 +225,8 @@ def find_start(
     for n_done, view in enumerate(VIEWS):
         if on_view is not None:
             on_view(f"start by {view.name}", n_done, len(VIEWS))
-        chance = nulls.chance(view, rng)
         matrix = kinship_of(products, view, peak_sums, n_cells, depth)
+        chance = null.chance(view, matrix, rng)
         if loadings is not None:
             block, loadings = matrix.scale * matrix.beyond_depth(loadings), None
         remainder = Remainder(matrix, rng)

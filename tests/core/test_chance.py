@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scale_toolkit.core.chance import draw_by_depth
+from scale_toolkit.core.chance import draw_by_depth, noise_edge
 from scale_toolkit.core.depth import depth_alone
 
 DRAWS = 200
@@ -56,3 +56,20 @@ def test_rows_ascend_and_repeat_for_any_number_of_threads(depth):
     np.testing.assert_array_equal(peaks, again[0])
     np.testing.assert_array_equal(pointers, again[1])
     assert not np.array_equal(peaks[:200], draw_by_depth(chosen, 4, 1)[0][:200])
+
+
+@pytest.mark.parametrize(("n_cells", "n_peaks"), [(300, 3000), (900, 600)])
+@pytest.mark.parametrize("spread", [0.0, 0.4])
+def test_the_edge_of_noise_is_the_largest_eigenvalue_of_random_vectors(n_cells, n_peaks, spread):
+    rng = np.random.default_rng(1)
+    variances = np.exp(rng.normal(0, spread, n_peaks))
+    vectors = rng.normal(size=(n_cells, n_peaks)) * np.sqrt(variances)
+    expected = np.linalg.eigvalsh(vectors @ vectors.T)[-1] - variances.sum()
+    assert noise_edge(variances, n_cells) == pytest.approx(expected, rel=0.06)
+    if spread == 0:  # the law of Marchenko and Pastur
+        closed = (np.sqrt(n_cells) + np.sqrt(n_peaks)) ** 2 - n_peaks
+        assert noise_edge(variances, n_cells) == pytest.approx(closed, rel=1e-3)
+
+
+def test_nothing_has_no_edge():
+    assert noise_edge(np.zeros(4), 10) == 0

@@ -22,7 +22,7 @@ from scale_toolkit.model.encoder_view import EncoderView
 from scale_toolkit.model.kinship import VIEWS, kinship_of
 from scale_toolkit.model.products import ProductsOnHost, SeenRows
 from scale_toolkit.model.views import (
-    Nulls,
+    Null,
     Remainder,
     find_start,
     linear_map,
@@ -110,8 +110,13 @@ def test_eigenvectors_are_numpys(plant, view):
 
 
 def edge_of(view, products, peak_sums, cells, rng):
+    return chance_of(view, products, peak_sums, cells, rng).edge
+
+
+def chance_of(view, products, peak_sums, cells, rng):
     depth = depth_alone(products.n_open(), peak_sums)
-    return Nulls(products, depth, cells, rng).chance(view, rng).edge
+    matrix = kinship_of(products, view, peak_sums, products.n_cells, depth)
+    return Null(products, depth, cells, rng).chance(view, matrix, rng)
 
 
 def test_a_search_that_goes_on_finds_what_a_longer_one_finds(plant):
@@ -160,9 +165,8 @@ def test_chance_reaches_less_where_types_leave_less_to_chance():
     rates = np.where((np.arange(400)[:, None] < 200) == (np.arange(600) % 2 == 0), 0.9, 0.1)
     counts = sparse.csr_matrix((rng.random((400, 600)) < rates).astype(np.float32))
     products, peak_sums = products_of(counts)
-    depth = depth_alone(products.n_open(), peak_sums)
     for view in VIEWS:
-        chance = Nulls(products, depth, np.arange(400), rng).chance(view, rng)
+        chance = chance_of(view, products, peak_sums, np.arange(400), rng)
         matrix, block = kinship(view, counts), rng.standard_normal((400, 6)).astype(np.float32)
         values, vectors = leading_eigenvectors(matrix, torch.from_numpy(block), 4, 12)
         reach = chance.reach(Remainder(matrix, rng), values, vectors)
