@@ -16,6 +16,7 @@ from h5py._objects import phil
 from hypothesis import settings
 from scipy import sparse
 
+from scale_toolkit import scratch
 from scale_toolkit.errors import ScaleError
 
 settings.register_profile("scale", deadline=None)  # nothing here is timed
@@ -137,3 +138,11 @@ def planted() -> anndata.AnnData:
 def plant():
     """Return `planted_cells`, to make planted data of another size."""
     return planted_cells
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Every array of more than 1,000 bytes goes to a file."""
+    monkeypatch.setattr(scratch, "SMALL", 1000)
+    monkeypatch.setattr(scratch, "SHARE_IN_MEMORY", 1e-12)
+    monkeypatch.setattr(scratch, "in_memory", lambda folder: False)

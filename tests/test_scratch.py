@@ -26,14 +26,6 @@ def is_mapped(array):
 
 
 @pytest.fixture
-def no_memory(monkeypatch):
-    """Every array of more than 1,000 bytes goes to a file."""
-    monkeypatch.setattr(scratch, "SMALL", 1000)
-    monkeypatch.setattr(scratch, "SHARE_IN_MEMORY", 1e-12)
-    monkeypatch.setattr(scratch, "in_memory", lambda folder: False)
-
-
-@pytest.fixture
 def few_entries(monkeypatch):
     """Passes over stored values take several steps."""
     monkeypatch.setattr(rows, "ENTRIES_AT_A_TIME", 500)

@@ -42,6 +42,7 @@ from scipy.special import digamma, polygamma
 
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.core.logistic import expit, fit_log_odds_ratio, fit_null
+from scale_toolkit.core.rows import index_chunks
 from scale_toolkit.threads import available_cores
 
 if TYPE_CHECKING:
@@ -148,14 +149,10 @@ def count_samples(
         What `core.differential.depth_bins` gives for the cells.
     """
     open_cells, weighted = np.zeros((2, is_open.shape[1], n_samples))
-    _count(
-        is_open.indptr.astype(np.int64),
-        is_open.indices.astype(np.int32, copy=False),
-        samples.astype(np.int64),
-        bins.x[bins.of_cell],
-        open_cells,
-        weighted,
-    )
+    x = bins.x[bins.of_cell]
+    for rows, indptr, indices in index_chunks(is_open):
+        numbers = samples[rows].astype(np.int64)
+        _count(indptr, indices, numbers, x[rows], open_cells, weighted)
     cells = np.zeros((n_samples, len(bins.x)))
     np.add.at(cells, (samples, bins.of_cell), 1)
     return SampleCounts(open_cells, weighted, cells)

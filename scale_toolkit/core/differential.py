@@ -42,6 +42,7 @@ from scipy import sparse
 
 from scale_toolkit.core.compiled import compiled
 from scale_toolkit.core.logistic import expit, fit_log_odds_ratio, fit_null, softplus
+from scale_toolkit.core.rows import index_chunks
 from scale_toolkit.threads import available_cores
 
 Array = np.ndarray[Any, Any]
@@ -141,8 +142,9 @@ def count(is_open: sparse.csr_matrix, groups: np.ndarray, n_groups: int, bins: B
         What `depth_bins` gives for the cells.
     """
     open_cells, weighted = np.zeros((is_open.shape[1], n_groups)), np.zeros(is_open.shape[1])
-    indptr, indices = is_open.indptr.astype(np.int64), is_open.indices.astype(np.int32, copy=False)
-    _count(indptr, indices, groups.astype(np.int64), bins.x[bins.of_cell], open_cells, weighted)
+    groups, x = groups.astype(np.int64), bins.x[bins.of_cell]
+    for cells, indptr, indices in index_chunks(is_open):
+        _count(indptr, indices, groups[cells], x[cells], open_cells, weighted)
     return Counts(open_cells, weighted)
 
 

@@ -131,6 +131,18 @@ def row_chunks(pointers: np.ndarray) -> Iterator[tuple[int, int]]:
         first = stop
 
 
+def index_chunks(matrix: sparse.csr_matrix) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield ranges of rows with their pointers (int64, from 0) and columns (int32).
+
+    Indices of int64 (of a matrix with more values than int32 counts) become int32 a few rows at a
+    time, so that no copy of all of them is in memory.
+    """
+    for first, stop in row_chunks(matrix.indptr):
+        pointers = matrix.indptr[first : stop + 1].astype(np.int64)
+        indices = matrix.indices[pointers[0] : pointers[-1]].astype(np.int32, copy=False)
+        yield slice(first, stop), pointers - pointers[0], indices
+
+
 def all_positive(matrix: sparse.csr_matrix) -> bool:
     """Whether every stored value is above 0: those of open peaks alone are stored."""
     return all(bool((matrix.data[chunk] > 0).all()) for chunk in entry_chunks(matrix.nnz))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import keys, scratch
-from scale_toolkit.core.rows import entry_chunks, selected, with_one_index_type
+from scale_toolkit.core.rows import MOST_INT32, entry_chunks, selected, with_one_index_type
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,15 +42,17 @@ def _stored_rows(X: Any, cells: slice) -> sparse.csr_matrix:
     """Read some rows of a CSR matrix in an HDF5 file; much of it goes to a temporary file."""
     pointers = X.group["indptr"][cells.start : cells.stop + 1].astype(np.int64)
     origin, n_stored = int(pointers[0]), int(pointers[-1] - pointers[0])
+    # as SciPy chooses it, which would otherwise copy int64 indices into memory
+    index_type = np.int32 if max(n_stored, X.shape[1]) <= MOST_INT32 else np.int64
     arrays = []
-    for name in ("data", "indices"):
-        values = scratch.empty(n_stored, X.group[name].dtype)
+    for name, dtype in (("data", X.group["data"].dtype), ("indices", index_type)):
+        values = scratch.empty(n_stored, dtype)
         for chunk in entry_chunks(n_stored):
             stop = min(chunk.stop, n_stored)
             values[chunk] = X.group[name][origin + chunk.start : origin + stop]
         arrays.append(values)
     shape = (cells.stop - cells.start, X.shape[1])
-    return sparse.csr_matrix((*arrays, pointers - origin), shape)
+    return sparse.csr_matrix((*arrays, (pointers - origin).astype(index_type)), shape)
 
 
 def check_counts(counts: sparse.csr_matrix) -> None:
@@ -90,10 +92,13 @@ def open_peaks(adata: AnnData) -> sparse.csr_matrix:
             "counts of 0 or more",
             "give counts as `scale prepare` writes them",
         )
+    flags = scratch.empty(len(counts.data), bool)
+    for chunk in entry_chunks(len(flags)):
+        flags[chunk] = counts.data[chunk] > 0
     is_open = sparse.csr_matrix(
-        (counts.data > 0, counts.indices, counts.indptr), shape=counts.shape, copy=False
+        (flags, counts.indices, counts.indptr), shape=counts.shape, copy=False
     )
-    if not is_open.data.all() or not counts.has_canonical_format:
+    if not flags.all() or not counts.has_canonical_format:
         # the index arrays are those of X, which must not change
         is_open = is_open.copy()
         is_open.sum_duplicates()

@@ -129,13 +129,9 @@ def _feed(state: Any, value: Any, n_threads: int) -> None:
         _feed_stored(state, stored["indices"], np.dtype(np.int32))
         _feed_stored(state, stored["data"], stored["data"].dtype)
     elif sparse.issparse(value):
-        parts = (
-            value.indptr.astype(np.int64),
-            value.indices.astype(np.int32, copy=False),
-            value.data,
-        )
-        for component in parts:
-            _feed_array(state, component, n_threads)
+        _feed_array(state, value.indptr.astype(np.int64), n_threads)
+        _feed_array(state, value.indices, n_threads, np.dtype(np.int32))
+        _feed_array(state, value.data, n_threads)
     elif isinstance(value, Mapping):
         for key in sorted(value):
             state.update(key.encode())
@@ -148,16 +144,25 @@ def _feed(state: Any, value: Any, n_threads: int) -> None:
             state.update("\n".join(map(str, array.ravel())).encode())
 
 
-def _feed_array(state: Any, array: np.ndarray, n_threads: int) -> None:
-    """Feed the bytes of an array; of a large one the digests of its pieces, which threads share."""
-    array = np.ascontiguousarray(array)
-    if array.nbytes <= PIECE:
-        state.update(array)
+def _feed_array(
+    state: Any, array: np.ndarray, n_threads: int, dtype: np.dtype[Any] | None = None
+) -> None:
+    """Feed the bytes of an array, as this type if one is given; of a large one the digests of its
+    pieces, which threads share: each piece is converted by itself.
+    """
+    values = np.ascontiguousarray(array).reshape(-1)
+    dtype = values.dtype if dtype is None else dtype
+    length = PIECE // dtype.itemsize
+    if len(values) <= length:
+        state.update(values.astype(dtype, copy=False))
         return
-    content = array.data.cast("B")
-    pieces = [content[first : first + PIECE] for first in range(0, array.nbytes, PIECE)]
+
+    def digest_of(first: int) -> bytes:
+        piece = values[first : first + length].astype(dtype, copy=False)
+        return blake2b(piece, digest_size=32).digest()
+
     with ThreadPoolExecutor(n_threads) as pool:
-        for piece_digest in pool.map(lambda piece: blake2b(piece, digest_size=32).digest(), pieces):
+        for piece_digest in pool.map(digest_of, range(0, len(values), length)):
             state.update(piece_digest)
 
 
