@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,17 @@ _MOUNTS = Path("/proc/mounts")
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
+def largest_in_memory() -> int:
+    """Bytes of the largest array that is put into memory now."""
+    bound = memory.available()
+    if bound is None or in_memory(_folder()):
+        return sys.maxsize
+    return max(int(bound[0] * SHARE_IN_MEMORY), SMALL)
+
+
 def fits_in_memory(n_bytes: int) -> bool:
     """Whether an array of this size is put into memory."""
-    if n_bytes <= SMALL:
-        return True
-    bound = memory.available()
-    return bound is None or n_bytes <= bound[0] * SHARE_IN_MEMORY or in_memory(_folder())
+    return n_bytes <= SMALL or n_bytes <= largest_in_memory()
 
 
 def empty(n: int, dtype: Any) -> np.ndarray[Any, Any]:

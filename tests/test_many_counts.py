@@ -25,7 +25,7 @@ from scale_toolkit.stages.prepare import prepare
 LIMIT = 5000
 
 
-def index_type(arrays=(), maxval=None, check_contents=False):
+def index_type(arrays=(), maxval=None, check_contents=False):  # noqa: FBT002
     """`scipy.sparse.get_index_dtype` with `LIMIT` for the largest int32."""
     if maxval is not None and maxval > LIMIT:
         return np.int64

@@ -7,11 +7,14 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from scipy import sparse
 
+from scale_toolkit.core.rows import selected
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io.names import read_barcodes
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
 
 #: Columns that say whether a barcode is a cell: singlecell.csv of Cell Ranger ATAC,
@@ -84,7 +87,20 @@ def keep_cells(adata: AnnData, barcodes: list[str], name: str) -> AnnData:
             ScaleWarning,
             stacklevel=2,
         )
-    return adata if listed.all() else adata[listed].copy()
+    return adata if listed.all() else _with_rows(adata, listed)
+
+
+def _with_rows(adata: AnnData, listed: np.ndarray) -> AnnData:
+    """Keep these cells of an AnnData that is not used again; rows of a CSR matrix move within its
+    arrays, which may be in a temporary file.
+    """
+    counts = adata.X
+    if not (sparse.issparse(counts) and counts.format == "csr"):
+        return adata[listed].copy()
+    del adata.X
+    listed_cells = adata[listed].copy()
+    listed_cells.X = selected(counts, listed, None, in_place=True)
+    return listed_cells
 
 
 def read_metadata(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Count 10x fragments files over peaks, in a stream: memory follows the counts, not the file."""
+"""Count 10x fragments files over peaks, in a stream; large counts go to temporary files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scale_toolkit.config import FragmentsConfig
+from scale_toolkit.core.gather import RowGatherer
 from scale_toolkit.core.intervals import COLUMNS, Overlaps, format_names
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io.regions import read_bed
@@ -92,7 +92,7 @@ def read_fragments(
     overlaps = Overlaps(regions)
     windows = None if genes is None else _tss_windows(genes)
     cells = _Cells(barcodes)
-    counts, figures = _Counts(len(regions)), _Figures()
+    counts, figures = RowGatherer(), _Figures()
     chromosomes: set[str] = set()
     for block in read_blocks(path):
         chromosomes.update(block["chrom"].unique())
@@ -117,7 +117,7 @@ def read_fragments(
         raise InputError(
             f"{path} contains no fragment", _EXPECTED, "check that this is the right file"
         )
-    matrix = counts.matrix(len(cells.names))
+    matrix = counts.matrix((len(cells.names), len(regions)))
     if matrix.nnz == 0:
         raise InputError(
             f"no fragment of {path} lies in a peak: fragments on {_some(chromosomes)}, "
@@ -239,40 +239,6 @@ class _Cells:
         else:
             known = [self._numbers.setdefault(name, len(self._numbers)) for name in distinct]
         return np.asarray(known, np.int64)[codes]
-
-
-class _Counts:
-    """Counts (cell, peak) pairs; new pairs are merged when they outnumber the counted ones, so
-    that each is sorted only a few times.
-    """
-
-    def __init__(self, n_peaks: int) -> None:
-        self.n_peaks = n_peaks
-        self._keys, self._counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        self._waiting: list[np.ndarray] = []
-
-    def add(self, cells: np.ndarray, peaks: np.ndarray) -> None:
-        self._waiting.append(cells * self.n_peaks + peaks)
-        if sum(map(len, self._waiting)) > max(len(self._keys), 4 * _LINES):
-            self._merge()
-
-    def _merge(self) -> None:
-        keys = np.concatenate([self._keys, *self._waiting])
-        counts = np.concatenate(
-            [self._counts, *(np.ones(len(new), np.int64) for new in self._waiting)]
-        )
-        self._keys, positions = np.unique(keys, return_inverse=True)
-        self._counts = np.bincount(positions, weights=counts, minlength=len(self._keys)).astype(
-            np.int64
-        )
-        self._waiting = []
-
-    def matrix(self, n_cells: int) -> sparse.csr_matrix:
-        self._merge()
-        cells, peaks = np.divmod(self._keys, self.n_peaks)
-        return sparse.csr_matrix(
-            (self._counts.astype(np.float32), (cells, peaks)), shape=(n_cells, self.n_peaks)
-        )
 
 
 def read_blocks(path: str | os.PathLike[str]) -> Iterator[pd.DataFrame]:

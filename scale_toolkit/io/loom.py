@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
+from scale_toolkit.core.gather import RowGatherer
 from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError
 from scale_toolkit.io.hdf5 import whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy import sparse
 
 #: Attributes with the names: of loompy, scanpy, SnapATAC, Cell Ranger converters.
 _CELLS = ("CellID", "obs_names", "barcode", "barcodes", "Barcode", "cell_id")
@@ -60,18 +61,26 @@ def read_loom(root: h5py.File, name: str) -> AnnData:
         n_peaks, n_cells = matrix.shape
         peaks, peak_arrays = _attributes(root["row_attrs"], n_peaks)
         cells, cell_arrays = _attributes(root["col_attrs"], n_cells)
-        step = max(1, _VALUES // max(1, n_cells))
-        blocks = [
-            sparse.csr_matrix(matrix[first : first + step]) for first in range(0, n_peaks, step)
-        ]
-    blocks = blocks or [sparse.csr_matrix((0, n_cells))]
+        counts = _cells_by_peaks(matrix)
     return AnnData(
-        sparse.vstack(blocks, format="csc").T.tocsr(),
+        counts,
         obs=_indexed(cells, _CELLS, name, "cells"),
         var=_indexed(peaks, _PEAKS, name, "peaks"),
         obsm=cell_arrays,
         varm=peak_arrays,
     )
+
+
+def _cells_by_peaks(matrix: h5py.Dataset) -> sparse.csr_matrix:
+    """Read the dense matrix (peaks × cells) into rows of cells, a few peaks at a time."""
+    n_peaks, n_cells = matrix.shape
+    step = max(1, _VALUES // max(1, n_cells))
+    gatherer = RowGatherer(matrix.dtype)
+    for first in range(0, n_peaks, step):
+        values = matrix[first : first + step]
+        peaks, cells = np.nonzero(values)
+        gatherer.add(cells, first + peaks, values[peaks, cells])
+    return gatherer.matrix((n_cells, n_peaks))
 
 
 def _attributes(group: h5py.Group, length: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scale_toolkit.core.features import dropped, peaks_only
+from scale_toolkit.core.gather import RowGatherer
+from scale_toolkit.core.rows import selected
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io.names import Names, read_barcodes, read_features
 from scale_toolkit.io.source import open_source, open_text
@@ -21,14 +22,15 @@ from scale_toolkit.io.stores import check_inside
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from scipy import sparse
 
 log = logging.getLogger("scale_toolkit")
 
 _MATRIX = (".mtx", ".mtx.gz")
 _FIELDS = ("integer", "real", "pattern", "unsigned-integer")
 _WHOLE = "a complete Matrix Market file"
-# Entries that are read at a time.
-_ENTRIES = 5_000_000
+# Entries that are read at a time: pandas takes some 100 bytes for each while it parses them.
+_ENTRIES = 1_000_000
 # gzip cannot compress more than by this factor.
 _DEFLATE = 1032
 
@@ -76,16 +78,13 @@ def read_folder(folder: Path) -> AnnData:
             ScaleWarning,
             stacklevel=3,
         )
-    entries = _read_matrix(counts, header)
-    matrix = sparse.csr_matrix((entries.T if peaks_are_rows else entries).tocsr(), dtype=np.float32)
-    adata = AnnData(matrix, obs=barcodes.columns, var=peaks.columns)
-    if peaks.kinds is None:
-        return adata
-    is_peak = peaks_only(peaks.kinds, str(folder))
-    if not is_peak.all():
-        log.info("%s: dropped %s", folder, dropped(peaks.kinds))
-        adata = adata[:, is_peak].copy()
-    return adata
+    matrix, var = _read_matrix(counts, header, cells_are_rows=not peaks_are_rows), peaks.columns
+    if peaks.kinds is not None:
+        is_peak = peaks_only(peaks.kinds, str(folder))
+        if not is_peak.all():
+            log.info("%s: dropped %s", folder, dropped(peaks.kinds))
+            matrix, var = selected(matrix, None, is_peak, in_place=True), var[is_peak]
+    return AnnData(matrix, obs=barcodes.columns, var=var)
 
 
 def size_of_folder(folder: Path) -> tuple[int, int, int]:
@@ -209,8 +208,8 @@ def _checked_header(path: Path) -> _Header:
     return _Header(rows, columns, entries, layout, field, above)
 
 
-def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
-    """Read the entries."""
+def _read_matrix(path: Path, header: _Header, *, cells_are_rows: bool) -> sparse.csr_matrix:
+    """Read the entries into the rows of cells, a block at a time."""
     # by pandas: scipy's reader is ten times as fast, but reads outside its memory in damaged files
     if header.layout == "array":
         kinds: dict[str, type] = {"count": np.float64}
@@ -218,33 +217,44 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
         kinds = {"row": np.int64, "column": np.int64} | (
             {} if header.field == "pattern" else {"count": np.float64}
         )
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
+    gatherer, n = RowGatherer(), 0
     with open_text(path) as file:
         for _ in range(header.above):
             file.readline()
         with _guarded(path):
             for block in _blocks(file, kinds):
-                for name, kind in kinds.items():
-                    parts[name].append(
-                        block[name].to_numpy(np.float32 if kind is np.float64 else kind)
-                    )
-    entries = {
-        name: np.concatenate(blocks) if blocks else np.empty(0, kinds[name])
-        for name, blocks in parts.items()
-    }
-    n = len(next(iter(entries.values())))
+                n += len(block)
+                if n > header.entries:
+                    # only counted, for the error
+                    continue
+                row, column, counts = _entries(path, header, block, n - len(block))
+                cells, peaks = (row, column) if cells_are_rows else (column, row)
+                gatherer.add(cells, peaks, counts)
     if n != header.entries:
         raise InputError(
             f"{path} has {n:,} entries, its header states {header.entries:,}",
             _WHOLE,
             "regenerate or re-download it",
         )
+    shape = header.rows, header.columns
+    return gatherer.matrix(shape if cells_are_rows else shape[::-1])
+
+
+def _entries(
+    path: Path, header: _Header, block: pd.DataFrame, n_before: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return rows and columns (from 0) and counts of the entries of a block."""
+    counts = block["count"].to_numpy(np.float32) if "count" in block else None
     if header.layout == "array":
-        return sparse.coo_matrix(entries["count"].reshape((header.rows, header.columns), order="F"))
+        # column after column, zeros as well
+        stored = np.flatnonzero(counts)
+        column, row = np.divmod(n_before + stored, header.rows)
+        return row, column, counts[stored]
     for name, size in (("row", header.rows), ("column", header.columns)):
-        wrong = (entries[name] < 1) | (entries[name] > size)
+        numbers = block[name].to_numpy()
+        wrong = (numbers < 1) | (numbers > size)
         if wrong.any():
-            if entries[name].min() == 0:
+            if numbers.min() == 0:
                 raise InputError(
                     f"{path} numbers its {name}s from 0",
                     "numbers from 1, as Matrix Market has them",
@@ -252,15 +262,12 @@ def _read_matrix(path: Path, header: _Header) -> sparse.coo_matrix:
                 )
             first_wrong = int(wrong.argmax())
             raise InputError(
-                f"{path}, entry {first_wrong + 1:,}: {name} {entries[name][first_wrong]:,} of "
-                f"{size:,}",
+                f"{path}, entry {n_before + first_wrong + 1:,}: {name} "
+                f"{numbers[first_wrong]:,} of {size:,}",
                 _WHOLE,
                 "regenerate or re-download it",
             )
-    counts = entries.get("count", np.ones(n, np.float32))
-    return sparse.coo_matrix(
-        (counts, (entries["row"] - 1, entries["column"] - 1)), shape=(header.rows, header.columns)
-    )
+    return block["row"].to_numpy() - 1, block["column"].to_numpy() - 1, counts
 
 
 def _blocks(file: TextIO, kinds: dict[str, type]) -> Iterator[pd.DataFrame]:

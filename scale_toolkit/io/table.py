@@ -1,6 +1,6 @@
 """Count tables as text: rows are peaks, columns are barcodes, as SCALE reads them.
 
-A block of rows is in memory at a time.
+A block of rows is in memory at a time, and counts go to temporary files if memory is short.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
+from scale_toolkit.core.gather import RowGatherer
 from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError, ScaleWarning
 from scale_toolkit.io.names import as_numbers, interval_columns, interval_of_header, name_of
@@ -114,13 +114,15 @@ def read_table(source: Source, separator: str) -> AnnData:
         columns, has_header = _layout(path, header, first_line, separator, number)
         lines_before = [first_line] if has_header else [header_line, first_line]
         number += has_header
-        blocks = [sparse.csr_matrix((0, len(columns.barcodes)), dtype=np.float32)]
-        tables = []
+        gatherer, n_peaks, tables = RowGatherer(), 0, []
         size = max(1, _VALUES // (columns.width + 1))
         for first, lines in _blocks(file, lines_before, number, size):
             annotation, counts = _parse(path, first, lines, separator, columns)
             tables.append(annotation)
-            blocks.append(sparse.csr_matrix(counts.to_numpy(np.float32)))
+            values = counts.to_numpy(np.float32)
+            peak, cell = np.nonzero(values)
+            gatherer.add(cell, n_peaks + peak, values[peak, cell])
+            n_peaks += len(values)
     var = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if not len(var):
         raise InputError(
@@ -129,7 +131,7 @@ def read_table(source: Source, separator: str) -> AnnData:
     names = _peak_names(var, columns)
     _check_orientation(path, names, columns.barcodes)
     return AnnData(
-        sparse.vstack(blocks, format="csc").T.tocsr(),
+        gatherer.matrix((len(columns.barcodes), n_peaks)),
         obs=pd.DataFrame(index=columns.barcodes),
         var=_kept(var, columns).set_axis(names, axis=0),
     )

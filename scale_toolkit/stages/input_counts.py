@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import scratch
+from scale_toolkit.core.gather import rows_of_columns
 from scale_toolkit.core.rows import entry_chunks
 from scale_toolkit.errors import InputError
 from scale_toolkit.stages.plausible import what_was_done
@@ -77,7 +78,7 @@ def input_counts(
             "regenerate it or copy it again",
         ) from error
     _check_counts(values, adata, f"{where}{slot_name}", layers)
-    rows = values.tocsr()
+    rows = rows_of_columns(values, np.float32) if values.format == "csc" else values
     # a layer stays in the result; what a view or a conversion gives is a copy
     may_overwrite = (may_overwrite and layer is None) or adata.is_view or rows is not stored
     matrix = sparse.csr_matrix(

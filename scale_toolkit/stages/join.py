@@ -9,9 +9,9 @@ import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 
 from scale_toolkit import keys
+from scale_toolkit.core.gather import stacked
 from scale_toolkit.core.intervals import parse_names
 from scale_toolkit.errors import InputError, ScaleWarning
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+    from scipy import sparse
 
 
 def join_inputs(
@@ -59,7 +60,6 @@ def join_inputs(
     joined = anndata.concat(
         {
             name: AnnData(
-                counts[name],
                 obs=pd.DataFrame(index=barcodes[name]),
                 var=adata.var.set_axis(peaks[name], axis=0),
             )
@@ -69,10 +69,10 @@ def join_inputs(
         merge="same",
     )
     order = _in_order(list(peaks.values()), joined.var_names)
-    matrix = joined.X if (order == np.arange(len(order))).all() else joined.X[:, order]
-    matrix = sparse.csr_matrix(matrix)
-    matrix.sort_indices()
-    return AnnData(obs=obs, var=joined.var.iloc[order]), matrix
+    var = joined.var.iloc[order]
+    positions = [var.index.get_indexer(peaks[name]) for name in inputs]
+    matrix = stacked([counts[name] for name in inputs], positions, len(var))
+    return AnnData(obs=obs, var=var), matrix
 
 
 def _same_spelling(names: dict[str, pd.Index]) -> dict[str, pd.Index]:
