@@ -65,7 +65,7 @@ class RowGatherer:
 
     def _store_run(self) -> None:
         shape = tuple(
-            1 + max((int(part[axis].max()) for part in self._buffer if len(part[axis])), default=0)
+            1 + max((int(run[axis].max()) for run in self._buffer if len(run[axis])), default=0)
             for axis in (0, 1)
         )
         run = self._sorted_buffer((shape[0], shape[1]))
@@ -74,9 +74,9 @@ class RowGatherer:
     def _sorted_buffer(self, shape: tuple[int, int]) -> sparse.csr_matrix:
         """Return the buffered entries as CSR, and empty the buffer."""
         empty = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, self._dtype))
-        parts = zip(*(self._buffer or [empty]), strict=True)
+        arrays = zip(*(self._buffer or [empty]), strict=True)
         self._buffer, self._n_buffered = [], 0
-        row_numbers, columns, values = (np.concatenate(part) for part in parts)
+        row_numbers, columns, values = (np.concatenate(array) for array in arrays)
         return sparse.coo_matrix((values, (row_numbers, columns)), shape).tocsr()
 
 
@@ -207,12 +207,15 @@ def _entries_of_rows(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Return values, rows (from 0) and columns of some rows of all runs."""
 
-    def parts() -> Iterator[Run]:
+    def runs_of_rows() -> Iterator[Run]:
         for data, indices, pointers in runs:
-            part = pointers[min(first, len(pointers) - 1) : stop + 1]
-            entries = slice(part[0], part[-1])
-            row_numbers = np.repeat(np.arange(len(part) - 1, dtype=np.int32), np.diff(part))
+            # a run ends at its last row with an entry
+            ends = pointers[min(first, len(pointers) - 1) : stop + 1]
+            entries = slice(ends[0], ends[-1])
+            row_numbers = np.repeat(np.arange(len(ends) - 1, dtype=np.int32), np.diff(ends))
             yield data[entries], row_numbers, indices[entries]
 
-    values, row_numbers, columns = (np.concatenate(part) for part in zip(*parts(), strict=True))
+    values, row_numbers, columns = (
+        np.concatenate(arrays) for arrays in zip(*runs_of_rows(), strict=True)
+    )
     return values, (row_numbers, columns)

@@ -26,6 +26,7 @@ from scale_toolkit.core.features import dropped, peaks_only
 from scale_toolkit.core.intervals import COLUMNS, Overlaps, require_intervals
 from scale_toolkit.core.rows import column_counts, row_sums, selected
 from scale_toolkit.errors import InputError, NothingLeftError, ScaleWarning
+from scale_toolkit.scratch import fits_in_memory
 from scale_toolkit.stages.input_counts import RAW, input_counts
 from scale_toolkit.stages.join import free_name, join_inputs
 from scale_toolkit.stages.plausible import (
@@ -35,6 +36,7 @@ from scale_toolkit.stages.plausible import (
     without_intervals,
 )
 from scale_toolkit.stages.stage import Progress, Result, stage
+from scale_toolkit.stages.subset import subset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -162,7 +164,7 @@ def prepare(
     if progress:
         progress("filtering", 1, 1)
 
-    target = remaining[cells, peaks].copy()
+    target = subset(remaining, cells, peaks)
     target.X = matrix
     facts = {
         "cells_before": shape_before[0],
@@ -236,6 +238,8 @@ def _peaks_of(adata: AnnData, where: str) -> AnnData:
     if is_peak.all():
         return adata
     _LOG.info("%skept %s peaks; dropped %s", where, f"{is_peak.sum():,}", dropped(kinds))
+    if sparse.issparse(adata.X) and not fits_in_memory(adata.X.data.nbytes):
+        return subset(adata, slice(None), is_peak)
     return adata[:, is_peak]
 
 

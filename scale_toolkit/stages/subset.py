@@ -16,27 +16,43 @@ if TYPE_CHECKING:
 
 
 def subset(adata: AnnData, cells: Any, peaks: Any) -> AnnData:
-    """Return some cells and peaks as a new AnnData; counts that fill much of the memory are
-    selected a few rows at a time.
+    """Return some cells and peaks as a new AnnData; CSR matrices of X and layers that fill much of
+    the memory are selected a few rows at a time.
     """
-    X = None if adata.isbacked or adata.is_view else adata.X
     kept_cells, kept_peaks = np.arange(adata.n_obs)[cells], np.arange(adata.n_vars)[peaks]
     is_in_order = (np.diff(kept_cells) > 0).all() and (np.diff(kept_peaks) > 0).all()
-    if (
-        not is_in_order
-        or not isinstance(X, sparse.csr_matrix | sparse.csr_array)
-        or fits_in_memory(X.data.nbytes)
-    ):
+    large = {} if adata.isbacked or adata.is_view or not is_in_order else _large_matrices(adata)
+    if not large:
         return loaded(adata[cells, peaks])
-    without_counts = shallow_copy(adata)
-    without_counts.X = None
-    target = without_counts[cells, peaks].copy()
-    target.X = selected(
-        X,
-        np.isin(np.arange(adata.n_obs), kept_cells),
-        np.isin(np.arange(adata.n_vars), kept_peaks),
-    )
+    without_large = shallow_copy(adata)
+    for name in large:
+        if name is None:
+            without_large.X = None
+        else:
+            del without_large.layers[name]
+    target = without_large[cells, peaks].copy()
+    flags = [
+        np.isin(np.arange(n), kept_numbers)
+        for n, kept_numbers in zip(adata.shape, (kept_cells, kept_peaks), strict=True)
+    ]
+    for name, matrix in large.items():
+        selection = selected(matrix, *flags)
+        if name is None:
+            target.X = selection
+        else:
+            target.layers[name] = selection
     return target
+
+
+def _large_matrices(adata: AnnData) -> dict[str | None, sparse.csr_matrix]:
+    """CSR matrices of which a copy does not fit into memory: of X (None) and layers, by name."""
+    matrices = {None: adata.X} | {name: layer for name, layer in adata.layers.items() if name}
+    return {
+        name: matrix
+        for name, matrix in matrices.items()
+        if isinstance(matrix, sparse.csr_matrix | sparse.csr_array)
+        and not fits_in_memory(matrix.data.nbytes)
+    }
 
 
 def loaded(view: AnnData) -> AnnData:

@@ -171,6 +171,27 @@ def test_prepare_turns_columns_into_rows_in_files(tmp_path, request, counts):
     same_bits(in_memory, in_files)
 
 
+def test_layers_and_other_features_stay_in_files(request, counts):
+    def multiome():
+        kinds = ["Peaks" if i % 3 else "Gene Expression" for i in range(N_PEAKS)]
+        return anndata.AnnData(
+            counts.copy(),
+            obs=pd.DataFrame(index=CELLS),
+            var=pd.DataFrame({"feature_types": kinds}, index=PEAKS),
+            layers={"twice": counts * 2},
+        )
+
+    in_memory = prepare(multiome(), min_peaks=40, min_cells=8)
+    assert 0 < in_memory.n_obs < N_CELLS
+    for fixture in ("no_memory", "small_blocks"):
+        request.getfixturevalue(fixture)
+    in_files = prepare(multiome(), min_peaks=40, min_cells=8)
+    same_bits(in_memory, in_files)
+    layer, expected = in_files.layers["twice"], in_memory.layers["twice"]
+    assert is_mapped(layer.data)
+    assert abs(layer - expected).nnz == 0
+
+
 @pytest.mark.parametrize("join", ["inner", "outer"])
 def test_several_inputs_are_joined_in_files(request, counts, join):
     def inputs():
