@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from scale_toolkit import registry
 from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
+from scale_toolkit.core.rows import MOST_INT32
 
 #: What is estimated, in the order of an analysis: the stages, then the report.
 STAGES = (*(entry.module for entry in registry.STAGES.values() if entry.needs_estimate), "report")
@@ -78,6 +79,13 @@ _MEMORY = {
 #: `impute` and `report` read counts in blocks.
 _BYTES_OF_COUNTS = {"prepare": 8, "select_peaks": 8, "train": 10, "markers": 8}
 
+#: Bytes more for each if there are more of them than int32 can number.
+_BYTES_OF_WIDER_INDICES = 4
+
+#: Megabytes of each further process of `train --devices`: 710 with two, 600 with four
+#: (benchmarks/RESULTS.md, "Counts larger than memory").
+_A_PROCESS_MB = 700
+
 #: Megabytes to ask for besides those: what does not grow with the counts.
 _MEMORY_BESIDE = {
     "prepare": _Cost(300, cells=0.25),
@@ -141,6 +149,7 @@ def needs(
     train: TrainConfig,
     impute: ImputeConfig,
     cluster: ClusterConfig,
+    n_processes: int = 1,
 ) -> Needs:
     """Estimate memory, time and disk of one stage for an input of this size.
 
@@ -157,11 +166,15 @@ def needs(
         What is written, and how.
     cluster
         Of which ``stability`` and ``sketch`` count.
+    n_processes
+        Processes of ``train`` on one machine, which needs the memory and the temporary files of
+        all.
 
     Returns
     -------
     Needs
-        An estimate for one thread of a CPU. The number of steps of the presets ``paper`` and
+        An estimate for one thread of a CPU; with several processes, the processor time of all. The
+        number of steps of the presets ``paper`` and
         ``release`` is taken to be ``max_iter``.
     """
     memory, seconds, disk = (table[stage].of(size) for table in (_MEMORY, _SECONDS, _DISK))
@@ -174,7 +187,13 @@ def needs(
     beside = _MEMORY_BESIDE[stage].of(size) if stage in _MEMORY_BESIDE else memory
     if stage == "train" and train.preset != "fast":
         beside = max(beside, _PUBLISHED_MEMORY.of(size))
-    temporary = _BYTES_OF_COUNTS.get(stage, 0) * size.n_open / 1e6 if beside < memory else 0
+    bytes_of_counts = _BYTES_OF_COUNTS.get(stage, 0)
+    if bytes_of_counts and size.n_open > MOST_INT32:
+        bytes_of_counts += _BYTES_OF_WIDER_INDICES
+    temporary = bytes_of_counts * size.n_open / 1e6 if beside < memory else 0
+    if stage == "train":
+        memory += (n_processes - 1) * _A_PROCESS_MB
+        beside += (n_processes - 1) * _A_PROCESS_MB
     if stage == "cluster":
         if cluster.sketch is not None and cluster.sketch < size.n_cells:
             sketched = size._replace(n_cells=cluster.sketch)
@@ -193,9 +212,11 @@ def needs(
     return Needs(*(math.ceil(figure) for figure in figures))
 
 
-def gpu_megabytes(size: Size) -> int:
-    """Return the MB that all open peaks take on a GPU; one with less gets them batch by batch."""
-    return math.ceil((_GPU_OPEN * size.n_open + _GPU_CELL * size.n_cells) / 1e6)
+def gpu_megabytes(size: Size, n_processes: int = 1) -> int:
+    """Return the MB that all open peaks take on a GPU, or on each GPU of several processes; one
+    with less gets them batch by batch.
+    """
+    return math.ceil((_GPU_OPEN * size.n_open + _GPU_CELL * size.n_cells) / n_processes / 1e6)
 
 
 def together(sizes: Sequence[Size]) -> Size:

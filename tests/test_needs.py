@@ -82,6 +82,25 @@ def test_with_temporary_files_memory_does_not_follow_the_counts(stage):
         assert many.temporary_mb == {"train": 10_000}.get(stage, 8_000)
 
 
+def test_more_counts_than_int32_numbers_take_wider_indices():
+    at_limit, above = (of("prepare", Size(400_000, 100_000, n)).temporary_mb for n in (2**31 - 1, 2**31))
+    assert at_limit == pytest.approx(8 * 2**31 / 1e6, abs=2)
+    assert above == pytest.approx(12 * 2**31 / 1e6, abs=2)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_processes_share_counts_and_not_their_libraries(stage):
+    settings = {"train": TrainConfig(), "cluster": ClusterConfig(), "impute": ImputeConfig()}
+    one, four = (needs(stage, LARGE, **settings, n_processes=n) for n in (1, 4))
+    if stage != "train":
+        assert one == four
+        return
+    assert four.memory_mb - one.memory_mb == four.least_memory_mb - one.least_memory_mb > 1000
+    assert four[1:3] == one[1:3]
+    assert four.temporary_mb == one.temporary_mb
+    assert gpu_megabytes(LARGE, 4) == pytest.approx(gpu_megabytes(LARGE) / 4, abs=1)
+
+
 def test_a_gpu_is_planned_with_what_the_training_asks_of_it():
     from scale_toolkit.model.packed import bytes_on_device
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
 from scale_toolkit.cli.options import Input, Modality, Options, command, given
 from scale_toolkit.cli.talk import Talk
 from scale_toolkit.config import ClusterConfig, ImputeConfig, TrainConfig
@@ -31,6 +33,16 @@ _SMALLER = {
     "embed": ", or leave embed out",
     "report": ", or keep fewer peaks (`scale select-peaks --n-peaks`)",
 }
+Devices = Annotated[
+    int,
+    typer.Option(
+        "--devices",
+        metavar="N",
+        min=1,
+        rich_help_panel="Training",
+        help="Plan `train --devices N`: N processes on one machine.",
+    ),
+]
 PlanFile = Annotated[Path | None, given("-o", "--output", metavar="FILE", help=_AS_JSON)]
 
 
@@ -39,6 +51,7 @@ def plan(
     source: Input = "-",
     output: PlanFile = None,
     modality: Modality = None,
+    devices: Devices = 1,
     *,
     train: Annotated[TrainConfig, Options("Training", only=("preset", "max_iter", "batch_size"))],
     cluster: Annotated[ClusterConfig, Options("Clusters", only=("stability", "sketch"))],
@@ -64,6 +77,7 @@ def plan(
         impute=impute,
         cluster=cluster,
         modality=modality,
+        n_processes=devices,
         silent=silent,
     )
     text = json.dumps(facts, indent=1) + "\n"
@@ -82,12 +96,13 @@ def foresee(
     impute: ImputeConfig | None = None,
     cluster: ClusterConfig | None = None,
     modality: str | None = None,
+    n_processes: int = 1,
     writes: Sequence[str] | None = None,
     silent: bool = False,
 ) -> dict[str, Any]:
     """Estimate what these stages need, compare it with this machine, and show and return it.
 
-    `writes` are the stages that write a file, if not all do.
+    `writes` are the stages that write a file, if not all do; `n_processes` are those of `train`.
     """
     from scale_toolkit.io.size import size_of
     from scale_toolkit.memory import available
@@ -102,6 +117,7 @@ def foresee(
             train=train or TrainConfig(),
             impute=impute or ImputeConfig(),
             cluster=cluster or ClusterConfig(),
+            n_processes=n_processes,
         )
         for stage in stages
     }
@@ -118,7 +134,8 @@ def foresee(
         "memory_free_mb": None if free is None else round(free[0] / 1e6),
         "disk_free_mb": round(shutil.disk_usage(".").free / 1e6),
         "temporary_free_mb": round(shutil.disk_usage(temporary).free / 1e6),
-        "gpu_mb": gpu_megabytes(size),
+        "gpu_mb": gpu_megabytes(size, n_processes),
+        "processes": n_processes,
     }
     if silent:
         return facts
@@ -183,15 +200,18 @@ def _table(size: Size, found: dict[str, Needs], facts: dict[str, Any]) -> Any:
         table.add_row(spoken(stage), *figures[: len(columns)])
     free = facts["memory_free_mb"]
     memory = "" if free is None else f"{_bytes(free)} of memory, "
-    gpu = [f"open peaks on a GPU: {_bytes(facts['gpu_mb'])}, or less, copied in batches"]
-    gpu = gpu if "train" in found else []
+    n_processes = facts["processes"]
+    gpus = "a GPU" if n_processes == 1 else f"each of {n_processes} GPUs"
+    notes = [f"open peaks on {gpus}: {_bytes(facts['gpu_mb'])}, or less, copied in batches"]
+    if n_processes > 1:
+        notes.append(f"train: {n_processes} processes on one machine, which share its time")
     return Group(
         f"{size.n_cells:,} cells × {size.n_peaks:,} peaks, {size.n_open:,} stored counts "
         f"({share:.1%})",
         table,
         f"free here: {memory}{_bytes(facts['disk_free_mb'])} of disk; times are for one thread of "
         "a CPU",
-        *gpu,
+        *(notes if "train" in found else []),
     )
 
 

@@ -93,7 +93,7 @@ def train(
             )
         check_folder(checkpoint, "--checkpoint")
     if dry_run:
-        foresee([source], ["train"], talk, train=config)
+        foresee([source], ["train"], talk, train=config, n_processes=devices or 1)
         return
     from scale_toolkit.stages.train_team import MEETING, size_of_team
 

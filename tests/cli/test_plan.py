@@ -48,6 +48,20 @@ def test_options_count(scale, cells, tmp_path):
         assert found[stage] == needs(stage, size, **asked)._asdict()
 
 
+@pytest.mark.parametrize("words", ["plan cells.h5ad --devices 4", "train cells.h5ad --dry-run --devices 4 -o out.h5ad"])
+def test_processes_of_training_are_planned(scale, cells, words):
+    one, four = (scale(line)[1] for line in (words.replace("--devices 4", ""), words))
+
+    def memory(said):
+        line = next(line for line in said.splitlines() if line.startswith("train "))
+        return float(line.split()[1].replace(",", "")) * {"MB": 1, "GB": 1000}[line.split()[2]]
+
+    assert memory(four) > memory(one) + 1000
+    assert "train: 4 processes on one machine" in four
+    assert "each of 4 GPUs" in four
+    assert "processes" not in one
+
+
 def test_json_on_standard_output_and_nothing_else(cells, tmp_path):
     with (tmp_path / "cells.h5ad").open("rb") as file:
         done = subprocess.run(
