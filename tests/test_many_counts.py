@@ -166,6 +166,23 @@ def test_a_part_of_a_wide_file_has_narrow_indices(tmp_path, no_memory):
     assert abs(part - matrix[20:150]).nnz == 0
 
 
+def test_indices_are_not_searched_for_their_largest(low_limit):
+    matrix = wide(open_matrix().astype(np.float32))
+    assert matrix.nnz > LIMIT
+    parts = matrix.data, matrix.indices, matrix.indptr
+
+    class Unseen(np.ndarray):
+        def max(self, *_, **__):
+            raise AssertionError("all indices are read")
+
+    taken = rows.compressed(parts[0], parts[1].view(Unseen), parts[2], matrix.shape)
+    assert taken.indices.dtype == np.int64
+    assert np.shares_memory(taken.indices, matrix.indices)
+    np.testing.assert_array_equal(taken[3:90].toarray(), matrix[3:90].toarray())
+    few = wide(open_matrix(20, 10).astype(np.float32))
+    assert rows.compressed(few.data, few.indices, few.indptr, few.shape).indices.dtype == np.int32
+
+
 def test_open_peaks_of_large_counts_are_in_a_file(no_memory):
     flags = stage_counts.open_peaks(anndata.AnnData(open_matrix().astype(np.float32))).data
     while flags is not None and not isinstance(flags, np.memmap):

@@ -84,6 +84,27 @@ def with_one_index_type(matrix: sparse.csr_matrix | sparse.csc_matrix) -> Any:
     return matrix
 
 
+def compressed(
+    data: np.ndarray,
+    indices: np.ndarray,
+    pointers: np.ndarray,
+    shape: tuple[int, int],
+    kind: type[Any] = sparse.csr_matrix,
+) -> Any:
+    """Return the CSR (or CSC) matrix of these arrays, which are not copied.
+
+    SciPy's constructor looks twice through all indices if they are int64, to see whether int32 is
+    enough: each time a pass over a file that does not fit into memory. More values than int32 can
+    number need int64 anyway.
+    """
+    if len(indices) <= MOST_INT32:
+        return kind((data, indices, pointers), shape, copy=False)
+    matrix = kind(shape, dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, pointers
+    matrix.check_format(full_check=False)
+    return matrix
+
+
 def blocks(
     source: RowSource, size: int = BLOCK, cells: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import scratch
-from scale_toolkit.core.rows import MOST_INT32, entry_chunks
+from scale_toolkit.core.rows import MOST_INT32, compressed, entry_chunks
 from scale_toolkit.errors import InputError, ScaleError
 from scale_toolkit.memory import bounded
 
@@ -283,7 +283,7 @@ def read_compressed(group: h5py.Group) -> sparse.csr_matrix | sparse.csc_matrix:
         read_values(group["indices"], index_type),
         group["indptr"][:].astype(index_type),
     )
-    return _COMPRESSED[group.attrs["encoding-type"]](parts, shape=shape, copy=False)
+    return compressed(*parts, shape, _COMPRESSED[group.attrs["encoding-type"]])
 
 
 @contextmanager

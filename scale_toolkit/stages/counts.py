@@ -8,7 +8,13 @@ import numpy as np
 from scipy import sparse
 
 from scale_toolkit import keys, scratch
-from scale_toolkit.core.rows import MOST_INT32, entry_chunks, selected, with_one_index_type
+from scale_toolkit.core.rows import (
+    MOST_INT32,
+    compressed,
+    entry_chunks,
+    selected,
+    with_one_index_type,
+)
 from scale_toolkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ def _stored_rows(X: Any, cells: slice) -> sparse.csr_matrix:
             values[chunk] = X.group[name][origin + chunk.start : origin + stop]
         arrays.append(values)
     shape = (cells.stop - cells.start, X.shape[1])
-    return sparse.csr_matrix((*arrays, (pointers - origin).astype(index_type)), shape)
+    return compressed(*arrays, (pointers - origin).astype(index_type), shape)
 
 
 def check_counts(counts: sparse.csr_matrix) -> None:
@@ -95,9 +101,7 @@ def open_peaks(adata: AnnData) -> sparse.csr_matrix:
     flags = scratch.empty(len(counts.data), bool)
     for chunk in entry_chunks(len(flags)):
         flags[chunk] = counts.data[chunk] > 0
-    is_open = sparse.csr_matrix(
-        (flags, counts.indices, counts.indptr), shape=counts.shape, copy=False
-    )
+    is_open = compressed(flags, counts.indices, counts.indptr, counts.shape)
     if not flags.all() or not counts.has_canonical_format:
         # the index arrays are those of X, which must not change
         is_open = is_open.copy()

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from scale_toolkit import scratch
 from scale_toolkit.core.gather import rows_of_columns
-from scale_toolkit.core.rows import entry_chunks
+from scale_toolkit.core.rows import compressed, entry_chunks
 from scale_toolkit.errors import InputError
 from scale_toolkit.stages.plausible import what_was_done
 
@@ -81,14 +81,11 @@ def input_counts(
     rows = rows_of_columns(values, np.float32) if values.format == "csc" else values
     # a layer stays in the result; what a view or a conversion gives is a copy
     may_overwrite = (may_overwrite and layer is None) or adata.is_view or rows is not stored
-    matrix = sparse.csr_matrix(
-        (
-            _owned(rows.data, np.float32, may_overwrite=may_overwrite),
-            _owned(rows.indices, rows.indices.dtype, may_overwrite=may_overwrite),
-            rows.indptr.copy(),
-        ),
-        shape=rows.shape,
-        copy=False,
+    matrix = compressed(
+        _owned(rows.data, np.float32, may_overwrite=may_overwrite),
+        _owned(rows.indices, rows.indices.dtype, may_overwrite=may_overwrite),
+        rows.indptr.copy(),
+        rows.shape,
     )
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
