@@ -32,17 +32,15 @@ _MOUNTS = Path("/proc/mounts")
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def largest_in_memory() -> int:
-    """Bytes of the largest array that is put into memory now."""
+def share_of_memory() -> int:
+    """Bytes of the largest array that memory takes now if TMPDIR is on a disk."""
     bound = memory.available()
-    if bound is None or in_memory(_folder()):
-        return sys.maxsize
-    return max(int(bound[0] * SHARE_IN_MEMORY), SMALL)
+    return sys.maxsize if bound is None else max(int(bound[0] * SHARE_IN_MEMORY), SMALL)
 
 
 def fits_in_memory(n_bytes: int) -> bool:
     """Whether an array of this size is put into memory."""
-    return n_bytes <= SMALL or n_bytes <= largest_in_memory()
+    return n_bytes <= SMALL or n_bytes <= share_of_memory() or in_memory(_folder())
 
 
 def empty(n: int, dtype: Any) -> np.ndarray[Any, Any]:

@@ -40,7 +40,8 @@ class RowGatherer:
         self._buffer: list[Run] = []
         self._n_buffered = 0
         self._runs: list[Run] = []
-        self._most_buffered = scratch.largest_in_memory() // BYTES_OF_AN_ENTRY
+        # also if runs must stay in memory: they are smaller where entries repeat
+        self._most_buffered = scratch.share_of_memory() // BYTES_OF_AN_ENTRY
 
     def add(
         self, row_numbers: np.ndarray, columns: np.ndarray, values: np.ndarray | None = None
@@ -90,7 +91,7 @@ def rows_of_columns(matrix: sparse.csc_matrix, dtype: Any) -> sparse.csr_matrix:
     dtype
         Of the values of the result.
     """
-    if matrix.nnz * BYTES_OF_AN_ENTRY <= scratch.largest_in_memory():
+    if scratch.fits_in_memory(matrix.nnz * BYTES_OF_AN_ENTRY):
         return matrix.tocsr().astype(dtype, copy=False)
     gatherer = RowGatherer(dtype)
     for first, stop in rows.row_chunks(matrix.indptr):

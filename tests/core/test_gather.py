@@ -89,3 +89,13 @@ def test_more_entries_than_int32_counts_have_int64_indices(no_memory, monkeypatc
     matrix = gathered(rng.integers(0, 50, 9000), rng.integers(0, 300, 9000), None, (50, 300), 20)
     assert matrix.nnz > 5000
     assert matrix.indices.dtype == matrix.indptr.dtype == np.int64
+
+
+def test_repeated_entries_are_summed_early_where_there_is_no_disk(no_memory, monkeypatch):
+    """A TMPDIR in memory: what repeats is held once for each run, not as often as it comes."""
+    monkeypatch.setattr(scratch, "in_memory", lambda folder: True)
+    gatherer = RowGatherer()
+    for _ in range(50):
+        gatherer.add(np.zeros(400, int), np.zeros(400, int))
+    assert sum(len(data) for data, _, _ in gatherer._runs) == 50
+    assert gatherer.matrix((1, 1)).data.tolist() == [20_000]
