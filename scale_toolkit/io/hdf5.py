@@ -275,15 +275,15 @@ def read_compressed(group: h5py.Group) -> sparse.csr_matrix | sparse.csc_matrix:
 
     Both index arrays get one type, as SciPy needs it.
     """
-    shape = tuple(int(length) for length in group.attrs["shape"])
-    largest = max(group["indices"].shape[0], *shape)
+    n_rows, n_columns = (int(length) for length in group.attrs["shape"])
+    largest = max(group["indices"].shape[0], n_rows, n_columns)
     index_type = np.int32 if largest <= MOST_INT32 else np.int64
     parts = (
         read_values(group["data"], group["data"].dtype),
         read_values(group["indices"], index_type),
         group["indptr"][:].astype(index_type),
     )
-    return compressed(*parts, shape, _COMPRESSED[group.attrs["encoding-type"]])
+    return compressed(*parts, (n_rows, n_columns), _COMPRESSED[group.attrs["encoding-type"]])
 
 
 @contextmanager

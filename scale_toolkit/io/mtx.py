@@ -244,12 +244,12 @@ def _entries(
     path: Path, header: _Header, block: pd.DataFrame, n_before: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return rows and columns (from 0) and counts of the entries of a block."""
-    counts = block["count"].to_numpy(np.float32) if "count" in block else None
     if header.layout == "array":
         # column after column, zeros as well
-        stored = np.flatnonzero(counts)
+        values = block["count"].to_numpy(np.float32)
+        stored = np.flatnonzero(values)
         column, row = np.divmod(n_before + stored, header.rows)
-        return row, column, counts[stored]
+        return row, column, values[stored]
     for name, size in (("row", header.rows), ("column", header.columns)):
         numbers = block[name].to_numpy()
         wrong = (numbers < 1) | (numbers > size)
@@ -267,6 +267,7 @@ def _entries(
                 _WHOLE,
                 "regenerate or re-download it",
             )
+    counts = block["count"].to_numpy(np.float32) if "count" in block else None
     return block["row"].to_numpy() - 1, block["column"].to_numpy() - 1, counts
 
 

@@ -58,7 +58,8 @@ def _stored_rows(X: Any, cells: slice) -> sparse.csr_matrix:
             values[chunk] = X.group[name][origin + chunk.start : origin + stop]
         arrays.append(values)
     shape = (cells.stop - cells.start, X.shape[1])
-    return compressed(*arrays, (pointers - origin).astype(index_type), shape)
+    data, indices = arrays
+    return compressed(data, indices, (pointers - origin).astype(index_type), shape)
 
 
 def check_counts(counts: sparse.csr_matrix) -> None:

@@ -158,7 +158,7 @@ def _feed_array(
         return
 
     def digest_of(first: int) -> bytes:
-        piece = values[first : first + length].astype(dtype, copy=False)
+        piece: Any = values[first : first + length].astype(dtype, copy=False)
         return blake2b(piece, digest_size=32).digest()
 
     with ThreadPoolExecutor(n_threads) as pool:
