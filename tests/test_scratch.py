@@ -224,3 +224,25 @@ def test_a_layer_is_never_taken(counts):
     result = prepare(adata, layer="counts", min_peaks=10, min_cells=20, may_overwrite=True)
     assert abs(result.X - result.layers["counts"]).nnz == 0
     assert abs(adata.layers["counts"] - counts).nnz == 0
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_columns_in_the_order_of_a_model_are_selected_in_files(counts, request, repeated):
+    from scale_toolkit.stages.encode import in_model_order
+
+    positions = np.random.default_rng(0).permutation(counts.shape[1])[:50]
+    positions[[3, 20]] = -1
+    expected = np.where(positions >= 0, counts.toarray()[:, positions], 0)
+    if repeated:  # stored twice
+        counts = sparse.csr_matrix(
+            (np.repeat(counts.data, 2) / 2, np.repeat(counts.indices, 2), 2 * counts.indptr), counts.shape
+        )
+    request.getfixturevalue("few_entries")
+    request.getfixturevalue("no_memory")
+    found = in_model_order(counts, positions)
+    assert is_mapped(found.data)
+    assert found.has_canonical_format != repeated
+    assert found.has_sorted_indices
+    np.testing.assert_array_equal(found.toarray(), expected)
+    if not repeated:
+        assert in_model_order(counts, np.arange(counts.shape[1])) is counts

@@ -109,7 +109,7 @@ def stacked(
     Parameters
     ----------
     matrices
-        In memory, or mapped into it; canonical and of one type of values.
+        In memory, or mapped into it; of one type of values.
     positions
         New number of each column of each matrix, none twice; -1: it is left out.
     n_columns
@@ -118,7 +118,7 @@ def stacked(
     Returns
     -------
     csr_matrix
-        Canonical; in temporary files if memory is short.
+        With ascending columns in each row; in temporary files if memory is short.
     """
 
     def blocks() -> Iterator[tuple[sparse.csr_matrix, np.ndarray, np.ndarray]]:
@@ -146,7 +146,7 @@ def stacked(
 
 
 class _Filler:
-    """A canonical CSR matrix that is filled with blocks of its rows, in order.
+    """A CSR matrix that is filled with blocks of its rows, in order, each with ascending columns.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ class _Filler:
         self._pointers = np.zeros(shape[0] + 1, index_type)
 
     def add(self, block: sparse.csr_matrix) -> None:
-        """Append the rows of a canonical block."""
+        """Append the rows of a block."""
         entries = slice(self._position, self._position + block.nnz)
         self._data[entries], self._indices[entries] = block.data, block.indices
         ends = block.indptr[1:].astype(np.int64) + self._position
@@ -177,7 +177,7 @@ class _Filler:
         result = sparse.csr_matrix(self._shape, dtype=self._data.dtype)
         result.data = self._data[: self._position]
         result.indices, result.indptr = self._indices[: self._position], self._pointers
-        result.has_canonical_format = True
+        result.has_sorted_indices = True
         return result
 
 
@@ -200,7 +200,9 @@ def _joined(runs: list[Run], shape: tuple[int, int], dtype: np.dtype[Any]) -> sp
     for first, stop in rows.row_chunks(ends):
         entries = _entries_of_rows(runs, first, stop)
         filler.add(sparse.coo_matrix(entries, (stop - first, shape[1])).tocsr())
-    return filler.matrix()
+    joined = filler.matrix()
+    joined.has_canonical_format = True
+    return joined
 
 
 def _entries_of_rows(

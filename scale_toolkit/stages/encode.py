@@ -6,10 +6,10 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
 
 from scale_toolkit import keys
 from scale_toolkit.config import TrainConfig
+from scale_toolkit.core.gather import stacked
 from scale_toolkit.core.intervals import match_names
 from scale_toolkit.errors import InputError, warn
 from scale_toolkit.stages.batches import batch_columns, model_batches
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anndata import AnnData
+    from scipy import sparse
 
     from scale_toolkit.model.recipes import Trained
 
@@ -137,14 +138,16 @@ def _positions(names: list[str], adata: AnnData) -> np.ndarray:
 
 
 def in_model_order(counts: sparse.csr_matrix, positions: np.ndarray) -> sparse.csr_matrix:
-    """Return the columns of `counts` at `positions`; a missing peak (-1) is a column of zeros."""
+    """Return the columns of `counts` at `positions`; a missing peak (-1) is a column of zeros.
+
+    A few rows at a time, and `counts` itself if all its peaks are the model's in their order.
+    """
+    if np.array_equal(positions, np.arange(counts.shape[1])) and counts.has_sorted_indices:
+        return counts
+    new_positions = np.full(counts.shape[1], -1)
     present = positions >= 0
-    columns = counts.tocsc()[:, positions[present]]
-    lengths = np.zeros(len(positions), np.int64)
-    lengths[present] = np.diff(columns.indptr)
-    indptr = np.concatenate([[0], np.cumsum(lengths)])
-    shape = (counts.shape[0], len(positions))
-    return sparse.csc_matrix((columns.data, columns.indices, indptr), shape).tocsr()
+    new_positions[positions[present]] = np.flatnonzero(present)
+    return stacked([counts], [new_positions], len(positions))
 
 
 def options_of(model: bytes) -> dict[str, Any]:
