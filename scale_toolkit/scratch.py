@@ -13,8 +13,9 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -70,6 +71,45 @@ def _mapped(n: int, dtype: Any) -> np.ndarray[Any, Any]:
             file.truncate(n_bytes)
         # SciPy tests the size of an array's base, which a memory map lacks
         return np.memmap(file, dtype, "r+", shape=(n,))[:].view(np.ndarray)
+
+
+class Growing:
+    """A one-dimensional array that is appended to: in memory, or in one temporary file as soon as
+    it is too large.
+
+    Parameters
+    ----------
+    dtype
+        Of the values.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = np.dtype(dtype)
+        self._parts: list[np.ndarray[Any, Any]] = []
+        self._file: IO[bytes] | None = None
+        self._n = 0
+
+    def append(self, values: np.ndarray[Any, Any]) -> None:
+        """Add values to the end."""
+        self._parts.append(np.ascontiguousarray(values, self._dtype))
+        self._n += len(values)
+        if self._file is None and fits_in_memory(self._n * self._dtype.itemsize):
+            return
+        check_room(sum(array.nbytes for array in self._parts), "storing counts")
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="scale-")  # noqa: SIM115  closed below
+            weakref.finalize(self, self._file.close)
+        for array in self._parts:
+            self._file.write(array.data)
+        self._parts = []
+
+    def array(self) -> np.ndarray[Any, Any]:
+        """Return all values; nothing may be appended afterwards."""
+        if self._file is None:
+            return np.concatenate([np.empty(0, self._dtype), *self._parts])
+        with self._file as file:
+            file.flush()
+            return np.memmap(file, self._dtype, "r+", shape=(self._n,))[:].view(np.ndarray)
 
 
 def check_room(n_bytes: int, what: str) -> None:

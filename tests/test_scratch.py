@@ -61,6 +61,31 @@ def test_a_file_holds_what_is_written_and_vanishes_with_its_array(no_memory):
     ]
 
 
+def test_an_array_grows_into_a_file(no_memory):
+    growing = scratch.Growing(np.int32)
+    for first in range(0, 2000, 50):
+        growing.append(np.arange(first, first + 50))
+    assert not growing._parts
+    array = growing.array()
+    assert is_mapped(array)
+    np.testing.assert_array_equal(array, np.arange(2000))
+    array[7] = 1  # may be changed
+    small = scratch.Growing(np.float32)
+    assert small.array().dtype == np.float32
+    small.append(np.arange(3))
+    assert not is_mapped(small.array())
+    assert small.array().tolist() == [0, 1, 2]
+
+
+def test_an_array_that_grows_needs_room_on_the_disk(no_memory, monkeypatch):
+    usage = scratch.shutil.disk_usage("/")
+    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: usage._replace(free=100))
+    growing = scratch.Growing(np.int32)
+    growing.append(np.arange(100))
+    with pytest.raises(MemoryLimitError, match="free in TMPDIR"):
+        growing.append(np.arange(1000))
+
+
 def test_a_disk_without_room_is_one_line(no_memory):
     with pytest.raises(
         MemoryLimitError, match=r"storing counts takes at least 4,000,000.0 GB .* free in TMPDIR"

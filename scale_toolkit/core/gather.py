@@ -39,7 +39,10 @@ class RowGatherer:
         self._dtype = np.dtype(dtype)
         self._buffer: list[Run] = []
         self._n_buffered = 0
-        self._runs: list[Run] = []
+        self._data, self._indices = scratch.Growing(dtype), scratch.Growing(np.int32)
+        self._pointers = scratch.Growing(np.int64)
+        # entries and pointers of each run
+        self._runs: list[tuple[int, int]] = []
         # also if runs must stay in memory: they are smaller where entries repeat
         self._most_buffered = scratch.share_of_memory() // BYTES_OF_AN_ENTRY
 
@@ -56,13 +59,12 @@ class RowGatherer:
             self._store_run()
 
     def matrix(self, shape: tuple[int, int]) -> sparse.csr_matrix:
-        """Return all entries as a canonical CSR matrix; this object is then empty."""
+        """Return all entries as a canonical CSR matrix; nothing may be added afterwards."""
         if not self._runs:
             return self._sorted_buffer(shape)
         if self._buffer:
             self._store_run()
-        runs, self._runs = self._runs, []
-        return _joined(runs, shape, self._dtype)
+        return _joined(self._stored_runs(), shape, self._dtype)
 
     def _store_run(self) -> None:
         shape = tuple(
@@ -70,7 +72,20 @@ class RowGatherer:
             for axis in (0, 1)
         )
         run = self._sorted_buffer((shape[0], shape[1]))
-        self._runs.append((_kept(run.data), _kept(run.indices), _kept(run.indptr)))
+        self._runs.append((run.nnz, len(run.indptr)))
+        self._data.append(run.data)
+        self._indices.append(run.indices)
+        self._pointers.append(run.indptr)
+
+    def _stored_runs(self) -> list[Run]:
+        """Return data, indices and pointers of each run, which lie one behind the other."""
+        data, indices = self._data.array(), self._indices.array()
+        pointers = self._pointers.array()
+        entry_ends, pointer_ends = np.cumsum(self._runs, axis=0).T
+        return [
+            (data[end - n : end], indices[end - n : end], pointers[last - length : last])
+            for (n, length), end, last in zip(self._runs, entry_ends, pointer_ends, strict=True)
+        ]
 
     def _sorted_buffer(self, shape: tuple[int, int]) -> sparse.csr_matrix:
         """Return the buffered entries as CSR, and empty the buffer."""
@@ -179,15 +194,6 @@ class _Filler:
         result.indices, result.indptr = self._indices[: self._position], self._pointers
         result.has_sorted_indices = True
         return result
-
-
-def _kept(values: np.ndarray) -> np.ndarray:
-    """Return these values in memory, or a copy in a temporary file if memory is short."""
-    if scratch.fits_in_memory(values.nbytes):
-        return values
-    stored = scratch.empty(len(values), values.dtype)
-    stored[:] = values
-    return stored
 
 
 def _joined(runs: list[Run], shape: tuple[int, int], dtype: np.dtype[Any]) -> sparse.csr_matrix:

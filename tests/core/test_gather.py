@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -59,12 +61,27 @@ def test_many_entries_are_in_files(no_memory):
     assert is_mapped(matrix.indices)
 
 
+def test_many_runs_are_in_as_many_files_as_one(no_memory):
+    """Each is small enough for memory, all are not; and a process may open only so many files."""
+    gatherer = RowGatherer()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(200):
+        gatherer.add(np.arange(40), np.arange(40))
+    assert len(gatherer._runs) == 200
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 3
+    assert sum(len(growing._parts) for growing in (gatherer._data, gatherer._indices, gatherer._pointers)) == 0
+    assert (gatherer.matrix((40, 40)).data == 200).all()
+
+
 def test_a_buffer_is_stored_before_it_is_large(no_memory):
     gatherer = RowGatherer()
     for _ in range(10):
         gatherer.add(np.arange(25), np.arange(25))
         assert gatherer._n_buffered * 32 <= scratch.SMALL + 25 * 32
     assert len(gatherer._runs) > 2
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    del gatherer  # as after an error in a later line: its files are closed
+    assert len(list(Path("/proc/self/fd").iterdir())) < before
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64])
@@ -97,5 +114,5 @@ def test_repeated_entries_are_summed_early_where_there_is_no_disk(no_memory, mon
     gatherer = RowGatherer()
     for _ in range(50):
         gatherer.add(np.zeros(400, int), np.zeros(400, int))
-    assert sum(len(data) for data, _, _ in gatherer._runs) == 50
+    assert sum(n for n, _ in gatherer._runs) == 50
     assert gatherer.matrix((1, 1)).data.tolist() == [20_000]
