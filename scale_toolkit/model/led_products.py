@@ -93,6 +93,11 @@ class LedProducts:
         self.ask("weighted", (weights, cells))
         return LedRows(self, cells)
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether open peaks are divided by the factors of their batches."""
+        return self._server.products.is_divided
+
     def n_open(self) -> np.ndarray:
         """Number of open peaks of each cell, (cells,)."""
         return np.asarray(self.ask("n_open", None))

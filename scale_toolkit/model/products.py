@@ -52,6 +52,11 @@ class Products(Protocol):
     n_cells: int
     device: torch.device
 
+    @property
+    def is_divided(self) -> bool:
+        """Whether open peaks are divided by the factors of their batches."""
+        ...
+
     def n_open(self) -> np.ndarray:
         """Number of open peaks of each cell, (cells,)."""
         ...
@@ -104,6 +109,11 @@ class ProductsOnHost:
         self.opened, self.source, self.n_cells = opened, source, opened.n_cells
         self.effects = effects
         self.device = torch.device("cpu")
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether open peaks are divided by the factors of their batches."""
+        return self.effects is not None
 
     def n_open(self) -> np.ndarray:
         """Number of open peaks of each cell, (cells,)."""
@@ -208,6 +218,11 @@ class ProductsOnDevice:
     def __init__(self, store: PackedRows, divisors: Divisors | None = None) -> None:
         self.store, self.n_cells, self.device = store, store.n_cells, store.device
         self.divisors = divisors
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether open peaks are divided by the factors of their batches."""
+        return self.divisors is not None
 
     def n_open(self) -> np.ndarray:
         """Number of open peaks of each cell, (cells,)."""
