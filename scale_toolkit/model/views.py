@@ -264,9 +264,9 @@ def _divided_sums(products: Products, peak_sums: np.ndarray) -> tuple[np.ndarray
     which make the sums of a batch others than its numbers of open peaks.
     """
     rows = products.weighted(np.ones(len(peak_sums), np.float32))
-    ones = torch.ones((products.n_cells, 1), device=products.device)
-    of_cells = rows.times(ones.new_ones((len(peak_sums), 1)))[:, 0]
-    of_peaks = rows.transposed_times(ones)[:, 0]
+    unit_column = torch.ones((products.n_cells, 1), device=products.device)
+    of_cells = rows.times(unit_column.new_ones((len(peak_sums), 1)))[:, 0]
+    of_peaks = rows.transposed_times(unit_column)[:, 0]
     return of_cells.double().cpu().numpy(), of_peaks.double().cpu().numpy()
 
 

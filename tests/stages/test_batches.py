@@ -197,7 +197,7 @@ def test_the_report_shows_that_batches_mix_and_structure_stays(trained):
 
 
 def test_batches_without_a_common_type_are_warned_about():
-    cells = scale.simulate(n_cells=1500, n_peaks=4000, n_clusters=6, open_peaks=600, n_batches=3)
+    cells = scale.simulate(n_cells=900, n_peaks=4000, n_clusters=6, open_peaks=400, n_batches=3)
     # types 1 and 2 in the first batch, 3 and 4 in the second, 5 and 6 in the third
     type_number, batch_number = (cells.obs[name].str[-1].astype(int).to_numpy() for name in ("cell_type", "batch"))
     nested = cells[(type_number + 1) // 2 == batch_number].copy()

@@ -129,8 +129,8 @@ def test_a_model_file_gives_the_latent_vectors_that_its_cells_give(halves, mappe
     # a cell between two components turns to the other within that step
     is_clear = posteriors[1].max(1) > 0.9
     assert is_clear.mean() > 0.9
-    latent = [keys.LATENT.get(adata)[is_clear] for adata in (alone, mapped)]
-    np.testing.assert_allclose(*latent, atol=0.05)
+    furthest = np.abs(keys.LATENT.get(alone) - keys.LATENT.get(mapped)).max(1)
+    assert (furthest < 0.05).mean() > 0.99 and furthest.max() < 0.2
     np.testing.assert_allclose(posteriors[0][is_clear], posteriors[1][is_clear], atol=0.1)
     difference = np.abs(keys.LATENT.get(alone) - keys.LATENT.get(mapped))
     assert np.median(difference) < 0.005
