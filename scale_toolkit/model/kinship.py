@@ -37,7 +37,7 @@ class View:
 #: Peaks alike is best for types whose peaks differ by the same factor at any frequency, the inverse
 #: frequency where rare peaks differ more, as in most real cells (benchmarks/RESULTS.md, "Pairs of
 #: cells with the same noise"). The one between them is first: the others begin with what it finds.
-VIEWS = (
+VIEWS: tuple[View, ...] = (
     View("peaks by 1/√frequency", 0.5),
     View("peaks by 1/frequency", 1.0),
     View("peaks alike", 0.0),
