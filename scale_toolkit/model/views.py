@@ -217,7 +217,7 @@ def find_start(
     if products.is_divided:
         cell_sums, peak_sums = _divided_sums(products, peak_sums)
         # a factor of the odds is none of the probability where most cells are open: counted like
-        # others, these peaks showed the batches (AUROC 0.71; 0.48 and 0.50 by one of the other views)
+        # others, these peaks showed the batches (AUROC 0.71; each other view alone: 0.48, 0.50)
         chosen_views = tuple(view for view in VIEWS if view.exponent > 0)
     depth = depth_alone(cell_sums, peak_sums)
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
