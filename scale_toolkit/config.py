@@ -144,8 +144,7 @@ class TrainConfig(Config):
     )
     lr: float | None = option(
         None,
-        "Learning rate (fast: 0.003, and less above 1,000 cells; paper: 0.002; release: "
-        "0.0002).",
+        "Learning rate (fast: 0.003, and less above 1,000 cells; paper: 0.002; release: 0.0002).",
         minimum=1e-12,
         maximum=10,
     )

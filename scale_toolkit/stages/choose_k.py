@@ -41,9 +41,7 @@ def check(adata: AnnData, config: ChooseKConfig) -> None:
     loads=("numba",),
     revision=CHOICE_REVISION,
 )
-def choose_k(
-    adata: AnnData, config: ChooseKConfig, *, progress: Progress | None = None
-) -> Result:
+def choose_k(adata: AnnData, config: ChooseKConfig, *, progress: Progress | None = None) -> Result:
     """Show how many clusters the cells have, by three readings, with a recommendation.
 
     Parameters
@@ -87,14 +85,10 @@ def choose_k(
             progress(message, n_done, n_steps)
 
     report("neighbours of the cells", 0)
-    graph = neighbor_graph(
-        latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads
-    )
+    graph = neighbor_graph(latent, config.n_neighbors, seed=config.seed, n_threads=config.n_threads)
     weights = keys.CONNECTIVITIES.get(graph)
     splits = find_splits(latent, weights, LeidenGraph(weights, config.seed), config.seed)
-    readings = read_splits(
-        splits, latent, weights, max_k, config.stability, config.seed, report
-    )
+    readings = read_splits(splits, latent, weights, max_k, config.stability, config.seed, report)
     by_random_matrix = -1 if counts is None else count_eigenvalues(counts)
     table = readings.table
     choice: dict[str, Any] = {
