@@ -136,14 +136,14 @@ def test_sums_of_groups_copy_no_array_of_indices(monkeypatch):
     monkeypatch.setattr(rows, "ENTRIES_AT_A_TIME", 10_000)
     many = wide(opened)
     tracemalloc.start()
-    found = sums(many)
+    lowered = sums(many)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < opened.nnz * 3
-    for first, second in zip(expected, found, strict=True):
+    for first, second in zip(expected, lowered, strict=True):
         np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(
-        found[0], np.stack([opened[codes == k].sum(0).A1 for k in range(3)], 1)
+        lowered[0], np.stack([opened[codes == k].sum(0).A1 for k in range(3)], 1)
     )
 
 
@@ -157,13 +157,13 @@ def test_a_part_of_a_wide_file_has_narrow_indices(tmp_path, no_memory):
             del file[f"X/{name}"]
             file[f"X/{name}"] = values.astype(np.int64)
     with open_h5ad(tmp_path / "a.h5ad") as file:
-        part = stage_counts.counts_of(file.read(counts_on_disk=True), slice(20, 150))
-    base = part.indices
+        chosen_rows = stage_counts.counts_of(file.read(counts_on_disk=True), slice(20, 150))
+    base = chosen_rows.indices
     while base is not None and not isinstance(base, np.memmap):
         base = base.base
     assert base is not None
-    assert part.indices.dtype == part.indptr.dtype == np.int32
-    assert abs(part - matrix[20:150]).nnz == 0
+    assert chosen_rows.indices.dtype == chosen_rows.indptr.dtype == np.int32
+    assert abs(chosen_rows - matrix[20:150]).nnz == 0
 
 
 def test_indices_are_not_searched_for_their_largest(low_limit):

@@ -264,10 +264,10 @@ def test_columns_in_the_order_of_a_model_are_selected_in_files(counts, request, 
         )
     request.getfixturevalue("few_entries")
     request.getfixturevalue("no_memory")
-    found = in_model_order(counts, positions)
-    assert is_mapped(found.data)
-    assert found.has_canonical_format != repeated
-    assert found.has_sorted_indices
-    np.testing.assert_array_equal(found.toarray(), expected)
+    reordered = in_model_order(counts, positions)
+    assert is_mapped(reordered.data)
+    assert reordered.has_canonical_format != repeated
+    assert reordered.has_sorted_indices
+    np.testing.assert_array_equal(reordered.toarray(), expected)
     if not repeated:
         assert in_model_order(counts, np.arange(counts.shape[1])) is counts

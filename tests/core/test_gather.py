@@ -62,7 +62,9 @@ def test_many_entries_are_in_files(no_memory):
 
 
 def test_many_runs_are_in_as_many_files_as_one(no_memory):
-    """Each is small enough for memory, all are not; and a process may open only so many files."""
+    """Each run alone fits into memory, all of them together do not, and a process may open a limited
+    number of files.
+    """
     gatherer = RowGatherer()
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(200):
@@ -89,9 +91,9 @@ def test_columns_become_rows(no_memory, monkeypatch, dtype):
     monkeypatch.setattr(rows, "ENTRIES_AT_A_TIME", 100)
     matrix = sparse.random(90, 40, 0.4, "csc", random_state=1)
     matrix.data = np.ceil(9 * matrix.data).astype(dtype)
-    found = rows_of_columns(matrix, np.float32)
-    assert is_mapped(found.data)
-    same(found, matrix.tocsr().astype(np.float32))
+    by_rows = rows_of_columns(matrix, np.float32)
+    assert is_mapped(by_rows.data)
+    same(by_rows, matrix.tocsr().astype(np.float32))
 
 
 def test_few_columns_become_rows_by_scipy(monkeypatch):
