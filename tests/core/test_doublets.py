@@ -119,7 +119,7 @@ def test_planted_doublets_score_highest(monkeypatch, group):
     rng = np.random.default_rng(0)
     scores = doublets.score_doublets(opened, latent, projection.fit_latent_map(opened, latent, rng), rng)
     assert roc_auc_score(is_doublet, scores.observed) > 0.95
-    assert scores.rate == pytest.approx(0.08, abs=0.025)
+    assert scores.rate == pytest.approx(0.08, abs=0.02 + 1e-9)
     assert scores.separation > 0.7
     assert 0 <= scores.observed.min() <= scores.observed.max() <= 1
 
