@@ -1,4 +1,4 @@
-"""Cells compared by their open peaks, beyond what depth alone would open."""
+"""Cells compared by their open peaks, beyond what depth and signal-to-noise ratio would open."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Kinship:
     """The Gram matrix of weighted residuals, each pair of cells with the same noise, without its
     diagonal: q_i q_k Σ_j w_j² (x_ij − p_ij) (x_kj − p_kj), i ≠ k.
 
-    x is 1 for an open peak, p what depth alone lets expect. The variance of the sum is
+    x is 1 for an open peak, p what depth and slope let expect. The variance of the sum is
     Σ_j w_j⁴ v_ij v_kj with v = p (1 − p) if depth alone is true; q_i = (Σ_j w_j⁴ v_ij²)^(−1/4)
     makes it 1 for cells of one depth, and for the others as far as v factors into a cell's and a
     peak's part (the idea of biwhitening: Landa, Zhang & Kluger 2022, SIAM J. Math. Data Sci.
@@ -77,9 +77,10 @@ class Kinship:
         #: Variance of each peak's weighted residual, times q², in the mean of the cells, (peaks,).
         by_depth = (shares * inverse[:, None] ** 2).mean(0)
         self.noise = by_depth @ noise
-        # w · p = shares · expected, (cells, depths) and (depths, peaks)
-        self.shares = like(self.scale, depth.shares)
-        self.expected = like(self.scale, depth.probabilities * peak_weights)
+        # w · p = shares · expected, (cells, terms) and (terms, peaks)
+        coefficients, profiles = depth.terms()
+        self.shares = like(self.scale, coefficients)
+        self.expected = like(self.scale, profiles * peak_weights)
         # Σ (wx − wp)² = Σ (wx)² − 2 Σ wx·wp + Σ (wp)²
         shared = self.rows.times(self.expected.T.contiguous())
         lengths = (self.shares @ (self.expected @ self.expected.T) - 2 * shared) * self.shares

@@ -1,10 +1,10 @@
 """A start for the latent space: the directions in which cells differ by more than chance, seen
 through three weightings.
 
-Each view weights the open peaks, takes away what depth alone would open (`core.depth.DepthAlone`)
-and compares all pairs of cells, so that each pair has the same noise (`kinship.Kinship`). Its
-diagonal is set to 0: it reflects depth and chance, not similarity between cells. Leading
-eigenvectors are coordinates. Three rules replace constants:
+Each view weights the open peaks, takes away what depth and the signal-to-noise ratio would open
+(`core.depth.DepthAlone`) and compares all pairs of cells, so that each pair has the same noise
+(`kinship.Kinship`). Its diagonal is set to 0: it reflects depth and chance, not similarity between
+cells. Leading eigenvectors are coordinates. Three rules replace constants:
 
 * the same matrix of cells that differ in depth alone (`core.chance`) shows how large an eigenvalue
   chance gives (`Chance`); the number of dimensions is the number of eigenvalues above it;
@@ -89,7 +89,7 @@ class Null:
         peaks, pointers = draw_by_depth(depth.chosen(cells), seed, torch.get_num_threads())
         self.peak_sums = np.bincount(peaks, minlength=depth.probabilities.shape[1])
         self.products = products.of_rows(peaks, pointers)
-        self.depth = depth_alone(self.products.n_open(), self.peak_sums)
+        self.depth = expected_of(self.products, self.products.n_open(), self.peak_sums)
 
     def chance(self, view: View, matrix: Kinship, rng: np.random.Generator) -> Chance:
         """What independent open peaks of all cells give in this view, whose matrix of the real
@@ -219,7 +219,7 @@ def find_start(
         # a factor of the odds is none of the probability where most cells are open: counted like
         # others, these peaks showed the batches (AUROC 0.71; each other view alone: 0.48, 0.50)
         chosen_views = tuple(view for view in VIEWS if view.exponent > 0)
-    depth = depth_alone(cell_sums, peak_sums)
+    depth = expected_of(products, cell_sums, peak_sums)
     most = max(min(max(MOST_DIMENSIONS, n_latent or 0), n_cells - 2, len(peak_sums) - 2), 1)
     n, n_blocks = min(max(FIRST_DIMENSIONS, n_latent or 0), most), FIRST_BLOCKS
     null = Null(products, depth, null_cells, rng)
@@ -257,6 +257,22 @@ def find_start(
     ]
     reduced = _unit(_reduced(torch.hstack(weighted), n_latent))
     return Start(reduced.cpu().numpy(), above_chance)
+
+
+def expected_of(products: Products, cell_sums: np.ndarray, peak_sums: np.ndarray) -> DepthAlone:
+    """What these cells would open by depth and signal-to-noise ratio alone.
+
+    Parameters
+    ----------
+    products
+        Of the cells.
+    cell_sums, peak_sums
+        Open peaks of each cell, (cells,), and open cells of each peak, (peaks,).
+    """
+    depth = depth_alone(cell_sums, peak_sums)
+    rows = products.weighted(np.ones(len(peak_sums), np.float32))
+    logits = torch.from_numpy(depth.logits.astype(np.float32))[:, None].to(products.device)
+    return depth.with_slopes(cell_sums, rows.times(logits)[:, 0].double().cpu().numpy())
 
 
 def _divided_sums(products: Products, peak_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

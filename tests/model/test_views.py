@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.cluster import KMeans
 from sklearn.linear_model import Ridge
 from sklearn.metrics import adjusted_rand_score
@@ -24,6 +24,7 @@ from scale_toolkit.model.products import ProductsOnHost, SeenRows
 from scale_toolkit.model.views import (
     Null,
     Remainder,
+    expected_of,
     find_start,
     linear_map,
 )
@@ -42,13 +43,33 @@ def noise(n_cells, n_peaks, rng):
     return sparse.csr_matrix((rng.random((n_cells, n_peaks)) < 0.05).astype(np.float32))
 
 
+def with_slopes(opened, chances, logits):
+    """Chances after one Newton step in each cell's t, logit p_ij + t_i (b_j − b̄_i), from their
+    derivative by t in finite differences.
+
+    At chances between two depths the weights of b̄ differ a little from those on the line between
+    the two depths.
+    """
+    variances = chances * (1 - chances)
+    from_mean = logits - (variances @ logits / variances.sum(1))[:, None]
+    step = 1e-5
+
+    def shifted(t):
+        return expit(logit(chances) + t * from_mean)
+
+    slope = (shifted(step) - shifted(-step)) / (2 * step)
+    score = ((opened - chances) * slope / variances).sum(1)
+    information = (slope**2 / variances).sum(1)
+    return chances + (score / information)[:, None] * slope
+
+
 def dense_kinship(view, counts):
     """The matrix of a view by its definition, dense and in float64; chances at each depth that
     `depth_alone` keeps, and between two of them on the line.
     """
     opened = (counts > 0).toarray()
     depth = depth_alone(opened.sum(1), opened.sum(0))
-    chances = depth.shares.astype(float) @ depth.probabilities
+    chances = with_slopes(opened, depth.shares.astype(float) @ depth.probabilities, depth.logits)
     counted = (np.maximum(opened.sum(0), 1) / len(opened)) ** -view.exponent
     residuals = opened - chances
     noise = depth.shares.astype(float) @ (depth.probabilities * (1 - depth.probabilities) * counted)
@@ -60,7 +81,7 @@ def dense_kinship(view, counts):
 
 def kinship(view, counts, n_threads=1):
     products, peak_sums = products_of(counts, n_threads)
-    depth = depth_alone(products.n_open(), peak_sums)
+    depth = expected_of(products, products.n_open(), peak_sums)
     return kinship_of(products, view, peak_sums, products.n_cells, depth)
 
 
@@ -114,7 +135,7 @@ def edge_of(view, products, peak_sums, cells, rng):
 
 
 def chance_of(view, products, peak_sums, cells, rng):
-    depth = depth_alone(products.n_open(), peak_sums)
+    depth = expected_of(products, products.n_open(), peak_sums)
     matrix = kinship_of(products, view, peak_sums, products.n_cells, depth)
     return Null(products, depth, cells, rng).chance(view, matrix, rng)
 
@@ -220,6 +241,41 @@ def test_depth_alone_gives_no_dimension():
         assert abs(np.corrcoef(vectors[:, 0], depth)[0, 1]) < 0.5
         edge = edge_of(view, *products_of(counts), np.arange(400), rng)
         assert values[0] == pytest.approx(edge, rel=0.3)
+
+
+def with_background(rng, shares):
+    """Cells of one type, each with a share of open peaks that are as frequent as any other."""
+    profile = rng.lognormal(0, 1.3, 2000)
+    profile /= profile.sum()
+    profiles = shares[:, None] / 2000 + (1 - shares[:, None]) * profile
+    is_open = rng.random((len(shares), 2000)) < -np.expm1(-400 * profiles)
+    return sparse.csr_matrix(is_open.astype(np.float32))
+
+
+def test_slopes_follow_the_share_of_background():
+    rng = np.random.default_rng(6)
+    shares = rng.uniform(0, 0.6, 400)
+    products, peak_sums = products_of(with_background(rng, shares))
+    slopes = expected_of(products, products.n_open(), peak_sums).slopes
+    assert np.corrcoef(slopes, -shares)[0, 1] > 0.95
+
+
+def test_background_gives_no_dimension():
+    rng = np.random.default_rng(6)
+    shares = rng.uniform(0, 0.6, 400)
+    counts = with_background(rng, shares)
+    products, peak_sums = products_of(counts)
+    for view in VIEWS:
+        block = torch.from_numpy(rng.standard_normal((400, 4)).astype(np.float32))
+        without = depth_alone(products.n_open(), peak_sums)
+        matrix = kinship_of(products, view, peak_sums, 400, without)
+        values, vectors = leading_eigenvectors(matrix, block, 1, 12)
+        edge = edge_of(view, products, peak_sums, np.arange(400), rng)
+        assert values[0] > 1.5 * edge
+        assert abs(np.corrcoef(vectors[:, 0], shares)[0, 1]) > 0.9
+        values, vectors = leading_eigenvectors(kinship(view, counts), block, 1, 12)
+        assert values[0] < 1.1 * edge
+        assert abs(np.corrcoef(vectors[:, 0], shares)[0, 1]) < 0.3
 
 
 def test_null_edge_of_a_part_of_the_cells_foretells_that_of_all():
