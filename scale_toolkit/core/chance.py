@@ -12,11 +12,11 @@ from scale_toolkit.core.compiled import compiled, readonly
 from scale_toolkit.core.sparse_products import share_rows
 
 if TYPE_CHECKING:
-    from scale_toolkit.core.depth import DepthAlone
+    from scale_toolkit.core.depth import OneType
 
 
 def draw_by_depth(
-    depth: DepthAlone, seed: int, n_threads: int = 1
+    depth: OneType, seed: int, n_threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Open each peak of each cell independently with the probability that depth alone gives it.
 

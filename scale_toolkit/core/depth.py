@@ -16,7 +16,7 @@ from scale_toolkit.core.rows import RowSource, binarise, blocks
 #: Equations that are solved together: their sums stay in a core's cache.
 EQUATIONS = 256
 _DOUBLE = readonly(types.float64)
-#: Depths at which `DepthAlone` keeps the probabilities of all peaks. With 6 or 40 the start of the
+#: Depths at which `OneType` keeps the probabilities of all peaks. With 6 or 40 the start of the
 #: labelled sets is the same to a hundredth.
 N_DEPTHS = 12
 
@@ -93,7 +93,7 @@ def cell_offsets(cell_sums: np.ndarray, b: np.ndarray, groups: int = 1000) -> np
 
 
 @dataclass(frozen=True)
-class DepthAlone:
+class OneType:
     """What cells would open if only their depth, their signal-to-noise ratio and the peaks'
     frequencies mattered.
 
@@ -122,11 +122,11 @@ class DepthAlone:
     logits: np.ndarray
     slopes: np.ndarray
 
-    def chosen(self, cells: np.ndarray) -> DepthAlone:
+    def chosen(self, cells: np.ndarray) -> OneType:
         """Only these cells."""
         return replace(self, shares=self.shares[cells], slopes=self.slopes[cells])
 
-    def with_slopes(self, cell_sums: np.ndarray, logit_sums: np.ndarray) -> DepthAlone:
+    def with_slopes(self, cell_sums: np.ndarray, logit_sums: np.ndarray) -> OneType:
         """The same with each cell's slope, one Newton step of the likelihood from 0.
 
         A cell with more background in it, by a worse signal-to-noise ratio, opens rare peaks more
@@ -164,8 +164,8 @@ class DepthAlone:
 
 def depth_alone(
     cell_sums: np.ndarray, peak_sums: np.ndarray, n_depths: int = N_DEPTHS
-) -> DepthAlone:
-    """Fit `DepthAlone` to the open peaks of cells (cells,) and the open cells of peaks (peaks,)."""
+) -> OneType:
+    """Fit `OneType` to the open peaks of cells (cells,) and the open cells of peaks (peaks,)."""
     s, b = rasch(cell_sums, peak_sums)
     depths = np.linspace(s.min(), s.max() + 1e-6, n_depths)
     probabilities = expit(depths[:, None] + b)
@@ -176,7 +176,7 @@ def depth_alone(
     shares[cells, lower] = 1 - (position - lower)
     shares[cells, lower + 1] = position - lower
     n_open = probabilities.sum(1)
-    return DepthAlone(probabilities.astype(np.float32), n_open, shares, b, np.zeros(len(s)))
+    return OneType(probabilities.astype(np.float32), n_open, shares, b, np.zeros(len(s)))
 
 
 def merge_values(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from scale_toolkit.core.depth import DepthAlone
+    from scale_toolkit.core.depth import OneType
     from scale_toolkit.model.products import Products, WeightedProducts
 
 
@@ -64,7 +64,7 @@ class Kinship:
         p of the same cells.
     """
 
-    def __init__(self, rows: WeightedProducts, peak_weights: np.ndarray, depth: DepthAlone) -> None:
+    def __init__(self, rows: WeightedProducts, peak_weights: np.ndarray, depth: OneType) -> None:
         self.rows = rows
         squares = rows.square_norms()
         chances, shares = depth.probabilities.astype(np.float64), depth.shares.astype(np.float64)
@@ -106,7 +106,7 @@ def kinship_of(
     view: View,
     peak_sums: np.ndarray,
     n_cells: int,
-    depth: DepthAlone,
+    depth: OneType,
     cells: np.ndarray | None = None,
 ) -> Kinship:
     """The view's matrix of all cells or of some, with weights and depths of all `n_cells`."""

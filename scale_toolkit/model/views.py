@@ -2,7 +2,7 @@
 through three weightings.
 
 Each view weights the open peaks, takes away what depth and the signal-to-noise ratio would open
-(`core.depth.DepthAlone`) and compares all pairs of cells, so that each pair has the same noise
+(`core.depth.OneType`) and compares all pairs of cells, so that each pair has the same noise
 (`kinship.Kinship`). Its diagonal is set to 0: it reflects depth and chance, not similarity between
 cells. Leading eigenvectors are coordinates. Three rules replace constants:
 
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from scale_toolkit.core.chance import draw_by_depth, noise_edge
-from scale_toolkit.core.depth import DepthAlone, depth_alone
+from scale_toolkit.core.depth import OneType, depth_alone
 from scale_toolkit.model.eigenvectors import (
     SPARE,
     Search,
@@ -82,7 +82,7 @@ class Null:
     """
 
     def __init__(
-        self, products: Products, depth: DepthAlone, cells: np.ndarray, rng: np.random.Generator
+        self, products: Products, depth: OneType, cells: np.ndarray, rng: np.random.Generator
     ) -> None:
         self.n_cells, self.n_drawn = products.n_cells, len(cells)
         seed = int(rng.integers(2**63))
@@ -259,7 +259,7 @@ def find_start(
     return Start(reduced.cpu().numpy(), above_chance)
 
 
-def expected_of(products: Products, cell_sums: np.ndarray, peak_sums: np.ndarray) -> DepthAlone:
+def expected_of(products: Products, cell_sums: np.ndarray, peak_sums: np.ndarray) -> OneType:
     """What these cells would open by depth and signal-to-noise ratio alone.
 
     Parameters
@@ -289,7 +289,7 @@ def _divided_sums(products: Products, peak_sums: np.ndarray) -> tuple[np.ndarray
 def _leading_loadings(
     products: Products,
     peak_sums: np.ndarray,
-    depth: DepthAlone,
+    depth: OneType,
     cells: np.ndarray,
     n: int,
     rng: np.random.Generator,
