@@ -19,6 +19,8 @@ _DOUBLE = readonly(types.float64)
 #: Depths at which `OneType` keeps the probabilities of all peaks. With 6 or 40 the start of the
 #: labelled sets is the same to a hundredth.
 N_DEPTHS = 12
+#: About a cell's slope, the inverse of its variance.
+FEWEST_INFORMATION = 1e-6
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +145,10 @@ class OneType:
         information = shares @ (probabilities * (1 - probabilities) * from_mean**2).sum(1)
         score = logit_sums - shares @ (probabilities @ self.logits)
         score -= (shares @ means) * (cell_sums - shares @ probabilities.sum(1))
-        return replace(self, slopes=score / np.maximum(information, 1e-12))
+        # peaks of one frequency show no slope
+        shown = information > FEWEST_INFORMATION
+        slopes = np.divide(score, information, out=np.zeros_like(score), where=shown)
+        return replace(self, slopes=slopes)
 
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients (cells, 2 · depths) and profiles (2 · depths, peaks), whose product are the

@@ -272,7 +272,7 @@ def expected_of(products: Products, cell_sums: np.ndarray, peak_sums: np.ndarray
     depth = depth_alone(cell_sums, peak_sums)
     rows = products.weighted(np.ones(len(peak_sums), np.float32))
     logits = torch.from_numpy(depth.logits.astype(np.float32))[:, None].to(products.device)
-    return depth.with_slopes(cell_sums, rows.times(logits)[:, 0].double().cpu().numpy())
+    return depth.with_slopes(cell_sums, rows.times(logits)[:, 0].cpu().double().numpy())
 
 
 def _divided_sums(products: Products, peak_sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

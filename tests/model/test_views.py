@@ -260,6 +260,12 @@ def test_slopes_follow_the_share_of_background():
     assert np.corrcoef(slopes, -shares)[0, 1] > 0.95
 
 
+def test_peaks_of_one_frequency_show_no_slope():
+    counts = sparse.csr_matrix(np.tile(np.eye(20, dtype=np.float32), (5, 3)))
+    products, peak_sums = products_of(counts)
+    assert not expected_of(products, products.n_open(), peak_sums).slopes.any()
+
+
 def test_background_gives_no_dimension():
     rng = np.random.default_rng(6)
     shares = rng.uniform(0, 0.6, 400)
