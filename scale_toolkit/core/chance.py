@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from scale_toolkit.core.depth import OneType
 
 
-def draw_by_depth(
-    depth: OneType, seed: int, n_threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_by_depth(depth: OneType, seed: int, n_threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Open each peak of each cell independently with the probability that depth alone gives it.
 
     A peak is open if a Poisson process of rate −log(1 − p) has a point. A cell's points come from

@@ -146,8 +146,8 @@ class OneType:
         score = logit_sums - shares @ (probabilities @ self.logits)
         score -= (shares @ means) * (cell_sums - shares @ probabilities.sum(1))
         # peaks of one frequency show no slope
-        shown = information > FEWEST_INFORMATION
-        slopes = np.divide(score, information, out=np.zeros_like(score), where=shown)
+        is_known = information > FEWEST_INFORMATION
+        slopes = np.divide(score, information, out=np.zeros_like(score), where=is_known)
         return replace(self, slopes=slopes)
 
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -167,9 +167,7 @@ class OneType:
         return self.logits - means[:, None], means
 
 
-def depth_alone(
-    cell_sums: np.ndarray, peak_sums: np.ndarray, n_depths: int = N_DEPTHS
-) -> OneType:
+def depth_alone(cell_sums: np.ndarray, peak_sums: np.ndarray, n_depths: int = N_DEPTHS) -> OneType:
     """Fit `OneType` to the open peaks of cells (cells,) and the open cells of peaks (peaks,)."""
     s, b = rasch(cell_sums, peak_sums)
     depths = np.linspace(s.min(), s.max() + 1e-6, n_depths)
