@@ -129,7 +129,7 @@ class TrainConfig(Config):
     )
     latent: int | None = option(
         None,
-        "Dimensions of the latent space (fast: as many as rise above chance, at most 40; paper, "
+        "Dimensions of the latent space (fast: as many as rise above chance, at most 64; paper, "
         "release: 10).",
         flags=("-l",),
         minimum=1,
