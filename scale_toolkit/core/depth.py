@@ -20,7 +20,7 @@ _DOUBLE = readonly(types.float64)
 #: labelled sets is the same to a hundredth.
 N_DEPTHS = 12
 #: About a cell's slope, the inverse of its variance.
-FEWEST_INFORMATION = 1e-6
+LEAST_INFORMATION = 1e-6
 
 
 def open_sums(source: RowSource) -> tuple[np.ndarray, np.ndarray]:
@@ -141,30 +141,30 @@ class OneType:
             Σ_j x_ij and Σ_j x_ij b_j of the cells' open peaks x, (cells,).
         """
         probabilities, shares = self.probabilities.astype(np.float64), self.shares
-        from_mean, means = self._from_mean()
-        information = shares @ (probabilities * (1 - probabilities) * from_mean**2).sum(1)
+        changes, means = self._changes()
+        # Σ p (1 − p) (b − b̄)², for Σ p (1 − p) (b − b̄) is 0
+        information = shares @ (changes @ self.logits)
         score = logit_sums - shares @ (probabilities @ self.logits)
         score -= (shares @ means) * (cell_sums - shares @ probabilities.sum(1))
         # peaks of one frequency show no slope
-        is_known = information > FEWEST_INFORMATION
+        is_known = information > LEAST_INFORMATION
         slopes = np.divide(score, information, out=np.zeros_like(score), where=is_known)
         return replace(self, slopes=slopes)
 
     def terms(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (cells, 2 · depths) and profiles (2 · depths, peaks), whose product are the
-        probabilities p + t ∂p/∂t, float64.
+        """Coefficients (cells, 2 · depths) float32 and profiles (2 · depths, peaks) float64, whose
+        product are the probabilities p + t ∂p/∂t.
         """
-        probabilities, shares = self.probabilities.astype(np.float64), self.shares
-        changes = probabilities * (1 - probabilities) * self._from_mean()[0]
-        coefficients = np.hstack([shares, shares * self.slopes[:, None]])
-        return coefficients, np.vstack([probabilities, changes])
+        by_slope = self.shares * self.slopes[:, None].astype(np.float32)
+        profiles = np.vstack([self.probabilities, self._changes()[0]])
+        return np.hstack([self.shares, by_slope]), profiles
 
-    def _from_mean(self) -> tuple[np.ndarray, np.ndarray]:
-        """b − b̄ at each depth, (depths, peaks), and b̄, (depths,)."""
+    def _changes(self) -> tuple[np.ndarray, np.ndarray]:
+        """∂p/∂t = p (1 − p) (b − b̄) at each depth, (depths, peaks), and b̄, (depths,)."""
         probabilities = self.probabilities.astype(np.float64)
         variances = probabilities * (1 - probabilities)
         means = variances @ self.logits / np.maximum(variances.sum(1), 1e-300)
-        return self.logits - means[:, None], means
+        return variances * (self.logits - means[:, None]), means
 
 
 def depth_alone(cell_sums: np.ndarray, peak_sums: np.ndarray, n_depths: int = N_DEPTHS) -> OneType:
